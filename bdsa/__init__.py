@@ -1,0 +1,32 @@
+"""Budget-aware dynamic spatially adaptive inference: compute only where the image needs it.
+
+    import bdsa
+    model = bdsa.create_model("resnet18", budgets=[0.3, 0.5, 0.7], pretrained=True)
+    logits, usage = model(images, budget=0.5, return_usage=True)
+
+The names below are imported at first use, so that command lines start quickly.
+"""
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Budgets": "bdsa.budgets",
+    "UserError": "bdsa.errors",
+    "adapt": "bdsa.models.surgery",
+    "create_model": "bdsa.models.factory",
+    "load_published_checkpoint": "bdsa.models.published",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bdsa' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

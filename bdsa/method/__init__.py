@@ -1,0 +1,1 @@
+"""The method itself, in small pure modules: they import torch and nothing else of this package."""

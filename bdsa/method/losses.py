@@ -1,0 +1,52 @@
+"""The budget and distillation terms of the loss (paper, section 3.4), all in float32."""
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def network_budget_loss(conditional_fraction: Tensor, budget: float) -> Tensor:
+    """(F - b)^2 with F the mean conditional fraction of the batch.
+
+    Args:
+        conditional_fraction: [B], each image's share of the conditional MACs that ran.
+        budget: b in (0, 1].
+    """
+    return (conditional_fraction.mean() - budget).square().float()
+
+
+def block_bounds(budget: float, progress: float, anneal: float = 0.33) -> tuple[float, float]:
+    """Lower and upper bound of every block's fraction: tied to b at first, free after `anneal`.
+
+    Args:
+        budget: b in (0, 1].
+        progress: share of the training that is done, 0..1.
+        anneal: share of the training after which blocks are free.
+    """
+    p = math.cos(math.pi / 2 * min(max(progress / anneal, 0.0), 1.0)) ** 2
+    return p * budget, 1.0 - p * (1.0 - budget)
+
+
+def block_budget_loss(block_fractions: Tensor, lower: float, upper: float) -> Tensor:
+    """Mean over blocks of max(0, f - upper)^2 + max(0, lower - f)^2.
+
+    Args:
+        block_fractions: [B, blocks], each image's and block's share of its MACs that ran.
+        lower, upper: the bounds from `block_bounds`.
+    """
+    f = block_fractions.mean(dim=0)  # [blocks]
+    return (F.relu(f - upper).square() + F.relu(lower - f).square()).mean().float()
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), batch mean.
+
+    Args:
+        student, teacher: logits [B, classes]; the teacher's carry no gradient.
+        temperature: T > 0.
+    """
+    log_p = F.log_softmax(student.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher.detach().float() / temperature, dim=1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature ** 2

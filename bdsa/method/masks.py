@@ -1,0 +1,58 @@
+"""Mask unit and its binary decision: which positions of a residual block run (paper, section 3.1)."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskUnit(nn.Module):
+    """Score every output position of a block from the block's input: local evidence plus context.
+
+        logits = conv3x3(x; C -> 1, stride s) + linear(global_avg_pool(x); C -> 1)
+
+    Args:
+        channels: channels C of the block's input.
+        stride: stride s of the block, so that the logits have the block's output resolution.
+    """
+
+    def __init__(self, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 1, kernel_size=3, stride=stride, padding=1, bias=True)
+        self.fc = nn.Linear(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, H, W] -> logits [B, 1, ceil(H/s), ceil(W/s)], always float32."""
+        context = self.fc(x.mean(dim=(2, 3)))  # [B, 1]
+        return self.conv(x).float() + context.float()[:, :, None, None]
+
+    def macs(self, height: int, width: int) -> int:
+        """MACs of this unit for one image whose mask is height x width."""
+        return self.conv.in_channels * (9 * height * width + 1)
+
+
+def gumbel_difference(like: Tensor) -> Tensor:
+    """The difference of two independent Gumbel(0, 1) noises, in float32, of the shape of `like`.
+
+    That difference is a standard logistic variable, so one uniform draw makes it. The draw is kept
+    away from 0 and 1 by float32's epsilon: in half precision the noise would become infinite.
+    """
+    eps = torch.finfo(torch.float32).eps
+    u = torch.rand(like.shape, device=like.device, dtype=torch.float32).clamp_(eps, 1 - eps)
+    return torch.logit(u)
+
+
+def straight_through(logits: Tensor, temperature: float) -> Tensor:
+    """Hard decision forward, gradient of sigmoid(logits / temperature) backward.
+
+    Args:
+        logits: [B, 1, H, W] float32, with noise already added where there is any.
+        temperature: tau > 0; without a gradient it has no effect.
+
+    Returns:
+        [B, 1, H, W] float32 of exact zeros and ones: one where logits >= 0.
+    """
+    hard = (logits >= 0).float()
+    if not (torch.is_grad_enabled() and logits.requires_grad):
+        return hard
+    soft = torch.sigmoid(logits / temperature)
+    return hard + (soft - soft.detach())  # the bracket is exactly zero

@@ -1,0 +1,1 @@
+"""Adaptive networks: timm's residual networks with mask units and norms per budget."""

@@ -1,0 +1,175 @@
+"""Adaptive forms of timm's residual blocks: the same weights under the same names, plus mask units.
+
+A block is adapted by changing its class in place (`bdsa.models.surgery`). Called as timm calls it,
+`block(x)`, it is the dense block. `block.run(x, request)` computes `identity + m * residual(x)` for
+the requested budget, and returns what it cost. Which layers are needed where (paper, section 3.2):
+
+    basic       conv1 at D(m), output resolution     conv2 at m
+    bottleneck  conv1 at D(m), input resolution      conv2 and conv3 at m
+    ConvNeXt    nothing                              everything at m
+"""
+from __future__ import annotations
+
+import torch
+from timm.layers import GlobalResponseNormMlp
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+from bdsa.method.dilation import dilate, dilate_to_input
+from bdsa.method.macs import active, macs_per_position
+from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
+from bdsa.method.norms import BudgetNorm, add_budget_norms
+from bdsa.models.usage import BlockUsage, Request
+
+
+class AdaptiveBlock:
+    """What the adaptive blocks share: mask units per budget, the decision and the accounting."""
+
+    mask_units: nn.ModuleDict
+    norm_names: tuple[str, ...]
+
+    def add_budgets(self, names: list[str], affine: str) -> None:
+        """Add a mask unit and norms for each budget; the block's device and dtype are kept."""
+        like = next(self.parameters())
+        channels, stride = self.geometry()
+        self.mask_units = nn.ModuleDict({n: MaskUnit(channels, stride).to(like) for n in names})
+        norms = [getattr(self, n) for n in self.norm_names]
+        shortcut = getattr(self, "downsample", None)
+        norms += [m for m in shortcut.modules() if isinstance(m, nn.BatchNorm2d)] if shortcut is not None else []
+        for norm in norms:
+            add_budget_norms(norm, names, affine)
+
+    def run(self, x: Tensor, request: Request) -> tuple[Tensor, BlockUsage]:
+        """x: [B, C, H, W] -> the block's output and what it used for the requested budget."""
+        dilated_macs, masked_macs = self.macs_per_position()
+        if request.budget is None:
+            y = self(x)
+            mask = y.new_ones((y.shape[0], 1, *y.shape[2:]), dtype=torch.bool)
+            total = self.dilated_positions(x, y) * dilated_macs + y.shape[2] * y.shape[3] * masked_macs
+            cost = torch.full((y.shape[0],), float(total), device=y.device, dtype=torch.float64)
+            return y, BlockUsage(mask, cost, total, 0, None)
+        unit = self.mask_units[request.budget]
+        clean = logits = unit(x)                                            # [B, 1, h, w]
+        if request.noise:
+            logits = logits + gumbel_difference(logits)
+        mask = straight_through(logits, request.temperature)
+        y = self.masked(x, mask.to(x.dtype), request.budget)
+        cost = active(mask) * masked_macs
+        total = mask.shape[2] * mask.shape[3] * masked_macs
+        if dilated_macs:
+            source = logits if request.differentiable_dilation else logits.detach()
+            dilated = straight_through(self.dilate(source, x), request.temperature)
+            cost = cost + active(dilated) * dilated_macs
+            total += dilated.shape[2] * dilated.shape[3] * dilated_macs
+        mask_macs = unit.macs(*mask.shape[2:])
+        return y, BlockUsage(mask.detach().bool(), cost, total, mask_macs, clean.detach())
+
+    def geometry(self) -> tuple[int, int]:
+        """Input channels and stride of the block."""
+        raise NotImplementedError
+
+    def macs_per_position(self) -> tuple[int, int]:
+        """MACs per position of the layers at D(m) and of the layers at m."""
+        raise NotImplementedError
+
+    def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Logits of D(m), at the resolution where the layers at D(m) are computed."""
+        return dilate(logits)
+
+    def dilated_positions(self, x: Tensor, y: Tensor) -> int:
+        """Positions per image at which the dense block computes the layers at D(m)."""
+        return y.shape[2] * y.shape[3]
+
+    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+        """identity + mask * residual(x). x: [B, C, H, W], mask: [B, 1, h, w] of zeros and ones."""
+        raise NotImplementedError
+
+    def identity(self, x: Tensor, budget: str) -> Tensor:
+        """The dense identity branch of a ResNet block, with the budget's norm in its projection."""
+        if self.downsample is None:
+            return x
+        layers = self.downsample if isinstance(self.downsample, nn.Sequential) else [self.downsample]
+        for layer in layers:
+            x = layer(x, budget) if isinstance(layer, BudgetNorm) else layer(x)
+        return x
+
+    def dropped(self, residual: Tensor) -> Tensor:
+        """Stochastic depth, where the network has it."""
+        return residual if self.drop_path is None else self.drop_path(residual)
+
+
+class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
+    """3x3 (stride s), 3x3."""
+
+    norm_names = ("bn1", "bn2")
+
+    def geometry(self) -> tuple[int, int]:
+        return self.conv1.in_channels, self.conv1.stride[0]
+
+    def macs_per_position(self) -> tuple[int, int]:
+        return macs_per_position(self.conv1), macs_per_position(self.conv2)
+
+    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+        y = self.act1(self.bn1(self.conv1(x), budget))
+        y = self.dropped(self.bn2(self.conv2(y), budget))
+        return self.act2(y * mask + self.identity(x, budget))
+
+
+class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
+    """1x1, 3x3 (stride s, grouped in ResNeXt), 1x1."""
+
+    norm_names = ("bn1", "bn2", "bn3")
+
+    def geometry(self) -> tuple[int, int]:
+        return self.conv1.in_channels, self.conv2.stride[0]
+
+    def macs_per_position(self) -> tuple[int, int]:
+        return macs_per_position(self.conv1), macs_per_position(self.conv2, self.conv3)
+
+    def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
+        return dilate_to_input(logits, self.conv2.stride[0], tuple(x.shape[2:]))
+
+    def dilated_positions(self, x: Tensor, y: Tensor) -> int:
+        return x.shape[2] * x.shape[3]
+
+    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+        y = self.act1(self.bn1(self.conv1(x), budget))
+        y = self.act2(self.bn2(self.conv2(y), budget))
+        y = self.dropped(self.bn3(self.conv3(y), budget))
+        return self.act3(y * mask + self.identity(x, budget))
+
+
+class AdaptiveConvNeXtBlock(AdaptiveBlock, ConvNeXtBlock):
+    """Depthwise 7x7, norm, 1x1, GELU, (v2: global response norm), 1x1, (v1: layer scale).
+
+    The global response norm of ConvNeXt v2 looks at all positions of a map. Here it looks at the
+    active ones: the inactive are zeroed before it, so that sparse execution needs no others, and
+    with every position active it is the dense layer.
+    """
+
+    norm_names = ("norm",)
+
+    def geometry(self) -> tuple[int, int]:
+        return self.conv_dw.in_channels, self.conv_dw.stride[0]
+
+    def macs_per_position(self) -> tuple[int, int]:
+        return 0, macs_per_position(self.conv_dw, self.mlp.fc1, self.mlp.fc2)
+
+    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+        y = self.conv_dw(x)
+        if self.use_conv_mlp:
+            y = self.masked_mlp(self.norm(y, budget), mask)
+        else:
+            y = self.norm(y.permute(0, 2, 3, 1), budget)
+            y = self.masked_mlp(y, mask.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.gamma is not None:
+            y = y.mul(self.gamma.reshape(1, -1, 1, 1))
+        return self.drop_path(y) * mask + x
+
+    def masked_mlp(self, y: Tensor, mask: Tensor) -> Tensor:
+        """The two pointwise layers; `mask` has the layout of `y` with one channel."""
+        if not isinstance(self.mlp, GlobalResponseNormMlp):
+            return self.mlp(y)
+        y = self.mlp.drop1(self.mlp.act(self.mlp.fc1(y))) * mask
+        return self.mlp.drop2(self.mlp.fc2(self.mlp.grn(y)))

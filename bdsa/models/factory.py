@@ -1,0 +1,89 @@
+"""Build networks by name: timm's and ours, dense or adaptive."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import timm
+from timm.models import is_model, split_model_name_tag
+from torch import nn
+
+import bdsa.models.cifar_resnet  # noqa: F401  (registers the CIFAR ResNets with timm)
+from bdsa.budgets import Budgets
+from bdsa.errors import UserError, unknown
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.surgery import adapt
+from bdsa.models.weights import load_dense_weights
+
+ADAPTABLE_MODULES = ("resnet", "convnext", "cifar_resnet")
+
+
+def adaptable_models() -> list[str]:
+    """Names of the registered networks whose family has an adaptive form."""
+    return sorted(n for m in ADAPTABLE_MODULES for n in timm.list_models(module=m))
+
+
+def check_model_name(name: str, adaptive: bool = True) -> None:
+    """Raise UserError with the nearest spelling if `name` is not a registered network."""
+    base, tag = split_model_name_tag(name)
+    if not is_model(base):
+        raise unknown("model", name, adaptable_models() if adaptive else timm.list_models())
+    tags = [t.split(".", 1)[1] for t in timm.list_pretrained(f"{base}.*")]
+    if tag and tags and tag not in tags:
+        raise unknown(f"pretrained tag of {base}", tag, tags)
+
+
+def create_dense_model(name: str, num_classes: int | None = None, pretrained: bool = False,
+                       weights: str | Path | None = None, reset_head: bool = False, **kwargs) -> nn.Module:
+    """A timm network with complete weights: from the hub (`pretrained`), a local file (`weights`) or fresh.
+
+    Raises:
+        UserError: for an unknown name, an argument that the network does not take, weights that
+            cannot be had or that do not fit completely.
+    """
+    check_model_name(name, adaptive=False)
+    if num_classes is not None:
+        kwargs["num_classes"] = num_classes
+    try:
+        model = timm.create_model(name, pretrained=pretrained and weights is None, **kwargs)
+    except UserError:
+        raise
+    except TypeError as error:
+        raise UserError(f"model {name}: {error}") from error
+    except Exception as error:  # the hub client has no common base for "no network" and "no such file"
+        if not pretrained:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the pretrained weights of {name} cannot be had ({reason}): give a local file with "
+                        f"model.weights=PATH") from error
+    if weights is not None:
+        load_dense_weights(model, weights, reset_head)
+    return model
+
+
+def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_classes: int | None = None,
+                 pretrained: bool = False, *, weights: str | Path | None = None, reset_head: bool = False,
+                 norm_affine: str = "separate", **kwargs) -> AdaptiveNetwork:
+    """An adaptive network: `model(x, budget=0.5)` gives logits, `budget=1.0` is the dense network.
+
+    Args:
+        name: a timm ResNet (resnet18 ... resnet152, resnext, wide) or ConvNeXt (v1, v2), with or
+            without a pretrained tag (`resnet50.tv_in1k`), or `cifar_resnet20` (32, 44, 56, 110).
+        budgets: fractions of the conditional MACs in (0, 1]; any number of them.
+        num_classes: classes; None keeps the network's own number.
+        pretrained: load timm's pretrained weights; every budget's norms start from them.
+        weights: a local file in place of the download.
+        reset_head: with `weights` of another number of classes, start with a new classifier.
+        norm_affine: "separate" or "shared" weight and bias of the norms (statistics are always
+            separate).
+        kwargs: passed to timm, such as `drop_path_rate=0.1`.
+
+    Raises:
+        UserError: for bad budgets, an unknown name, a network that cannot be adapted, or weights
+            that do not fit completely.
+    """
+    checked = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
+    check_model_name(name)
+    model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
+    adapt(model, checked, norm_affine, name)
+    return model

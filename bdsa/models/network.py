@@ -1,0 +1,102 @@
+"""The adaptive network: the budget is an input of the forward pass."""
+from __future__ import annotations
+
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bdsa.budgets import DENSE, Budgets
+from bdsa.method.macs import count_dense_macs
+from bdsa.models.blocks import AdaptiveBlock
+from bdsa.models.cifar_resnet import CifarResNet
+from bdsa.models.usage import BlockUsage, Request, Usage
+
+
+class AdaptiveNetwork:
+    """What every adaptive network adds to its timm class: a forward pass with a budget."""
+
+    budgets: Budgets
+
+    def set_budgets(self, budgets: Budgets) -> None:
+        """Remember which budgets the blocks were given (called by `adapt`)."""
+        self.budgets = budgets
+        self._dense_macs: dict[tuple[int, int], int] = {}
+
+    def trunk(self) -> list[nn.Module]:
+        """The modules between the image and the head, in order; adaptive blocks one by one."""
+        raise NotImplementedError
+
+    def adaptive_blocks(self) -> list[AdaptiveBlock]:
+        """The blocks that own mask units, in the order of `Usage.masks`."""
+        return [m for m in self.trunk() if isinstance(m, AdaptiveBlock)]
+
+    def forward(self, x: Tensor, budget: float = DENSE, return_usage: bool = False, *, temperature: float = 1.0,
+                noise: bool = False, differentiable_dilation: bool = True) -> Tensor | tuple[Tensor, Usage]:
+        """Classify images at a budget.
+
+        Args:
+            x: [B, 3, H, W], normalised images.
+            budget: one of the trained budgets, or 1.0 for the dense network (timm's own output).
+            return_usage: also return what was used.
+            temperature: tau of the masks' gradient while training.
+            noise: whether Gumbel noise is added to the mask logits (training).
+            differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
+
+        Returns:
+            Logits [B, classes], or (logits, Usage).
+
+        Raises:
+            UserError: for a budget that this network was not trained for.
+        """
+        name = self.budgets.require(budget)
+        if budget == DENSE and not return_usage:
+            return super().forward(x)
+        request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation)
+        size = tuple(x.shape[2:])
+        used: list[BlockUsage] = []
+        for module in self.trunk():
+            if not isinstance(module, AdaptiveBlock):
+                x = module(x)
+                continue
+            if getattr(self, "grad_checkpointing", False) and self.training and x.requires_grad:
+                x, usage = checkpoint(module.run, x, request, use_reentrant=False)
+            else:
+                x, usage = module.run(x, request)
+            used.append(usage)
+        logits = self.forward_head(x)
+        return (logits, Usage.gather(used, self.dense_macs(size))) if return_usage else logits
+
+    def dense_macs(self, size: tuple[int, int]) -> int:
+        """MACs of the dense network for one image of (height, width), counted once per size."""
+        if size not in self._dense_macs:
+            first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
+            self._dense_macs[size] = count_dense_macs(self, size, first.in_channels)
+        return self._dense_macs[size]
+
+
+class AdaptiveResNet(AdaptiveNetwork, ResNet):
+    """timm's ResNet with a budget."""
+
+    def trunk(self) -> list[nn.Module]:
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        return [self.conv1, self.bn1, self.act1, self.maxpool, *(block for stage in stages for block in stage)]
+
+
+class AdaptiveCifarResNet(AdaptiveNetwork, CifarResNet):
+    """The CIFAR ResNet with a budget."""
+
+    def trunk(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.act1, *self.layer1, *self.layer2, *self.layer3]
+
+
+class AdaptiveConvNeXt(AdaptiveNetwork, ConvNeXt):
+    """timm's ConvNeXt with a budget."""
+
+    def trunk(self) -> list[nn.Module]:
+        stages = (m for stage in self.stages for m in (stage.downsample, *stage.blocks))
+        return [self.stem, *stages, self.norm_pre]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        super().set_grad_checkpointing(enable)
+        self.grad_checkpointing = enable
