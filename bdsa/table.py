@@ -1,0 +1,69 @@
+"""The table of results: one row a budget, legible in a terminal, a log file and a pipe."""
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def human_count(value: float | None) -> str:
+    """Return a count with three digits and its unit: 41_234_567 -> "41.2 M"; "-" for a missing one."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    for size, unit in _UNITS:
+        # 999.9 k would round to 1000 k: from half a last digit below, the next unit is the right one.
+        if abs(value) >= 0.9995 * size:
+            scaled = value / size
+            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+            return f"{scaled:.{digits}f} {unit}"
+    return f"{value:g}"
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], *, dense_macs: float, parameters: int) -> Table:
+    """Build the table of results, from the smallest budget to the largest.
+
+    Args:
+        rows: a row a budget: name, budget, top1 (percent), conditional_fraction, macs (a picture,
+            mean over the images), images. A value that is missing or None is shown as "-".
+        dense_macs: MACs of the dense network on one picture, for the column with the share of it.
+        parameters: number of parameters of the whole network, all budgets together.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="",
+                  title=f"{human_count(parameters)} parameters, {human_count(dense_macs)} MACs dense")
+    table.add_column("budget", no_wrap=True)
+    for heading in ("top-1 %", "conditional\nfraction", "MACs", "share of\ndense MACs", "images"):
+        table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
+    for row in sorted(rows, key=lambda row: row["budget"]):
+        macs = row.get("macs")
+        share = None if macs is None else 100 * macs / dense_macs
+        table.add_row(f"{row['budget']:<5g} {row['name']}", _number(row.get("top1"), ".2f"),
+                      _number(row.get("conditional_fraction"), ".3f"), human_count(macs),
+                      _number(share, ".1f", " %"), _number(row.get("images"), ",d"))
+    return table
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], *, dense_macs: float, parameters: int,
+                file: TextIO | None = None) -> None:
+    """Print `results_table` to `file` (standard output): styled in a terminal, plain text elsewhere.
+
+    The table is never cut or wrapped to a width: where nothing says how wide the output is, rich
+    takes 80 columns, and a narrow terminal folds long lines itself.
+    """
+    file = sys.stdout if file is None else file
+    table = results_table(rows, dense_macs=dense_macs, parameters=parameters)
+    console = Console(file=file, force_terminal=file.isatty(), highlight=False)
+    wide = console.options.update(width=10_000)
+    console.width = max(console.width, Measurement.get(console, wide, table).maximum)
+    console.print(table)
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
