@@ -51,7 +51,7 @@ def state_dict_of(content: dict, source: object = "the file") -> dict[str, Tenso
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    state = {k.removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    state = {k.removeprefix("module."): v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not state:
         raise UserError(f"{source} holds no tensors under {', '.join(NESTED)} or at its top")
     return state
@@ -92,6 +92,8 @@ def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = Fa
             state = mapping(state, model)
         except KeyError as error:
             raise UserError(f"{path} does not fit {type(model).__name__}: unknown {error}") from error
+        except RuntimeError as error:  # the mapping reshapes matrices
+            raise UserError(f"{path} does not fit {type(model).__name__}: {error}") from error
     own = model.state_dict()
     head = [k for k, v in own.items() if k.endswith((".fc.weight", ".fc.bias")) or k in ("fc.weight", "fc.bias")]
     head = [k for k in head if own[k].shape[0] == model.num_classes and k in state]

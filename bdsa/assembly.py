@@ -1,0 +1,82 @@
+"""Build what a run needs from its config, cheapest checks first: nothing slow starts on bad input."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from bdsa.budgets import Budgets
+from bdsa.checkpoints import ModelSpec
+from bdsa.config import DataConfig, TrainConfig, TrainerConfig
+from bdsa.data.datasets import Splits, create_splits
+from bdsa.errors import UserError
+from bdsa.models.factory import check_model_name, create_model
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.optimization import check_optimizer
+from bdsa.targets import read_targets
+from bdsa.teachers import Teacher, create_teacher
+
+
+@dataclass
+class Parts:
+    """What the trainer trains with."""
+    spec: ModelSpec
+    network: AdaptiveNetwork
+    splits: Splits
+    budgets: Budgets
+    targets: list[float] | None
+    teacher: Teacher | None
+
+
+def choose_device(config: TrainerConfig) -> torch.device:
+    """The device that the config names, or the best one that is there; also sets the CPU's threads.
+
+    Raises:
+        UserError: for a device that this machine does not have.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if config.device == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    if not there[config.device.split(":")[0]]:
+        raise UserError(f"trainer.device={config.device} is not available on this machine: use trainer.device=cpu")
+    return torch.device(config.device)
+
+
+def assemble(config: TrainConfig, device: torch.device) -> Parts:
+    """Data, network, targets and teacher of a training run.
+
+    Raises:
+        UserError: for the first thing in the config that cannot be.
+    """
+    budgets = Budgets(config.budgets.targets)
+    check_model_name(config.model.name)
+    check_optimizer(config.recipe)
+    targets = None
+    if config.awareness.metric != "none":
+        if config.awareness.targets is None:
+            raise UserError(f"awareness.metric={config.awareness.metric} needs awareness.targets: a CSV file, or "
+                            f"imagenet or cifar10 for the published ones")
+        targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
+    splits = create_splits(config.data)
+    torch.manual_seed(config.trainer.seed)
+    model = config.model
+    spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args)
+    network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
+                           reset_head=model.reset_head, norm_affine=model.norm_affine, **model.args)
+    check_image_size(network, model.name, splits.image_size)
+    network.to(device)
+    if config.trainer.channels_last:
+        network.to(memory_format=torch.channels_last)
+    teacher = create_teacher(config.teacher, splits, model.name, device)
+    return Parts(spec, network, splits, budgets, targets, teacher)
+
+
+def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:
+    """Raise UserError if images of this side leave nothing for the network's last map."""
+    stride = network.feature_info[-1]["reduction"]
+    if size < stride:
+        raise UserError(f"image size {size} is too small for {name}, which reduces its input {stride} times: "
+                        f"use data.image_size={stride} or more")

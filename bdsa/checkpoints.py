@@ -1,0 +1,78 @@
+"""Checkpoints: written whole or not at all, read without running code.
+
+`last.pt` holds all that a resumed run needs; `best.pt` what a user needs to run the network.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bdsa.budgets import Budgets
+from bdsa.errors import UserError
+from bdsa.models.factory import create_model
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.weights import load_completely, read_file
+
+
+@dataclass
+class ModelSpec:
+    """What it takes to build a network again before its weights are loaded."""
+    name: str
+    num_classes: int
+    budgets: list[float]
+    norm_affine: str = "separate"
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> AdaptiveNetwork:
+        """A network of this form with fresh weights."""
+        return create_model(self.name, self.budgets, self.num_classes, norm_affine=self.norm_affine, **self.args)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """torch.save to `path` through a temporary file, so that a crash leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:
+    """The part of a checkpoint that a user needs: the network's form and weights."""
+    return {"format": "bdsa", "model": asdict(spec), "state_dict": network.state_dict(), **more}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of this project.
+
+    Raises:
+        UserError: if it is missing, damaged, would run code, or is not a checkpoint of this project.
+    """
+    content = read_file(path)
+    if content.get("format") != "bdsa" or not isinstance(content.get("model"), dict):
+        raise UserError(f"{path} is not a checkpoint of bdsa-train: for a dense network's weights give "
+                        f"model=NAME model.weights={path}")
+    return content
+
+
+def load_network(content: dict[str, Any], source: object, num_classes: int | None = None) -> AdaptiveNetwork:
+    """Build the network of a checkpoint and load all its weights.
+
+    Args:
+        content: what `read_checkpoint` returned.
+        source: what to call it in errors.
+        num_classes: classes of the data, where they must fit.
+
+    Raises:
+        UserError: if the classes differ or the weights do not fit the form that the file states.
+    """
+    spec = ModelSpec(**content["model"])
+    Budgets(spec.budgets)
+    if num_classes is not None and spec.num_classes != num_classes:
+        raise UserError(f"checkpoint {source} has {spec.num_classes} classes, the data {num_classes}")
+    network = spec.build()
+    load_completely(network, content["state_dict"], source)
+    return network

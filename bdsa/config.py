@@ -1,0 +1,230 @@
+"""What can be configured: one dataclass per group, checked once, before anything slow is imported.
+
+The YAML files under conf/ fill these; below the entry points only these plain objects are seen.
+Errors are UserErrors that name the value, the rule and the nearest right spelling.
+"""
+from __future__ import annotations
+
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from bdsa.budgets import Budgets
+from bdsa.errors import UserError, nearest, unknown
+
+
+@dataclass
+class ModelConfig:
+    name: str = "cifar_resnet14"        # any timm ResNet or ConvNeXt, or cifar_resnet20 ...
+    pretrained: bool = False            # timm's weights, from its hub
+    weights: str | None = None          # a local file in place of the download
+    reset_head: bool = False            # allow weights with another number of classes
+    norm_affine: str = "separate"       # weight and bias of the norms per budget: separate | shared
+    args: dict[str, Any] = field(default_factory=dict)  # further arguments of the timm model
+
+
+@dataclass
+class BudgetsConfig:
+    targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])
+    network_weight: float = 10.0        # of (F - b)^2
+    block_weight: float = 10.0          # of the bounds on every block
+    anneal: float = 0.33                # share of the epochs after which blocks are free
+    temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])
+    switches: list[float] | None = None  # shares of the epochs where the next temperature starts
+    noise_until: float = 0.8            # share of the epochs with Gumbel noise
+    differentiable_dilation: bool = True
+    calibrate: bool = True              # after training: thresholds that meet each budget
+    calibration_images: int = 1024      # training images used for that
+    tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best
+
+
+@dataclass
+class AwarenessConfig:
+    metric: str = "none"                # none | l1 | l2
+    targets: str | None = None          # CSV: a row a model, a column a budget, top-1 in percent
+    row: str | None = None              # the CSV's row; default: the model's name
+
+
+@dataclass
+class TeacherConfig:
+    kind: str = "none"                  # none | self | model | checkpoint
+    name: str | None = None             # any timm model (model), or the checkpoint's model
+    weights: str | None = None          # local weights; default: timm's pretrained ones
+    temperature: float = 20.0
+    weight: float = 0.01
+
+
+@dataclass
+class DataConfig:
+    name: str = "cluttered_digits"      # cluttered_digits | folder | cifar10 | cifar100
+    root: str | None = None
+    image_size: int | None = None       # pixels; default: the data set's own
+    augmentation: str = "crop"          # none | crop | crop_flip | resized_crop_flip
+    resize: int | None = None           # evaluation: shorter side before the centre crop
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    seed: int = 0                       # of generated images
+    train_images: int | None = None     # of generated data sets
+    val_images: int | None = None
+    test_images: int | None = None
+    download: bool = False
+    workers: int = 0
+
+
+@dataclass
+class RecipeConfig:
+    epochs: int = 12
+    batch_size: int = 64
+    accumulation: int = 1               # micro-batches per optimiser step; budgets alternate
+    optimizer: str = "adamw"            # any of timm's
+    lr: float = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    mask_lr_scale: float = 1.0          # the mask units' learning rate, relative
+    mask_weight_decay: float = 0.0
+    schedule: str = "cosine"            # cosine | multistep | constant
+    warmup_epochs: float = 1.0
+    min_lr: float = 1e-5
+    milestones: list[float] = field(default_factory=list)  # epochs (multistep)
+    decay_rate: float = 0.1
+    label_smoothing: float = 0.0
+    clip_grad: float | None = None
+
+
+@dataclass
+class TrainerConfig:
+    seed: int = 0
+    device: str = "auto"                # auto | cpu | cuda | mps
+    threads: int | None = None          # CPU threads; default: torch's choice
+    channels_last: bool = True
+    limit_train_batches: int | None = None  # dry runs
+    limit_eval_images: int | None = None
+    eval_batch_size: int = 250
+    pictures: int = 8                   # test images in the mask picture; 0: no pictures
+    fresh: bool = False                 # discard what the run's folder holds
+
+
+@dataclass
+class TrackerConfig:
+    mode: str = "wandb"                 # wandb | none
+    project: str = "bdsa"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `bdsa-train` takes."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    budgets: BudgetsConfig = field(default_factory=BudgetsConfig)
+    awareness: AwarenessConfig = field(default_factory=AwarenessConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    name: str | None = None             # the run's name; default: made from the settings
+    out: str = "runs"                   # where run folders go
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        Budgets(self.budgets.targets)
+        positive(self.recipe, "recipe", "epochs", "batch_size", "accumulation", "lr")
+        positive(self.trainer, "trainer", "eval_batch_size")
+        positive(self.teacher, "teacher", "temperature")
+        one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
+        one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
+        one_of("recipe.schedule", self.recipe.schedule, ("cosine", "multistep", "constant"))
+        one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
+        one_of("tracker.mode", self.tracker.mode, ("wandb", "none"))
+        one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+        if self.teacher.kind == "model" and self.teacher.name is None:
+            raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
+        if self.teacher.kind == "checkpoint" and self.teacher.weights is None:
+            raise UserError("teacher=checkpoint needs teacher.weights=PATH")
+        if len(self.budgets.temperatures) < 1 or min(self.budgets.temperatures) <= 0:
+            raise UserError(f"budgets.temperatures={self.budgets.temperatures}: give at least one, all above zero")
+        if self.budgets.switches is not None and len(self.budgets.switches) != len(self.budgets.temperatures) - 1:
+            raise UserError(f"budgets.switches={self.budgets.switches} must have one value fewer than "
+                            f"budgets.temperatures={self.budgets.temperatures}")
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that `bdsa-evaluate` takes."""
+    checkpoint: str | None = None       # best.pt, last.pt or a .safetensors of a training
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))  # or a dense network
+    budgets: list[float] | None = None  # default: all that were trained, and the dense network
+    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
+    split: str | None = None            # train | val | test; default: the one of the training's results
+    out: str | None = None              # folder of results.json; default: beside the checkpoint
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        if (self.checkpoint is None) == (not self.model.name):
+            raise UserError("bdsa-evaluate needs either checkpoint=PATH or model=NAME (with model.weights=PATH)")
+        if self.budgets is not None:
+            Budgets(self.budgets)
+        if self.split is not None:
+            one_of("split", self.split, ("train", "val", "test"))
+        positive(self.trainer, "trainer", "eval_batch_size")
+
+
+def positive(section: Any, prefix: str, *names: str) -> None:
+    """Raise UserError for the first of the named values that is not above zero."""
+    for name in names:
+        value = getattr(section, name)
+        if value <= 0:
+            raise UserError(f"{prefix}.{name}={value} must be above zero")
+
+
+def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise UserError unless `value` is one of `known`."""
+    if value not in known:
+        raise unknown(what, value, known)
+
+
+def from_omegaconf(schema: type, composed: DictConfig) -> Any:
+    """The one seam between Hydra and the code: a composed config becomes a checked plain dataclass.
+
+    Raises:
+        UserError: for an unknown name (nearest one offered), a value of another type, or a rule of
+            the dataclass that is broken.
+    """
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
+    except ConfigKeyError as error:
+        raise unknown_setting(error.full_key, schema) from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    config.check()
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain nested dictionary of a config."""
+    return asdict(config)
+
+
+def setting_names(schema: type, prefix: str = "") -> list[str]:
+    """All dotted names of a schema: "model.name", "recipe.lr", ..."""
+    names = []
+    for part in fields(schema):
+        hint = typing.get_type_hints(schema)[part.name]
+        names += setting_names(hint, f"{prefix}{part.name}.") if is_dataclass(hint) else [f"{prefix}{part.name}"]
+    return names
+
+
+def unknown_setting(name: str, schema: type) -> UserError:
+    """The error for a setting that the schema does not have: the nearest of all, and its neighbours."""
+    known = setting_names(schema)
+    section = name.rpartition(".")[0]
+    beside = [k for k in known if section and k.rpartition(".")[0] == section]
+    shown = beside or sorted({k.split(".")[0] for k in known})
+    hint = nearest(name, known) or nearest(name, shown)
+    return UserError(f"unknown setting '{name}'{hint}; {'its section has' if beside else 'there are'} "
+                     f"{', '.join(shown)}")

@@ -1,0 +1,74 @@
+"""Measure every budget of a network on a split, each image exactly once."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bdsa.budgets import DENSE, Budgets, budget_name
+from bdsa.models.network import AdaptiveNetwork
+
+
+@dataclass
+class Evaluation:
+    """What a split says about a network.
+
+    Attributes:
+        rows: one a budget, ascending: name, budget, top1 (percent), conditional_fraction, macs
+            (per image, mask units included), images.
+        densities: name -> share of active positions of each block, mean over images.
+    """
+    rows: list[dict]
+    densities: dict[str, list[float]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> dict:
+        return next(r for r in self.rows if r["name"] == name)
+
+
+def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) -> list[float]:
+    """The budgets to measure: those asked for (each must be trained), or all and the dense network."""
+    if asked is not None:
+        wanted = Budgets(asked)
+        for value in wanted:
+            trained.require(value)
+        return list(wanted)
+    return sorted({*trained, DENSE})
+
+
+def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],
+             device: torch.device, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
+    """Top-1, conditional fraction and MACs of each budget, over all images of `loader`.
+
+    Args:
+        network: left in the mode it was in.
+        loader: batches of images [B, 3, H, W] and labels [B].
+        budgets: budgets that the network has.
+        device: where the network is.
+        on_batch: called after every batch, for progress.
+    """
+    training = network.training
+    network.eval()
+    budgets, images_seen = list(budgets), 0
+    sums: dict[float, Tensor] = {}       # budget -> float64 [3]: correct, conditional fraction, MACs
+    densities: dict[float, Tensor] = {}  # budget -> float64 [blocks]
+    with torch.inference_mode():
+        for images, labels in loader:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            images_seen += len(labels)
+            for budget in budgets:
+                logits, usage = network(images, budget=budget, return_usage=True)
+                correct = (logits.argmax(dim=1) == labels).sum(dtype=torch.float64)
+                batch = torch.stack([correct, usage.conditional_fraction.sum(), usage.macs.sum()])
+                density = torch.stack([m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks])
+                sums[budget] = sums[budget] + batch if budget in sums else batch
+                densities[budget] = densities[budget] + density if budget in densities else density
+            on_batch()
+    network.train(training)
+    rows = []
+    for budget in budgets:
+        correct, fraction, macs = (sums[budget] / images_seen).tolist()
+        rows.append({"name": budget_name(budget), "budget": budget, "top1": 100.0 * correct,
+                     "conditional_fraction": fraction, "macs": macs, "images": images_seen})
+    return Evaluation(rows, {budget_name(b): (densities[b] / images_seen).tolist() for b in budgets})

@@ -1,0 +1,54 @@
+"""Optimiser and learning-rate schedule, from timm, with a group of their own for the mask units."""
+from __future__ import annotations
+
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from bdsa.config import RecipeConfig
+from bdsa.errors import unknown
+from bdsa.method.masks import MaskUnit
+
+
+def parameter_groups(network: nn.Module, recipe: RecipeConfig) -> list[dict]:
+    """Mask units apart, and no weight decay on norms and biases."""
+    mask_units = {id(p) for m in network.modules() if isinstance(m, MaskUnit) for p in m.parameters()}
+    groups: dict[str, list] = {"decayed": [], "plain": [], "mask_units": []}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            kind = "mask_units" if id(parameter) in mask_units else "plain" if parameter.ndim <= 1 else "decayed"
+            groups[kind].append(parameter)
+    made = [{"params": groups["decayed"], "weight_decay": recipe.weight_decay},
+            {"params": groups["plain"], "weight_decay": 0.0},
+            {"params": groups["mask_units"], "weight_decay": recipe.mask_weight_decay,
+             "lr_scale": recipe.mask_lr_scale}]
+    return [g for g in made if g["params"]]
+
+
+def check_optimizer(recipe: RecipeConfig) -> None:
+    """Raise UserError with the nearest spelling for an optimiser that timm does not have."""
+    if recipe.optimizer not in list_optimizers():
+        raise unknown("recipe.optimizer", recipe.optimizer, list_optimizers())
+
+
+def create_optimizer(network: nn.Module, recipe: RecipeConfig) -> Optimizer:
+    """The recipe's optimiser over the groups of `parameter_groups`."""
+    return create_optimizer_v2(network, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum,
+                               weight_decay=0.0, param_group_fn=lambda model: parameter_groups(model, recipe))
+
+
+def create_schedule(optimizer: Optimizer, recipe: RecipeConfig, updates_per_epoch: int) -> Scheduler | None:
+    """The recipe's schedule: `step_update(n)` sets the rates for update n, whatever came before."""
+    if recipe.schedule == "constant":
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * group.get("lr_scale", 1.0)
+        return None
+    schedule, _ = create_scheduler_v2(
+        optimizer, sched=recipe.schedule, num_epochs=recipe.epochs, step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch, warmup_epochs=recipe.warmup_epochs, warmup_prefix=recipe.schedule == "cosine",
+        warmup_lr=recipe.lr / 100, min_lr=recipe.min_lr, decay_milestones=recipe.milestones,
+        decay_rate=recipe.decay_rate)
+    schedule.step_update(0)
+    return schedule

@@ -1,0 +1,117 @@
+"""The end of a run: calibrate the best network, measure it on the reported split, write and show it."""
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from bdsa import checkpoints
+from bdsa.assembly import Parts
+from bdsa.calibration import calibrate_dense_statistics, calibrate_thresholds
+from bdsa.config import TrainConfig
+from bdsa.data.datasets import Splits
+from bdsa.data.loaders import eval_loader
+from bdsa.evaluation import Evaluation, evaluate, evaluated_budgets
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.weights import load_completely
+from bdsa.pictures import accuracy_cost_picture, curves_picture, density_picture, mask_picture
+from bdsa.run_folder import RunFolder, write_json
+from bdsa.table import print_table
+from bdsa.teachers import self_teacher
+from bdsa.tracker import NoTracker
+
+log = logging.getLogger(__name__)
+
+
+def limited(dataset: Dataset, count: int | None) -> Dataset:
+    """At most `count` images, evenly spread, so that every class of a sorted data set is among them."""
+    if count is None or count >= len(dataset):
+        return dataset
+    return Subset(dataset, [i * len(dataset) // count for i in range(count)])
+
+
+def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:
+    """Turn the best checkpoint into the run's result: best.pt, results.json and the pictures describe it."""
+    network, splits = parts.network, parts.splits
+    best = checkpoints.read_checkpoint(run.best)
+    load_completely(network, best["state_dict"], run.best)
+    if not best["calibrated"]:
+        _calibrate(config, parts, device)
+    split = "val" if splits.test is None else "test"
+    dataset = limited(getattr(splits, split), config.trainer.limit_eval_images)
+    evaluation = evaluate(network, eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers),
+                          evaluated_budgets(parts.budgets), device)
+    results = describe(network, config.model.name, splits, split, evaluation)
+    results["epoch"] = best["epoch"]
+    best.update(state_dict=network.state_dict(), calibrated=True, results=results)
+    checkpoints.save(run.best, best)
+    pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
+    curves_picture(run.metrics.read(), run.pictures / "curves.png")
+    tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
+    tracker.log_table(evaluation.rows)
+    write_json(run.results_file, results)  # last: it marks the run as finished
+
+
+def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
+    """Thresholds that meet the budgets, and statistics of a dense path that was not trained."""
+    images = eval_loader(limited(parts.splits.train_eval, config.budgets.calibration_images),
+                         config.trainer.eval_batch_size, config.data.workers)
+    batches = [x.to(device) for x, _ in images]
+    if not parts.budgets.has_dense and parts.teacher is not self_teacher:
+        calibrate_dense_statistics(parts.network, batches)
+    if config.budgets.calibrate:
+        calibrate_thresholds(parts.network, batches)
+
+
+def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
+    """The content of results.json."""
+    return {"model": name, "parameters": sum(p.numel() for p in network.parameters()),
+            "dense_macs": network.dense_macs((splits.image_size, splits.image_size)),
+            "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
+            "trained_budgets": list(network.budgets), "rows": evaluation.rows}
+
+
+def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,
+         count: int, device: torch.device) -> dict[str, Path]:
+    """Masks on images, density per block and accuracy over cost; returns the files by name."""
+    paths = {"accuracy_cost": folder / "accuracy_cost.png"}
+    accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"])
+    adaptive = [r["budget"] for r in evaluation.rows if r["budget"] < 1.0]
+    if not adaptive or not count:
+        return paths
+    paths.update(masks=folder / "masks.png", density=folder / "density.png")
+    density_picture({n: d for n, d in evaluation.densities.items() if n != "b100"}, paths["density"])
+    few = limited(dataset, count)
+    samples = [few[i] for i in range(len(few))]
+    images = torch.stack([image for image, _ in samples])
+    usages, predictions = {}, {}
+    network.eval()
+    with torch.inference_mode():
+        for row in (r for r in evaluation.rows if r["budget"] in adaptive):
+            logits, usage = network(images.to(device), budget=row["budget"], return_usage=True)
+            usages[row["name"]] = [m.cpu() for m in usage.masks]
+            predictions[row["name"]] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
+    shown = images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]
+    mask_picture(shown.clamp(0, 1), usages, paths["masks"], names=[f"image {i + 1}" for i in range(len(few))],
+                 labels=[splits.classes[label] for _, label in samples], predictions=predictions, max_images=count)
+    return paths
+
+
+def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:
+    """Print the table of a finished run and where everything is."""
+    results = json.loads(run.results_file.read_text())
+    print()
+    print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
+    print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}")
+    if 1.0 not in results["trained_budgets"]:
+        print("the dense budget was not trained: its row is the shared weights with all masks one")
+    parts = [("folder", run.path), ("checkpoint", run.best), ("metrics", run.metrics.path),
+             ("results", run.results_file), ("pictures", run.pictures), ("W&B run", tracked)]
+    for what, where in parts:
+        if where is not None:
+            print(f"  {what:<11}{where}")
+    if note:
+        print(note)

@@ -1,0 +1,152 @@
+"""A run's folder: what is in it, who may write to it, and what made it.
+
+Rules, in this order, when a command is started:
+1. The folder is empty or missing: a new run.
+2. It holds a run of other settings: an error that names them, unless `trainer.fresh=true`.
+3. It holds results.json: the run is done; it is shown, nothing is written.
+4. It holds checkpoints/last.pt: the run goes on after that checkpoint's epoch.
+5. It holds settings but no checkpoint: the run was stopped in its first epoch and starts again.
+6. `trainer.fresh=true`: what the run wrote is removed first.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bdsa.errors import UserError
+from bdsa.metrics_file import MetricsFile
+from bdsa.run_name import decisive_settings
+
+log = logging.getLogger("bdsa")
+PACKAGES = ("bdsa", "torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb", "numpy")
+
+
+class PrintHandler(logging.Handler):
+    """Log with print, so that a progress bar that has taken over stdout keeps its line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+class RunFolder:
+    """Paths of a run and its standing by the rules above.
+
+    Args:
+        path: the folder; it need not exist.
+        config: the run's settings as a plain nested dictionary.
+        fresh: rule 6.
+
+    Raises:
+        UserError: by rule 2, before anything is written.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], fresh: bool = False) -> None:
+        self.path, self.config = path, config
+        self.config_file, self.environment_file = path / "config.yaml", path / "environment.json"
+        self.last, self.best = path / "checkpoints" / "last.pt", path / "checkpoints" / "best.pt"
+        self.results_file, self.pictures = path / "results.json", path / "pictures"
+        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.handlers: list[logging.Handler] = []
+        self.fresh = fresh
+        if not fresh and self.config_file.exists():
+            self._check_same_settings()
+        self.done = self.results_file.exists() and not fresh
+        self.resumes = self.last.exists() and not fresh
+
+    def _check_same_settings(self) -> None:
+        old = decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))
+        new = decisive_settings(self.config)
+        changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if changed:
+            raise UserError(f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}"
+                            f"{'; ...' if len(changed) > 3 else ''}): choose another name=..., or discard that run "
+                            f"with trainer.fresh=true")
+
+    def open(self, device: str) -> str:
+        """Make the folder, write settings and environment, start the log; return the run's id for trackers."""
+        if self.fresh:
+            for part in (self.config_file, self.environment_file, self.results_file, self.metrics.path,
+                         self.last.parent, self.pictures, self.path / "wandb", self.path / "train.log"):
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        run_id = uuid.uuid4().hex[:12]
+        if self.environment_file.exists():
+            run_id = json.loads(self.environment_file.read_text()).get("run_id", run_id)
+        write_json(self.environment_file, {"run_id": run_id, **environment(device)})
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        self.handlers = [logging.FileHandler(self.path / "train.log"), PrintHandler()]
+        for handler in self.handlers:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        return run_id
+
+    def close(self) -> None:
+        """Stop logging to this folder, so that the next job of a multirun starts clean."""
+        for handler in self.handlers:
+            log.removeHandler(handler)
+            handler.close()
+        self.handlers = []
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, readable, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a result depends on beside the settings: command, versions, commit, processor, device."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "commit": commit(),
+            "python": platform.python_version(), "versions": versions, "platform": platform.platform(),
+            "processor": processor(), "threads": torch.get_num_threads(), "device": device,
+            "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else None}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with "+" where files differ from it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              check=True, timeout=10).stdout.strip()
+    try:
+        if not git("ls-files", Path(__file__).name):  # installed inside somebody else's checkout
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,41 @@
+"""A run's name from its settings: the same command finds the same folder, another setting another one."""
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# What changes where or how fast a run goes, but not its result: these may differ when a run resumes.
+FREE_TO_CHANGE = {
+    "": {"name", "out", "hydra", "tracker"},
+    "trainer": {"device", "threads", "pictures", "fresh", "eval_batch_size"},
+    "data": {"workers", "download"},
+}
+
+
+def decisive_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a run's result depends on, as flat dotted names."""
+    flat = {}
+    for section, value in config.items():
+        if section in FREE_TO_CHANGE[""]:
+            continue
+        if not isinstance(value, dict):
+            flat[section] = value
+            continue
+        for key, inner in value.items():
+            if key not in FREE_TO_CHANGE.get(section, set()):
+                flat[f"{section}.{key}"] = inner
+    return flat
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """Resolver `${run_name:}`: `name` where it is set, else data, model, budgets and a short hash."""
+    if _root_.get("name"):
+        return str(_root_.name)
+    config = OmegaConf.to_container(OmegaConf.masked_copy(_root_, [k for k in _root_ if k != "hydra"]), resolve=True)
+    settings = json.dumps(decisive_settings(config), sort_keys=True, default=str)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+    budgets = "-".join(f"{b}" for b in config["budgets"]["targets"])
+    return f"{config['data']['name']}-{config['model']['name']}-{budgets}-{digest}".replace("/", "_")

@@ -1,0 +1,58 @@
+"""Target top-1 per budget for the awareness weights: a CSV with a row a model and a column a budget."""
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from bdsa.budgets import Budgets
+from bdsa.errors import UserError, nearest, unknown
+
+SHIPPED = Path(__file__).parent / "published_targets"
+
+
+def read_targets(source: str, row: str, budgets: Budgets) -> list[float]:
+    """Targets of the budgets, in their order, in percent.
+
+    Args:
+        source: a CSV file, or the name of a shipped one: "imagenet", "cifar10".
+        row: the model's row; a pretrained tag (`.tv_in1k`) and the prefix `cifar_` may be missing in the file.
+        budgets: the budgets that need a target.
+
+    Raises:
+        UserError: if the file, the row or a budget's entry is missing, or an entry is not in (0, 100].
+    """
+    shipped = {p.stem: p for p in SHIPPED.glob("*.csv")}
+    path = shipped.get(source, Path(source))
+    if not path.is_file():
+        raise UserError(f"targets file {source} does not exist{nearest(source, shipped)}; shipped: "
+                        f"{', '.join(sorted(shipped))}")
+    with path.open(newline="") as file:
+        table = {line["model"]: line for line in csv.DictReader(file) if line.get("model")}
+    if not table:
+        raise UserError(f"targets file {source} has no column 'model' or no rows: its first line must be "
+                        f"model,0.3,0.5,...")
+    plain = row.split(".")[0]
+    name = next((n for n in (row, plain, plain.removeprefix("cifar_")) if n in table), None)
+    if name is None:
+        raise unknown(f"row of targets file {source}", row, table)
+    by_value = {}
+    for column, text in table[name].items():
+        try:
+            by_value[round(float(column), 6)] = text
+        except (TypeError, ValueError):
+            continue  # the name, or a remark
+    return [_target(source, name, budget, by_value.get(budget)) for budget in budgets]
+
+
+def _target(source: str, name: str, budget: float, text: str | None) -> float:
+    """One entry as a number in (0, 100]."""
+    if text is None or not text.strip():
+        raise UserError(f"targets file {source} has no entry for {name} at budget {budget:g}: awareness needs the "
+                        f"top-1 that a single-budget network reaches there")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 100.0:
+        raise UserError(f"targets file {source}: {text!r} for {name} at budget {budget:g} is not a top-1 in (0, 100]")
+    return value

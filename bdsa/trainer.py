@@ -1,0 +1,170 @@
+"""The training loop, read top to bottom: one for every family, any number of budgets included.
+
+Resume rules (which folder may be resumed is in `bdsa.run_folder`):
+1. last.pt is written after every epoch; a stopped run loses at most one epoch.
+2. Everything random in an epoch is seeded from (trainer.seed, epoch), so an epoch replays exactly.
+3. The learning rate, the temperature, the noise and the bounds are functions of the step number.
+4. Metrics of epochs after the checkpoint's are removed: the resumed run writes them again.
+"""
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from bdsa import checkpoints
+from bdsa.assembly import Parts, assemble, choose_device
+from bdsa.config import TrainConfig, to_dict
+from bdsa.data.loaders import eval_loader, mixed_seed, train_loader
+from bdsa.errors import UserError
+from bdsa.evaluation import evaluate
+from bdsa.method.awareness import awareness_weights
+from bdsa.objective import Objective
+from bdsa.optimization import create_optimizer, create_schedule
+from bdsa.progress import duration, progress_bar
+from bdsa.results import finish, limited, show
+from bdsa.run_folder import RunFolder
+from bdsa.selection import is_better
+from bdsa.tracker import NoTracker, create_tracker
+
+log = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, folder: Path) -> None:
+    """Train, or go on training, in `folder`, and leave results there.
+
+    Raises:
+        UserError: for bad input, before anything is written.
+    """
+    run = RunFolder(folder, to_dict(config), config.trainer.fresh)
+    if run.done:
+        show(run, note="this run is finished; trainer.fresh=true would train it again")
+        return
+    device = choose_device(config.trainer)
+    parts = assemble(config, device)
+    run_id = run.open(str(device))
+    try:
+        tracker = create_tracker(config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
+                                 name=config.name or folder.name, group=config.tracker.group, job_type="train",
+                                 tags=config.tracker.tags, run_id=run_id)
+        with tracker:
+            fit(config, parts, run, device, tracker)
+            finish(config, parts, run, device, tracker)
+        show(run, tracker.where)
+    except KeyboardInterrupt:
+        log.info("stopped; the same command goes on from the last finished epoch")
+        raise
+    finally:
+        run.close()
+
+
+def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:
+    """All epochs that are not done yet."""
+    recipe, budgets, network = config.recipe, parts.budgets, parts.network
+
+    # ----------------------------------------------------------------------------------------------
+    # What the loop needs
+    loader = train_loader(parts.splits.train, recipe.batch_size, config.data.workers, config.trainer.seed)
+    val_loader = eval_loader(limited(parts.splits.val, config.trainer.limit_eval_images),
+                             config.trainer.eval_batch_size, config.data.workers)
+    batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
+    updates = max(batches // recipe.accumulation, 1)                   # optimiser steps an epoch
+    steps = updates * min(recipe.accumulation, batches)                # micro-batches an epoch
+    objective = Objective(config.budgets, recipe, config.teacher, parts.teacher)
+    optimizer = create_optimizer(network, recipe)
+    schedule = create_schedule(optimizer, recipe, updates)
+    weights = [1.0] * len(budgets)
+    best: list[dict] | None = None
+    first_epoch = 0
+
+    # ----------------------------------------------------------------------------------------------
+    # Resume, by the rules above
+    if run.resumes:
+        last = checkpoints.read_checkpoint(run.last)
+        network.load_state_dict(last["state_dict"])
+        optimizer.load_state_dict(last["optimizer"])
+        first_epoch, weights, best = last["epoch"], last["weights"], last["best"]
+        run.metrics.truncate_after(first_epoch)
+        log.info("resuming after epoch %d of %d", first_epoch, recipe.epochs)
+    else:
+        run.metrics.truncate_after(0)
+        log.info("%s for budgets %s on %s: %s images, %d blocks, %.2f M parameters, %s",
+                 config.model.name, ", ".join(f"{b:g}" for b in budgets), parts.splits.name,
+                 f"{len(parts.splits.train):,}", len(network.adaptive_blocks()),
+                 sum(p.numel() for p in network.parameters()) / 1e6, device)
+        for note in parts.splits.notes:
+            log.info("note: %s", note)
+
+    # ----------------------------------------------------------------------------------------------
+    # Epochs
+    started = time.monotonic()
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=recipe.epochs * steps, completed=first_epoch * steps)
+        for epoch in range(first_epoch, recipe.epochs):
+            torch.manual_seed(mixed_seed("epoch", config.trainer.seed, epoch))
+            loader.set_epoch(epoch)
+            network.train()
+            sums: dict[str, torch.Tensor] = {}
+            counts: dict[str, int] = {}
+            epoch_started = time.monotonic()
+
+            for i, (images, labels) in enumerate(itertools.islice(loader, steps)):
+                step = epoch * steps + i
+                images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+                if config.trainer.channels_last:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                budget = budgets.at_step(step)
+                weight = weights[step % len(budgets)]
+                losses = objective(network, images, labels, budget, epoch, step / (recipe.epochs * steps), weight)
+                (losses["total"] / recipe.accumulation).backward()
+                if (step + 1) % recipe.accumulation == 0:
+                    if recipe.clip_grad is not None:
+                        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_grad)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    if schedule is not None:
+                        schedule.step_update((step + 1) // recipe.accumulation)
+                losses[f"fraction/{budgets.names[step % len(budgets)]}"] = losses.pop("conditional_fraction")
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0) + value.detach()
+                    counts[name] = counts.get(name, 0) + 1
+                bar.advance(task)
+
+            # --------------------------------------------------------------------------------------
+            # Once an epoch: measure, record, weigh the budgets anew, keep
+            trained_for = time.monotonic() - epoch_started
+            means = {name: float(value) / counts[name] for name, value in sums.items()}
+            if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
+                raise UserError(f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
+                                f"{recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
+            done = epoch + 1
+            fractions = {n.partition("/")[2]: v for n, v in means.items() if n.startswith("fraction/")}
+            train_row = {
+                "kind": "train", "epoch": done, "step": done * steps,
+                "loss": {n: v for n, v in means.items() if "/" not in n}, "fraction": fractions,
+                "weight": dict(zip(budgets.names, weights)), "lr": optimizer.param_groups[0]["lr"],
+                "temperature": objective.temperature(epoch), "seconds": trained_for,
+                "images_per_second": steps * recipe.batch_size / trained_for}
+            rows = evaluate(network, val_loader, budgets, device).rows
+            eval_rows = [{"kind": "eval", "epoch": done, "split": "val", **row} for row in rows]
+            for row in (train_row, *eval_rows):
+                run.metrics.append(row)
+            tracker.log_train(train_row)
+            tracker.log_eval(eval_rows)
+            if parts.targets is not None:
+                weights = awareness_weights(config.awareness.metric, [r["top1"] for r in rows], parts.targets)
+            if is_better(rows, best, config.budgets.tolerance):
+                best = rows
+                checkpoints.save(run.best, checkpoints.network_content(
+                    network, parts.spec, epoch=done, calibrated=False, config=run.config))
+            checkpoints.save(run.last, checkpoints.network_content(
+                network, parts.spec, epoch=done, optimizer=optimizer.state_dict(), weights=weights, best=best,
+                config=run.config))
+            left = (time.monotonic() - started) / (done - first_epoch) * (recipe.epochs - done)
+            log.info("epoch %*d/%d  loss %.3f  top-1 (fraction)  %s  %.0f images/s  ETA %s",
+                     len(str(recipe.epochs)), done, recipe.epochs, means["total"],
+                     "  ".join(f"{r['name']} {r['top1']:.1f} ({r['conditional_fraction']:.2f})" for r in rows),
+                     train_row["images_per_second"], duration(left))
