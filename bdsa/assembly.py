@@ -1,15 +1,15 @@
 """Build what a run needs from its config, cheapest checks first: nothing slow starts on bad input."""
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from bdsa.budgets import Budgets
 from bdsa.checkpoints import ModelSpec
-from bdsa.config import DataConfig, TrainConfig, TrainerConfig
+from bdsa.config import TrainConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits
+from bdsa.data.loaders import EpochLoader, train_loader
 from bdsa.errors import UserError
 from bdsa.models.factory import check_model_name, create_model
 from bdsa.models.network import AdaptiveNetwork
@@ -24,6 +24,7 @@ class Parts:
     spec: ModelSpec
     network: AdaptiveNetwork
     splits: Splits
+    loader: EpochLoader
     budgets: Budgets
     targets: list[float] | None
     teacher: Teacher | None
@@ -61,6 +62,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
                             f"imagenet or cifar10 for the published ones")
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
     splits = create_splits(config.data)
+    loader = train_loader(splits.train, config.recipe.batch_size, config.data.workers, config.trainer.seed)
     torch.manual_seed(config.trainer.seed)
     model = config.model
     spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args)
@@ -71,7 +73,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)
     teacher = create_teacher(config.teacher, splits, model.name, device)
-    return Parts(spec, network, splits, budgets, targets, teacher)
+    return Parts(spec, network, splits, loader, budgets, targets, teacher)
 
 
 def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:

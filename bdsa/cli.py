@@ -56,6 +56,11 @@ def check_overrides(overrides: list[str], schema: type) -> None:
             continue
         if name in options and name not in known:
             values = override.value().list if override.is_sweep_override() else [override.value()]
+            if any(isinstance(v, (list, float, int)) for v in values):
+                raise UserError(f"{override.input_line} is not an option of {name} ({', '.join(options[name])}); to set "
+                                f"values write {override.input_line.replace('=', '.targets=', 1)}"
+                                if name == "budgets" else f"{override.input_line} is not an option of {name}: "
+                                f"{', '.join(options[name])}")
             for value in (v for v in values if isinstance(v, str)):
                 if value not in options[name]:
                     hint = f"; for a name of your own write {name}.name={value}" if name in ("model", "teacher") else ""

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from bdsa.budgets import Budgets
+from bdsa.data.spec import DataSpec
 from bdsa.errors import UserError, nearest, unknown
 
 
@@ -58,20 +59,9 @@ class TeacherConfig:
 
 
 @dataclass
-class DataConfig:
-    name: str = "cluttered_digits"      # cluttered_digits | folder | cifar10 | cifar100
-    root: str | None = None
-    image_size: int | None = None       # pixels; default: the data set's own
-    augmentation: str = "crop"          # none | crop | crop_flip | resized_crop_flip
-    resize: int | None = None           # evaluation: shorter side before the centre crop
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    seed: int = 0                       # of generated images
-    train_images: int | None = None     # of generated data sets
-    val_images: int | None = None
-    test_images: int | None = None
-    download: bool = False
-    workers: int = 0
+class DataConfig(DataSpec):
+    """A data set (see DataSpec) and how it is read."""
+    workers: int = 0                    # processes that read ahead; 0 reads in this one
 
 
 @dataclass
@@ -153,11 +143,16 @@ class TrainConfig:
 
 
 @dataclass
+class AskedBudgets:
+    targets: list[float] | None = None  # default: all that were trained, and the dense network
+
+
+@dataclass
 class EvaluateConfig:
     """Everything that `bdsa-evaluate` takes."""
     checkpoint: str | None = None       # best.pt, last.pt or a .safetensors of a training
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))  # or a dense network
-    budgets: list[float] | None = None  # default: all that were trained, and the dense network
+    budgets: AskedBudgets = field(default_factory=AskedBudgets)
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
     split: str | None = None            # train | val | test; default: the one of the training's results
     out: str | None = None              # folder of results.json; default: beside the checkpoint
@@ -167,8 +162,8 @@ class EvaluateConfig:
         """Raise UserError for the first value that breaks a rule."""
         if (self.checkpoint is None) == (not self.model.name):
             raise UserError("bdsa-evaluate needs either checkpoint=PATH or model=NAME (with model.weights=PATH)")
-        if self.budgets is not None:
-            Budgets(self.budgets)
+        if self.budgets.targets is not None:
+            Budgets(self.budgets.targets)
         if self.split is not None:
             one_of("split", self.split, ("train", "val", "test"))
         positive(self.trainer, "trainer", "eval_batch_size")

@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def limited(dataset: Dataset, count: int | None) -> Dataset:
-    """At most `count` images, evenly spread, so that every class of a sorted data set is among them."""
+    """At most `count` images, always the same ones, drawn at random: data sets come sorted in many ways."""
     if count is None or count >= len(dataset):
         return dataset
-    return Subset(dataset, [i * len(dataset) // count for i in range(count)])
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    return Subset(dataset, order[:count].tolist())
 
 
 def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:

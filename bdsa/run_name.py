@@ -37,5 +37,6 @@ def run_name(*, _root_: DictConfig) -> str:
     config = OmegaConf.to_container(OmegaConf.masked_copy(_root_, [k for k in _root_ if k != "hydra"]), resolve=True)
     settings = json.dumps(decisive_settings(config), sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
-    budgets = "-".join(f"{b}" for b in config["budgets"]["targets"])
+    targets = config["budgets"]["targets"]  # not checked yet: the name is needed before the check
+    budgets = "-".join(str(b) for b in targets) if isinstance(targets, list) else str(targets)
     return f"{config['data']['name']}-{config['model']['name']}-{budgets}-{digest}".replace("/", "_")

@@ -18,7 +18,7 @@ import torch
 from bdsa import checkpoints
 from bdsa.assembly import Parts, assemble, choose_device
 from bdsa.config import TrainConfig, to_dict
-from bdsa.data.loaders import eval_loader, mixed_seed, train_loader
+from bdsa.data.loaders import eval_loader, mixed_seed
 from bdsa.errors import UserError
 from bdsa.evaluation import evaluate
 from bdsa.method.awareness import awareness_weights
@@ -67,7 +67,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
 
     # ----------------------------------------------------------------------------------------------
     # What the loop needs
-    loader = train_loader(parts.splits.train, recipe.batch_size, config.data.workers, config.trainer.seed)
+    loader = parts.loader
     val_loader = eval_loader(limited(parts.splits.val, config.trainer.limit_eval_images),
                              config.trainer.eval_batch_size, config.data.workers)
     batches = min(len(loader), config.trainer.limit_train_batches or len(loader))

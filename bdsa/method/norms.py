@@ -19,6 +19,7 @@ class BatchStatistics(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
         self.momentum, self.eps = norm.momentum, norm.eps
+        self.train(norm.training)  # a network adapted in eval mode must not normalise by the batch
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(norm, name).clone())
 

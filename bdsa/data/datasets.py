@@ -1,0 +1,119 @@
+"""From a DataSpec to the splits that training and evaluation read.
+
+A further data set is a function from DataSpec to Sources under `@register_dataset("name")`.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch.utils.data import Dataset
+
+from bdsa.data import cifar, image_folder                       # noqa: F401  they register themselves
+from bdsa.data.cluttered_digits import ClutteredDigits, check_digits
+from bdsa.data.registry import (DataSpec, Sources, dataset_names, entry, ignored_fields,
+                                register_dataset)
+from bdsa.data.transforms import Transform, check_transforms, eval_transform, train_transform
+from bdsa.errors import UserError, unknown
+
+__all__ = ["DataSpec", "Sources", "Splits", "TransformedDataset", "create_splits", "dataset_names",
+           "get_split", "register_dataset"]
+
+SPLITS = ("train", "val", "test")
+
+
+class TransformedDataset(Dataset):
+    """A source of (PIL image, label) seen through a transform: (float32 [3, H, W], int).
+
+    `source` stays reachable, for what only it knows, such as the boxes of ClutteredDigits.
+    """
+
+    def __init__(self, source: Dataset, transform: Transform) -> None:
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = self.source[index]
+        return self.transform(image), int(label)
+
+
+@dataclass
+class Splits:
+    """The images of one data set, ready for the loaders; each item is (float32 [3, S, S], int).
+
+    Fields:
+        train: augmented.
+        val: for the metrics of every epoch and the choice of the best one.
+        test: None when the data set has none.
+        train_eval: the training images with the evaluation transform, to calibrate thresholds.
+        classes: the name of each label.
+        image_size: S in pixels.
+        mean, std: of the normalisation, three fractions of full brightness each.
+        name: the data set's registered name.
+        notes: sentences that a user should see.
+    """
+
+    train: TransformedDataset
+    val: TransformedDataset
+    test: TransformedDataset | None
+    train_eval: TransformedDataset
+    classes: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+
+def create_splits(spec: DataSpec) -> Splits:
+    """Build the splits that a spec names; every option is checked before anything is read or drawn.
+
+    Raises:
+        UserError: for an unknown name or augmentation, a number out of range, or a data set that is
+            not on disk in the expected layout.
+    """
+    known = entry(spec.name)
+    size = known.image_size if spec.image_size is None else spec.image_size
+    mean = list(IMAGENET_DEFAULT_MEAN if spec.mean is None else spec.mean)
+    std = list(IMAGENET_DEFAULT_STD if spec.std is None else spec.std)
+    check_transforms(spec.augmentation, size, spec.resize, mean, std)
+    notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
+
+    sources = known.build(replace(spec, image_size=size))
+    options = (spec.augmentation, size, spec.resize, sources.native_size, mean, std)
+    evaluation = eval_transform(*options)
+    test = None if sources.test is None else TransformedDataset(sources.test, evaluation)
+    val = test if sources.val is sources.test else TransformedDataset(sources.val, evaluation)
+    return Splits(train=TransformedDataset(sources.train, train_transform(*options)),
+                  val=val, test=test,
+                  train_eval=TransformedDataset(sources.train, evaluation),
+                  classes=list(sources.classes), image_size=size, mean=mean, std=std, name=spec.name,
+                  notes=notes + sources.notes)
+
+
+def get_split(splits: Splits, name: str) -> TransformedDataset:
+    """Return the split "train" (augmented), "val" or "test".
+
+    Raises:
+        UserError: for another name, or "test" where the data set has none.
+    """
+    if name not in SPLITS:
+        raise unknown("split", name, SPLITS)
+    dataset = getattr(splits, name)
+    if dataset is None:
+        there = [s for s in SPLITS if getattr(splits, s) is not None]
+        raise UserError(f"data set '{splits.name}' has no split '{name}'; it has {', '.join(there)}")
+    return dataset
+
+
+@register_dataset("cluttered_digits", image_size=48, reads=("train_images", "val_images", "test_images"))
+def build_cluttered_digits(spec: DataSpec) -> Sources:
+    """Draw the three splits of the embedded data set at the size asked for."""
+    counts = {split: check_digits(split, spec.image_size, spec.seed, getattr(spec, f"{split}_images"))
+              for split in SPLITS}
+    drawn = {split: ClutteredDigits(split, spec.image_size, spec.seed, counts[split]) for split in SPLITS}
+    return Sources(drawn["train"], drawn["val"], drawn["test"], ClutteredDigits.classes,
+                   native_size=spec.image_size)

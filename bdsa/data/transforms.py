@@ -1,0 +1,107 @@
+"""From a PIL image to the normalised tensor: augmentation for training, resize and crop for evaluation."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import Compose, v2
+
+from bdsa.errors import UserError, unknown
+
+AUGMENTATIONS = ("none", "crop", "crop_flip", "resized_crop_flip")
+_IMAGENET_RESIZE = 256 / 224
+
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+class ToNormalized:
+    """PIL image -> (x / 255 - mean) / std as float32 [3, H, W], with one product and one sum.
+
+    On small images this is several times as fast as torchvision's three steps for the same, whose
+    results agree up to rounding. Images of other modes are read as RGB.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        deviation = torch.tensor(std, dtype=torch.float64).view(3, 1, 1)
+        self.scale = (1 / (255 * deviation)).float()
+        self.shift = (-torch.tensor(mean, dtype=torch.float64).view(3, 1, 1) / deviation).float()
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()    # [3, H, W] uint8
+        return pixels.float().mul_(self.scale).add_(self.shift)
+
+
+class PaddedCrop:
+    """Random crop of `size` pixels from the image with `padding` black pixels around it.
+
+    Pillow fills what a crop takes from outside the image with black, so nothing is padded first,
+    which makes it several times as fast as torchvision's RandomCrop.
+    """
+
+    def __init__(self, size: int, padding: int) -> None:
+        self.size, self.padding = size, padding
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top = (self._start(side) for side in image.size)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def _start(self, side: int) -> int:
+        places = side + 2 * self.padding - self.size + 1
+        return int(torch.randint(places, ())) - self.padding
+
+
+def check_transforms(augmentation: str, image_size: int, resize: int | None,
+                     mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UserError for an unknown augmentation or a number out of its range."""
+    if augmentation not in AUGMENTATIONS:
+        raise unknown("augmentation", augmentation, AUGMENTATIONS)
+    if image_size < 8:
+        raise UserError(f"image size {image_size} is below 8 pixels, the smallest that is accepted")
+    if resize is not None and resize < image_size:
+        raise UserError(f"resize {resize} is below the image size {image_size}: the centre crop would not fit")
+    if len(mean) != 3 or not all(0 <= v <= 1 for v in mean):
+        raise UserError(f"mean {list(mean)} is not 3 fractions of full brightness, each from 0 to 1")
+    if len(std) != 3 or not all(0 < v <= 1 for v in std):
+        raise UserError(f"std {list(std)} is not 3 fractions of full brightness, each above 0 and up to 1")
+
+
+def eval_transform(augmentation: str, image_size: int, resize: int | None, native_size: int | None,
+                   mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """Resize the shorter side, crop the centre, normalise: PIL -> [3, image_size, image_size] float32.
+
+    Args:
+        native_size: side of images that are all square and of one size, so that steps which would
+            change nothing are left out; None when sizes vary.
+    """
+    if resize is None and augmentation == "resized_crop_flip":
+        resize = round(image_size * _IMAGENET_RESIZE)
+    shorter_side = resize or image_size
+    steps = _resized(shorter_side, native_size)
+    if steps or shorter_side != image_size:
+        steps.append(v2.CenterCrop(image_size))
+    return Compose([*steps, ToNormalized(mean, std)])
+
+
+def train_transform(augmentation: str, image_size: int, resize: int | None, native_size: int | None,
+                    mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """The augmentation by its name, then normalisation: PIL -> [3, image_size, image_size] float32.
+
+    The random numbers are torch's global ones; `bdsa.data.loaders` seeds them for every sample.
+    """
+    if augmentation == "none":
+        return eval_transform(augmentation, image_size, resize, native_size, mean, std)
+    if augmentation == "resized_crop_flip":
+        steps = [v2.RandomResizedCrop(image_size, antialias=True)]
+    else:
+        steps = _resized(resize or image_size, native_size)
+        steps.append(PaddedCrop(image_size, padding=image_size // 8))    # 4 pixels at 32
+    if augmentation.endswith("flip"):
+        steps.append(v2.RandomHorizontalFlip())
+    return Compose([*steps, ToNormalized(mean, std)])
+
+
+def _resized(shorter_side: int, native_size: int | None) -> list[Callable]:
+    return [] if shorter_side == native_size else [v2.Resize(shorter_side, antialias=True)]

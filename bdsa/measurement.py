@@ -1,0 +1,92 @@
+"""The work of bdsa-evaluate: a checkpoint or a dense network, on the data asked for, into results.json."""
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from bdsa import checkpoints
+from bdsa.assembly import check_image_size, choose_device
+from bdsa.budgets import DENSE, Budgets
+from bdsa.config import DataConfig, EvaluateConfig
+from bdsa.data.datasets import create_splits, get_split
+from bdsa.data.loaders import eval_loader
+from bdsa.errors import UserError
+from bdsa.evaluation import evaluate, evaluated_budgets
+from bdsa.models.factory import check_model_name, create_model
+from bdsa.progress import progress_bar
+from bdsa.results import describe, draw, limited
+from bdsa.run_folder import write_json
+from bdsa.table import print_table
+
+
+def measure(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate, print the table, write results.json and pictures; return the results.
+
+    Raises:
+        UserError: for bad input, before any image is looked at.
+    """
+    device = choose_device(config.trainer)
+    content = checkpoints.read_checkpoint(config.checkpoint) if config.checkpoint else None
+    trained = Budgets(content["model"]["budgets"] if content else [DENSE])
+    budgets = evaluated_budgets(trained, config.budgets.targets)
+    if content is None:
+        check_model_name(config.model.name)
+    data = _data(config.data, content)
+    splits = create_splits(data)
+    split = config.split or ("val" if splits.test is None else "test")
+    dataset = get_split(splits, split) if split != "train" else splits.train_eval
+    dataset = limited(dataset, config.trainer.limit_eval_images)
+    if content is not None:
+        name = content["model"]["name"]
+        network = checkpoints.load_network(content, config.checkpoint, len(splits.classes))
+    else:
+        model = config.model
+        name = model.name
+        if model.weights is None and not model.pretrained:
+            raise UserError(f"model={name} has no weights to evaluate: give model.weights=PATH or model.pretrained=true")
+        network = create_model(name, trained, len(splits.classes), model.pretrained, weights=model.weights, **model.args)
+    check_image_size(network, name, splits.image_size)
+    network.to(device)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, data.workers)
+    with progress_bar() as bar:
+        task = bar.add_task(f"evaluating {name}", total=len(loader))
+        evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
+    results = describe(network, name, splits, split, evaluation)
+    results["checkpoint"] = config.checkpoint or config.model.weights
+    folder = _folder(config, name, data.name, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(network, dataset, splits, evaluation, folder / "pictures", config.trainer.pictures, device)
+    write_json(folder / "results.json", results)
+    print()
+    print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
+    print(f"{data.name}, split {split}")
+    for note in splits.notes:
+        print(f"note: {note}")
+    print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")
+    return results
+
+
+def _data(asked: DataConfig, content: dict[str, Any] | None) -> DataConfig:
+    """The training's data with what the command line changes; another data set replaces it whole."""
+    trained = (content or {}).get("config", {}).get("data")
+    if trained is None or (asked.name and asked.name != trained["name"]):
+        if not asked.name:
+            raise UserError("which data? give data=cluttered_digits, data=folder data.root=PATH, data=cifar10 or "
+                            "data=cifar100")
+        return asked
+    default = DataConfig(name="")
+    changed = {f.name: getattr(asked, f.name) for f in fields(DataConfig)
+               if getattr(asked, f.name) != getattr(default, f.name)}
+    return DataConfig(**{**trained, **changed})
+
+
+def _folder(config: EvaluateConfig, name: str, data: str, split: str) -> Path:
+    """Where results go: as asked, else beside the run's checkpoints, else under runs/; never over a training's."""
+    if config.out is not None:
+        return Path(config.out)
+    if config.checkpoint is None:
+        return Path("runs") / "evaluations" / f"{name}-{data}-{split}"
+    path = Path(config.checkpoint)
+    home = path.parents[1] if path.parent.name == "checkpoints" else Path("runs")
+    return home / "evaluations" / f"{path.stem}-{data}-{split}"
