@@ -7,6 +7,7 @@ their biases), brings the mean fraction back to the budget. It never looks at ev
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 
 import torch
@@ -36,15 +37,15 @@ def realised_fraction(network: AdaptiveNetwork, batches: Iterable[Tensor], budge
     return float(total) / count
 
 
-def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tolerance: float = 0.002,
-                         steps: int = 16, reach: float = 16.0) -> dict[str, tuple[float, float]]:
+def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tolerance: float = 0.003,
+                         steps: int = 12, reach: float = 30.0) -> dict[str, tuple[float, float]]:
     """Shift each budget's thresholds until its realised fraction equals the budget.
 
     Args:
         network: an adaptive network; only its mask units' biases change.
         batches: training images as inference sees them, each [B, 3, H, W].
         tolerance: stop when the fraction is this near to the budget.
-        steps: at most this many bisections.
+        steps: at most this many trials; the nearest is kept.
         reach: largest offset that is tried.
 
     Returns:
@@ -54,30 +55,42 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tol
     network.eval()
     report = {}
     for name, budget in network.budgets.adaptive.items():
-        before = now = realised_fraction(network, batches, budget)
-        low, high, offset = -reach, reach, 0.0
-        best, best_offset = abs(now - budget), 0.0
-        for _ in range(steps):
-            if abs(now - budget) <= tolerance:
-                break
-            low, high = (offset, high) if now < budget else (low, offset)
-            # Near the start the wanted offset is small: grow from there before bisecting.
-            if high == reach or low == -reach:
-                new = offset + (1 if now < budget else -1) * max(0.1, abs(offset))
-                new = min(max(new, -reach), reach)
-            else:
-                new = (low + high) / 2
-            shift_thresholds(network, name, new - offset)
-            offset, now = new, realised_fraction(network, batches, budget)
-            if abs(now - budget) < best:
-                best, best_offset = abs(now - budget), offset
-        shift_thresholds(network, name, best_offset - offset)
-        after = now if best_offset == offset else realised_fraction(network, batches, budget)
-        report[name] = (before, after)
+        current = 0.0
+
+        def fraction_at(offset: float) -> float:
+            nonlocal current
+            shift_thresholds(network, name, offset - current)
+            current = offset
+            return realised_fraction(network, batches, budget)
+
+        tried = [(0.0, fraction_at(0.0))]
+        while abs(tried[-1][1] - budget) > tolerance and len(tried) <= steps:
+            tried.append((offset := _next_offset(tried, budget, reach), fraction_at(offset)))
+        offset, after = min(tried, key=lambda t: abs(t[1] - budget))
+        shift_thresholds(network, name, offset - current)
+        report[name] = (tried[0][1], after)
         log.info("budget %s: fraction %.3f -> %.3f on training images (offset %+.3f)",
-                 name, before, after, best_offset)
+                 name, tried[0][1], after, offset)
     network.train(training)
     return report
+
+
+def _next_offset(tried: list[tuple[float, float]], budget: float, reach: float) -> float:
+    """The next offset to try: a secant step in the log-odds of the fraction, where it is nearly linear.
+
+    A step that leaves the bracket of what was tried is replaced by the bracket's middle.
+    """
+    def log_odds(fraction: float) -> float:
+        clipped = min(max(fraction, 1e-3), 1 - 1e-3)
+        return math.log(clipped / (1 - clipped))
+
+    low = max([o for o, f in tried if f < budget], default=-reach)
+    high = min([o for o, f in tried if f >= budget], default=reach)
+    (o1, f1), slope = tried[-1], 2.0
+    if len(tried) > 1 and tried[-2][0] != o1:
+        slope = (log_odds(f1) - log_odds(tried[-2][1])) / (o1 - tried[-2][0])
+    offset = o1 + (log_odds(budget) - log_odds(f1)) / slope if slope > 1e-3 else math.inf
+    return offset if low < offset < high else (low + high) / 2
 
 
 def calibrate_dense_statistics(network: AdaptiveNetwork, batches: list[Tensor]) -> None:

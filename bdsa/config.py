@@ -38,7 +38,7 @@ class BudgetsConfig:
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
     differentiable_dilation: bool = True
     calibrate: bool = True              # after training: thresholds that meet each budget
-    calibration_images: int = 1024      # training images used for that
+    calibration_images: int = 512       # training images used for that
     tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best
 
 

@@ -204,6 +204,12 @@ def test_networks_that_cannot_be_adapted(name, kwargs, message):
     assert "convnext" in str(caught.value)  # it says what can be adapted
 
 
+def test_weights_of_another_width_are_one_error(tmp_path):
+    torch.save({"model": {"stages.0.0.pwconv1.weight": torch.ones(3, 4)}}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="does not fit ConvNeXt"):
+        create_model("convnext_atto", [0.5], weights=tmp_path / "weights.pth")
+
+
 def test_wrong_surgery_is_refused_and_changes_nothing():
     network = timm.create_model("seresnet18")
     with pytest.raises(UserError):

@@ -104,6 +104,25 @@ def test_names_agree_with_timms_mapping(convnext_case):
     assert list(checkpoint_filter_fn(theirs, network)) == dense
 
 
+@pytest.mark.parametrize("architecture, name, kwargs, example", [
+    ("resnet50_multi", "resnet50", {}, "layer2.0.bn3_03.running_var"),
+    ("convnext_tiny_multi", "convnext_tiny", {}, "stages.2.8.norm_07.bias"),
+    ("resnet20_multi", "cifar_resnet20", {}, "layer3.2.masker07.maskconv.fc.bias"),
+    ("resnet32_multi", "cifar_resnet32", {"shortcut": "B"}, "layer2.0.downsample.1.weight")])
+def test_the_other_architectures_load_what_their_names_say(architecture, name, kwargs, example):
+    network = bdsa.create_model(name, [0.3, 0.7], num_classes=7, **kwargs)
+    for key, value in network.state_dict().items():
+        if value.is_floating_point() and "downsample" not in key:  # a file has one norm there for all budgets
+            torch.nn.init.normal_(value)
+    own = network.state_dict()
+    state = {published_name(k, {"b030": "03", "b070": "07"}): v for k, v in own.items()}
+    copies = [k for k in own if "downsample" in k and "per_budget" in k]
+    assert example in state and len(state) == len(own) - len(copies)
+    loaded = bdsa.load_published_checkpoint({"state_dict": state}, architecture).state_dict()
+    assert loaded.keys() == own.keys()
+    assert all(torch.equal(loaded[k], v) for k, v in own.items())
+
+
 def test_a_single_budget_resnet_copies_its_norms_to_the_budget(resnet_case):
     network = bdsa.load_published_checkpoint(single(resnet_case), "resnet18", 10, budget=0.3)
     state = resnet_case.checkpoint["state_dict"]
