@@ -11,7 +11,8 @@ def is_better(rows: list[dict], best: list[dict] | None, tolerance: float) -> bo
     """Whether an epoch's rows beat the best epoch's: budgets met first, then the sum of top-1 gains.
 
     A network that spends more than it was given is more accurate for free; without the first
-    rule an early epoch that misses its budgets would win.
+    rule an early epoch that misses its budgets would win. While none has met them, the later
+    epoch is kept: its accuracy says nothing yet, and it was trained for longer.
 
     Args:
         rows: the trained budgets' rows of this epoch.
@@ -21,6 +22,6 @@ def is_better(rows: list[dict], best: list[dict] | None, tolerance: float) -> bo
     if best is None:
         return True
     met, best_met = meets_budgets(rows, tolerance), meets_budgets(best, tolerance)
-    if met != best_met:
-        return met
+    if not (met and best_met):
+        return met or not best_met
     return sum(now["top1"] - before["top1"] for now, before in zip(rows, best, strict=True)) > 0

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 # A data set and a network so small that an epoch takes a fraction of a second.
 TINY = ["model=cifar_resnet8", "data.image_size=32", "data.train_images=96", "data.val_images=40",
         "data.test_images=50", "recipe.batch_size=16", "recipe.epochs=3", "recipe.warmup_epochs=0",
-        "trainer.eval_batch_size=20", "trainer.pictures=2", "budgets.calibration_images=40", "tracker=none"]
+        "trainer.eval_batch_size=20", "trainer.pictures=2", "budgets.calibration_images=40",
+        "budgets.temperatures=[5,2.5,1]", "budgets.noise_until=0.5", "tracker=none"]
 
 
 @dataclass

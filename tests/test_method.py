@@ -138,7 +138,7 @@ def test_dilated_position_carries_the_gradient_of_its_most_certain_user():
 # --- budgets ---------------------------------------------------------------------------------------
 
 def test_budget_names():
-    named = {0.3: "b030", 0.25: "b025", 0.335: "b0335", 1.0: "b100", 1: "b100", 0.05: "b005", 0.1 + 0.2: "b030"}
+    named = {0.3: "b030", 0.25: "b025", 0.335: "b0335", 1.0: "b100", 0.05: "b005", 0.1 + 0.2: "b030"}
     assert {v: budget_name(v) for v in named} == named
 
 

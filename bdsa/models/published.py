@@ -55,7 +55,8 @@ def load_published_checkpoint(source: str | PathLike | dict, architecture: str, 
 
     Args:
         source: the file, or the dictionary that it holds.
-        architecture: the published name, such as "resnet18", "resnet18_multi" or "convnext_tiny".
+        architecture: the published name, such as "resnet18", "resnet18_multi" or "convnext_tiny";
+            for a multi-budget file the ending may be left out, because the file says its budgets.
         num_classes: classes that the file must have; None takes the file's.
         budget: the budget of a single-budget file, which does not say it; for a multi-budget file
             not needed, and checked to be one of the file's.
@@ -118,10 +119,7 @@ def _digits_by_budget(state: dict[str, Tensor], label: str, budget: float | None
     numbered = [d for d in found if d]
     if multi and not numbered:
         raise UserError(f"{label} is of a single budget: name the architecture without {MULTI}, and the budget")
-    if numbered and not multi:
-        raise UserError(f"{label} has several budgets (masker{', masker'.join(numbered)}): "
-                        f"name the architecture with {MULTI}")
-    if not multi:
+    if not numbered:
         if budget is None:
             raise UserError(f"{label} is of a single budget, which the file does not say: give budget=..., "
                             f"such as budget=0.5")

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 
 from bdsa.errors import UserError
 
+# Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
+NUMPY_SCALARS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+                 *((np.float64(0).__reduce__()[0], f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
 NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
 
 
@@ -32,7 +37,9 @@ def read_file(path: str | Path) -> dict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unusual pickles, which are refused in words of ours
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise UserError(f"weights file {path} is refused: its pickle holds more than tensors and plain "
