@@ -169,6 +169,16 @@ def test_evaluation_resizes_by_the_imagenet_ratio_for_resized_crops(folder):
         v2.functional.pil_to_tensor(expected), torch.float32, scale=True))
 
 
+def test_small_images_of_one_size_are_shown_as_they_are(folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    splits = create_splits(DataSpec("folder", str(folder), augmentation="auto"))
+    assert splits.image_size == 32
+    assert torch.equal(splits.val[0][0], ToNormalized(splits.mean, splits.std)(splits.val.source[0][0]))
+    Image.new("RGB", (40, 32)).save(folder / "train" / "cat" / "0.png")
+    assert create_splits(DataSpec("folder", str(folder), augmentation="auto")).image_size == 224
+
+
 def test_ignored_options_are_noted(folder):
     assert "data.root is ignored" in create_splits(small(root="x")).notes[0]
     assert "data.val_images is ignored" in create_splits(DataSpec("folder", str(folder), val_images=3)).notes[0]

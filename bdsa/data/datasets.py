@@ -10,11 +10,17 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
-from bdsa.data import cifar, image_folder                       # noqa: F401  they register themselves
+from bdsa.data import cifar, image_folder  # noqa: F401  they register themselves
 from bdsa.data.cluttered_digits import ClutteredDigits, check_digits
-from bdsa.data.registry import (DataSpec, Sources, dataset_names, entry, ignored_fields,
-                                register_dataset)
-from bdsa.data.transforms import Transform, check_transforms, eval_transform, train_transform
+from bdsa.data.registry import DataSpec, Sources, dataset_names, entry, ignored_fields, register_dataset
+from bdsa.data.transforms import (
+    SMALL,
+    Transform,
+    augmentation_for,
+    check_transforms,
+    eval_transform,
+    train_transform,
+)
 from bdsa.errors import UserError, unknown
 
 __all__ = ["DataSpec", "Sources", "Splits", "TransformedDataset", "create_splits", "dataset_names",
@@ -83,7 +89,10 @@ def create_splits(spec: DataSpec) -> Splits:
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
 
     sources = known.build(replace(spec, image_size=size))
-    options = (spec.augmentation, size, spec.resize, sources.native_size, mean, std)
+    natural = sources.natural_size or sources.native_size
+    if spec.image_size is None and natural is not None and natural <= SMALL:
+        size = natural
+    options = (augmentation_for(spec.augmentation, natural), size, spec.resize, sources.native_size, mean, std)
     evaluation = eval_transform(*options)
     test = None if sources.test is None else TransformedDataset(sources.test, evaluation)
     val = test if sources.val is sources.test else TransformedDataset(sources.val, evaluation)

@@ -47,7 +47,8 @@ def build_folder(spec: DataSpec) -> Sources:
     if held_out == ["test"]:
         notes.append(f"val is the test split: '{root}' has no folder val, so the best epoch is "
                      f"chosen on the test images")
-    return Sources(read["train"], read.get("val", read.get("test")), read.get("test"), classes, notes=notes)
+    return Sources(read["train"], read.get("val", read.get("test")), read.get("test"), classes,
+                   natural_size=_common_side(read["train"].samples), notes=notes)
 
 
 class RgbFolder(ImageFolder):
@@ -80,6 +81,19 @@ def _read_rgb(path: str) -> Image.Image:
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is not an image"
         raise UserError(f"cannot read the image '{path}': {reason}") from error
+
+
+def _common_side(samples: list[tuple[str, int]], looked_at: int = 32) -> int | None:
+    """Side of the images if a few, spread over all, are square and alike; only their headers are read."""
+    sizes = set()
+    for path, _ in samples[::max(1, len(samples) // looked_at)]:
+        try:
+            with Image.open(path) as image:
+                sizes.add(image.size)
+        except OSError:  # a broken image is reported when it is read
+            continue
+    sides = {side for size in sizes for side in size}
+    return sides.pop() if len(sides) == 1 else None
 
 
 def _folders(directory: Path) -> list[str]:

@@ -21,6 +21,8 @@ class Sources:
         train, val, test: map-style data sets; `val` may be the same object as `test`.
         classes: the name of each label.
         native_size: side of the images when all are square and of one size; None when they vary.
+        natural_size: side of most of them, as far as a look at a few can tell; the image size that
+            is taken for small ones when none is asked for.
         notes: sentences that a user should see, such as "val is the test split".
     """
 
@@ -29,6 +31,7 @@ class Sources:
     test: Dataset | None
     classes: list[str]
     native_size: int | None = None
+    natural_size: int | None = None
     notes: list[str] = field(default_factory=list)
 
 

@@ -11,9 +11,11 @@ class DataSpec:
     Fields:
         name: a registered name.
         root: folder on disk (folder, cifar10, cifar100).
-        image_size: side of the square image that the network sees; None means the data set's own.
+        image_size: side of the square image that the network sees; None means the data set's own:
+            for a folder the images' size where they are small and all alike, else 224.
         mean, std: of each channel, as fractions of full brightness; None means ImageNet's.
-        augmentation: none, crop (padded random crop), crop_flip or resized_crop_flip.
+        augmentation: none, crop (padded random crop), crop_flip, resized_crop_flip, or auto:
+            crop_flip for small images that are all alike, resized_crop_flip for others.
         resize: shorter side before the evaluation's centre crop; None means 256/224 of image_size
             for resized_crop_flip, otherwise image_size itself.
         seed: which images a generated data set draws.

@@ -10,7 +10,8 @@ from torchvision.transforms import Compose, v2
 
 from bdsa.errors import UserError, unknown
 
-AUGMENTATIONS = ("none", "crop", "crop_flip", "resized_crop_flip")
+AUGMENTATIONS = ("auto", "none", "crop", "crop_flip", "resized_crop_flip")
+SMALL = 96  # pixels: up to here images are shown as they are, beyond it they are cut out and resized
 _IMAGENET_RESIZE = 256 / 224
 
 Transform = Callable[[Image.Image], torch.Tensor]
@@ -66,6 +67,13 @@ def check_transforms(augmentation: str, image_size: int, resize: int | None,
         raise UserError(f"mean {list(mean)} is not 3 fractions of full brightness, each from 0 to 1")
     if len(std) != 3 or not all(0 < v <= 1 for v in std):
         raise UserError(f"std {list(std)} is not 3 fractions of full brightness, each above 0 and up to 1")
+
+
+def augmentation_for(asked: str, natural_size: int | None) -> str:
+    """What "auto" means for images of one small size (CIFAR's crop and flip) and for others (ImageNet's)."""
+    if asked != "auto":
+        return asked
+    return "crop_flip" if natural_size is not None and natural_size <= SMALL else "resized_crop_flip"
 
 
 def eval_transform(augmentation: str, image_size: int, resize: int | None, native_size: int | None,
