@@ -38,10 +38,9 @@ def choose_device(config: TrainerConfig) -> torch.device:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.device == "auto":
-        return torch.device("cuda" if there["cuda"] else "cpu")
-    if not there[config.device.split(":")[0]]:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device={config.device} is not available on this machine: use trainer.device=cpu")
     return torch.device(config.device)
 

@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from bdsa.config import from_omegaconf, setting_names, unknown_setting
-from bdsa.errors import UserError, unknown
+from bdsa.config import described_settings, from_omegaconf, setting_names, unknown_setting
+from bdsa.errors import UserError, nearest, unknown
 from bdsa.run_name import run_name
 
 FREE = ("model.args.",)  # below these any name is allowed: another library checks them
@@ -39,11 +39,31 @@ def experiments() -> dict[str, Path]:
     return {p.parent.name: p for p in sorted(shipped_folder("experiments").glob("*/preset.yaml"))}
 
 
-def check_overrides(overrides: list[str], schema: type) -> None:
-    """Raise UserError for the first override that names no setting, group or option."""
+def group_options(config_name: str) -> dict[str, list[str]]:
+    """The groups in a config's defaults list, and their options."""
     conf = shipped_folder("conf")
-    options = {g.name: sorted(p.stem for p in g.glob("*.yaml")) for g in conf.iterdir() if g.is_dir()}
-    options["experiment"] = list(experiments())
+    groups = [g for entry in OmegaConf.load(conf / f"{config_name}.yaml").defaults if isinstance(entry, DictConfig)
+              for g in entry if not g.startswith("override ")]
+    options = {g: sorted(p.stem for p in (conf / g).glob("*.yaml")) for g in groups}
+    return {**options, "experiment": list(experiments())} if "experiment" in options else options
+
+
+def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
+    """`model=NAME` and `teacher=NAME or FILE` for any model, not only those with a file under conf/."""
+    group, _, value = argument.partition("=")
+    if group not in ("model", "teacher") or group not in options or not value:
+        return [argument]
+    if all(v in options[group] for v in value.split(",")):
+        return [argument]
+    if group == "model":
+        return [f"model.name={value}"]
+    if Path(value).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        return ["teacher=checkpoint", f"teacher.weights={value}"]
+    return [argument] if nearest(value, options[group]) or "," in value else ["teacher=model", f"teacher.name={value}"]
+
+
+def check_overrides(overrides: list[str], schema: type, options: dict[str, list[str]]) -> None:
+    """Raise UserError for the first override that names no setting, group or option."""
     known = set(setting_names(schema))
     sections = {k.rpartition(".")[0] for k in known} - {""}
     try:
@@ -54,18 +74,18 @@ def check_overrides(overrides: list[str], schema: type) -> None:
         name = override.key_or_group
         if name.startswith("hydra") or override.is_delete():
             continue
-        if name in options and name not in known:
-            values = override.value().list if override.is_sweep_override() else [override.value()]
+        if name in options:
+            values = getattr(override.value(), "list", []) if override.is_sweep_override() else [override.value()]
             if any(isinstance(v, (list, float, int)) for v in values):
-                raise UserError(f"{override.input_line} is not an option of {name} ({', '.join(options[name])}); to set "
-                                f"values write {override.input_line.replace('=', '.targets=', 1)}"
-                                if name == "budgets" else f"{override.input_line} is not an option of {name}: "
-                                f"{', '.join(options[name])}")
+                hint = f": write {override.input_line.replace('=', '.targets=', 1)}" if name == "budgets" else ""
+                raise UserError(f"{override.input_line} is no option of {name} ({', '.join(options[name])}){hint}")
             for value in (v for v in values if isinstance(v, str)):
                 if value not in options[name]:
-                    hint = f"; for a name of your own write {name}.name={value}" if name in ("model", "teacher") else ""
-                    raise UserError(f"{unknown(f'option of {name}', value, options[name])}{hint}")
-        elif name not in known and name not in sections and not name.startswith(FREE):
+                    raise unknown(f"option of {name}", value, options[name])
+        elif name in sections and not isinstance(override.value(), dict):
+            raise UserError(f"{override.input_line}: {name} is a section, set its values: "
+                            f"{', '.join(k for k in sorted(known) if k.startswith(name + '.'))}")
+        elif name not in known | sections and not name.startswith(FREE):
             raise unknown_setting(name, schema)
 
 
@@ -79,6 +99,8 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
     for name, path in experiments().items():
         store.store(group="experiment", name=name, node=OmegaConf.load(path), package="_global_")
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("settings", lambda *, _root_: "\n".join(described_settings(
+        schema, OmegaConf.to_container(_root_))), replace=True)
     failed = []
 
     def job(composed: DictConfig) -> None:
@@ -91,10 +113,15 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
+    options = group_options(config_name)
+    sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
     try:
-        check_overrides([a for a in sys.argv[1:] if not a.startswith("-")], schema)
+        check_overrides([a for a in sys.argv[1:] if "=" in a and not a.startswith("-")], schema, options)
     except UserError as error:
         sys.exit(f"error: {error}")
-    hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
+    try:
+        hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
+    except KeyboardInterrupt:
+        sys.exit(130)
     if failed:
         sys.exit(1)

@@ -5,6 +5,8 @@ Errors are UserErrors that name the value, the rule and the nearest right spelli
 """
 from __future__ import annotations
 
+import inspect
+import re
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
@@ -29,14 +31,14 @@ class ModelConfig:
 
 @dataclass
 class BudgetsConfig:
-    targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])
+    targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])# fractions in (0, 1]; 1.0 is the dense network
     network_weight: float = 10.0        # of (F - b)^2
     block_weight: float = 10.0          # of the bounds on every block
     anneal: float = 0.33                # share of the epochs after which blocks are free
-    temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])
+    temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])# of the masks' gradient, in order
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
-    differentiable_dilation: bool = True
+    differentiable_dilation: bool = True# the first layer's cost teaches the masks
     calibrate: bool = True              # after training: thresholds that meet each budget
     calibration_images: int = 512       # training images used for that
     tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best
@@ -54,8 +56,8 @@ class TeacherConfig:
     kind: str = "none"                  # none | self | model | checkpoint
     name: str | None = None             # any timm model (model), or the checkpoint's model
     weights: str | None = None          # local weights; default: timm's pretrained ones
-    temperature: float = 20.0
-    weight: float = 0.01
+    temperature: float = 20.0           # T of T^2 KL(teacher / T || student / T)
+    weight: float = 0.01                # of that term
 
 
 @dataclass
@@ -66,33 +68,33 @@ class DataConfig(DataSpec):
 
 @dataclass
 class RecipeConfig:
-    epochs: int = 12
-    batch_size: int = 64
+    epochs: int = 8                     # passes over the training images
+    batch_size: int = 64                # images of one budget's micro-batch
     accumulation: int = 1               # micro-batches per optimiser step; budgets alternate
     optimizer: str = "adamw"            # any of timm's
-    lr: float = 2e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.05
+    lr: float = 2e-3                    # peak learning rate
+    momentum: float = 0.9               # of SGD
+    weight_decay: float = 0.05          # none on norms and biases
     mask_lr_scale: float = 1.0          # the mask units' learning rate, relative
-    mask_weight_decay: float = 0.0
+    mask_weight_decay: float = 0.0      # of the mask units
     schedule: str = "cosine"            # cosine | multistep | constant
-    warmup_epochs: float = 1.0
-    min_lr: float = 1e-5
+    warmup_epochs: float = 1.0          # linear, from a hundredth of lr
+    min_lr: float = 1e-5                # where cosine ends
     milestones: list[float] = field(default_factory=list)  # epochs (multistep)
-    decay_rate: float = 0.1
-    label_smoothing: float = 0.0
-    clip_grad: float | None = None
+    decay_rate: float = 0.1             # factor at each milestone
+    label_smoothing: float = 0.0        # of the cross-entropy
+    clip_grad: float | None = None      # largest norm of the gradient
 
 
 @dataclass
 class TrainerConfig:
-    seed: int = 0
-    device: str = "auto"                # auto | cpu | cuda | mps
+    seed: int = 0                       # of weights, order, augmentation and noise
+    device: str = "auto"                # auto | cpu | cuda
     threads: int | None = None          # CPU threads; default: torch's choice
-    channels_last: bool = True
+    channels_last: bool = True          # memory layout; faster convolutions
     limit_train_batches: int | None = None  # dry runs
-    limit_eval_images: int | None = None
-    eval_batch_size: int = 250
+    limit_eval_images: int | None = None  # likewise
+    eval_batch_size: int = 250          # images
     pictures: int = 8                   # test images in the mask picture; 0: no pictures
     fresh: bool = False                 # discard what the run's folder holds
 
@@ -100,9 +102,9 @@ class TrainerConfig:
 @dataclass
 class TrackerConfig:
     mode: str = "wandb"                 # wandb | none
-    project: str = "bdsa"
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
+    project: str = "bdsa"               # of W&B
+    group: str | None = None            # of W&B, such as a sweep's name
+    tags: list[str] = field(default_factory=list)  # of W&B
 
 
 @dataclass
@@ -130,7 +132,7 @@ class TrainConfig:
         one_of("recipe.schedule", self.recipe.schedule, ("cosine", "multistep", "constant"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
         one_of("tracker.mode", self.tracker.mode, ("wandb", "none"))
-        one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+        one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda"))
         if self.teacher.kind == "model" and self.teacher.name is None:
             raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
         if self.teacher.kind == "checkpoint" and self.teacher.weights is None:
@@ -150,7 +152,7 @@ class AskedBudgets:
 @dataclass
 class EvaluateConfig:
     """Everything that `bdsa-evaluate` takes."""
-    checkpoint: str | None = None       # best.pt, last.pt or a .safetensors of a training
+    checkpoint: str | None = None       # best.pt or last.pt of a training
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))  # or a dense network
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
@@ -212,6 +214,22 @@ def setting_names(schema: type, prefix: str = "") -> list[str]:
         hint = typing.get_type_hints(schema)[part.name]
         names += setting_names(hint, f"{prefix}{part.name}.") if is_dataclass(hint) else [f"{prefix}{part.name}"]
     return names
+
+
+def described_settings(schema: type, values: dict[str, Any], prefix: str = "") -> list[str]:
+    """A line a setting for --help: name, value and the comment behind it in this file."""
+    lines = []
+    hints = typing.get_type_hints(schema)
+    source = "".join(inspect.getsource(c) for c in schema.__mro__ if is_dataclass(c))
+    for part in fields(schema):
+        if is_dataclass(hints[part.name]):
+            lines += described_settings(hints[part.name], values.get(part.name) or {}, f"{prefix}{part.name}.")
+            continue
+        comment = re.search(rf"^    {part.name}: .*? # (.*)$", source, re.MULTILINE)
+        value = values.get(part.name)
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        lines.append(f"  {f'{prefix}{part.name}={shown}':<44} {comment[1] if comment else ''}".rstrip())
+    return lines
 
 
 def unknown_setting(name: str, schema: type) -> UserError:

@@ -45,7 +45,8 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
         name = model.name
         if model.weights is None and not model.pretrained:
             raise UserError(f"model={name} has no weights to evaluate: give model.weights=PATH or model.pretrained=true")
-        network = create_model(name, trained, len(splits.classes), model.pretrained, weights=model.weights, **model.args)
+        network = create_model(name, trained, len(splits.classes), model.pretrained, weights=model.weights,
+                               **model.args)
     check_image_size(network, name, splits.image_size)
     network.to(device)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, data.workers)

@@ -47,8 +47,8 @@ def create_schedule(optimizer: Optimizer, recipe: RecipeConfig, updates_per_epoc
         return None
     schedule, _ = create_scheduler_v2(
         optimizer, sched=recipe.schedule, num_epochs=recipe.epochs, step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch, warmup_epochs=recipe.warmup_epochs, warmup_prefix=recipe.schedule == "cosine",
-        warmup_lr=recipe.lr / 100, min_lr=recipe.min_lr, decay_milestones=recipe.milestones,
-        decay_rate=recipe.decay_rate)
+        updates_per_epoch=updates_per_epoch, warmup_epochs=recipe.warmup_epochs,
+        warmup_prefix=recipe.schedule == "cosine", warmup_lr=recipe.lr / 100, min_lr=recipe.min_lr,
+        decay_milestones=recipe.milestones, decay_rate=recipe.decay_rate)
     schedule.step_update(0)
     return schedule

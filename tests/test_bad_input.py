@@ -59,6 +59,7 @@ class Hostile:
     (["model.name=resnet81"], ["resnet81", "did you mean"]),
     (["model.name=vit_tiny_patch16_224"], ["vit_tiny_patch16_224", "cannot be adapted", "convnext"]),
     (["teacher=slef"], ["slef", "did you mean 'self'"]),
+    (["teacher=resnet81"], ["resnet81", "did you mean 'resnet18"]),
     (["teacher=model"], ["teacher.name"]),
     (["teacher=model", "teacher.name=resnet81"], ["resnet81", "did you mean"]),
     (["teacher=checkpoint", "teacher.weights={files}/seven.pt"], ["teacher", "7 classes", "10"]),
@@ -95,6 +96,7 @@ def test_training(files, tmp_path, arguments, expected):
 @pytest.mark.parametrize("arguments, expected", [
     ([], ["checkpoint=PATH"]),
     (["checkpoint={files}/good.pt", "budgets.targets=[0.4]"], ["0.4", "not trained", "0.3, 0.5, 1"]),
+    (["checkpoint={files}/good.pt", "recipe=quickstart"], ["recipe", "there are", "checkpoint"]),
     (["checkpoint={files}/good.pt", "split=tset"], ["tset", "did you mean 'test'"]),
     (["checkpoint={files}/god.pt"], ["god.pt", "good.pt"]),
     (["checkpoint={files}/cut.pt"], ["cut.pt", "damaged"]),

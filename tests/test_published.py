@@ -72,7 +72,7 @@ def test_a_file_reads_as_its_dictionary_with_and_without_the_data_parallel_prefi
     state = {f"module.{k}": v for k, v in resnet_case.checkpoint["state_dict"].items()}
     torch.save({**resnet_case.checkpoint, "state_dict": state}, tmp_path / "model_best.pth.tar")
     network = bdsa.load_published_checkpoint(tmp_path / "model_best.pth.tar", "resnet18_multi", 10, budget=0.5)
-    plain = bdsa.load_published_checkpoint(resnet_case.checkpoint, "resnet18", 10).state_dict()  # _multi may be left out
+    plain = bdsa.load_published_checkpoint(resnet_case.checkpoint, "resnet18", 10).state_dict()
     assert all(torch.equal(v, plain[k]) for k, v in network.state_dict().items())
     assert_answers(network, resnet_case)
 

@@ -6,32 +6,16 @@ from dataclasses import dataclass
 
 @dataclass
 class DataSpec:
-    """A data set by name, its size and its augmentation: plain values only.
-
-    Fields:
-        name: a registered name.
-        root: folder on disk (folder, cifar10, cifar100).
-        image_size: side of the square image that the network sees; None means the data set's own:
-            for a folder the images' size where they are small and all alike, else 224.
-        mean, std: of each channel, as fractions of full brightness; None means ImageNet's.
-        augmentation: none, crop (padded random crop), crop_flip, resized_crop_flip, or auto:
-            crop_flip for small images that are all alike, resized_crop_flip for others.
-        resize: shorter side before the evaluation's centre crop; None means 256/224 of image_size
-            for resized_crop_flip, otherwise image_size itself.
-        seed: which images a generated data set draws.
-        train_images, val_images, test_images: how many it draws; None means its defaults.
-        download: fetch the archive of cifar10 or cifar100 when it is missing.
-    """
-
-    name: str = "cluttered_digits"
-    root: str | None = None
-    image_size: int | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    augmentation: str = "crop"
-    resize: int | None = None
-    seed: int = 0
-    train_images: int | None = None
-    val_images: int | None = None
-    test_images: int | None = None
-    download: bool = False
+    """A data set by name, its size and its augmentation: plain values only."""
+    name: str = "cluttered_digits"      # cluttered_digits | folder | cifar10 | cifar100
+    root: str | None = None             # folder on disk (folder, cifar10, cifar100)
+    image_size: int | None = None       # pixels; default: the data set's, small alike images as they are, else 224
+    mean: list[float] | None = None     # of each channel, as fractions of full brightness; default: ImageNet's
+    std: list[float] | None = None      # likewise
+    augmentation: str = "crop"          # none | crop | crop_flip (CIFAR's) | resized_crop_flip (ImageNet's) | auto
+    resize: int | None = None           # evaluation: shorter side before the centre crop; default: 256/224 or none
+    seed: int = 0                       # which images a generated data set draws
+    train_images: int | None = None     # how many it draws
+    val_images: int | None = None       # likewise
+    test_images: int | None = None      # likewise
+    download: bool = False              # fetch cifar10 or cifar100 when it is missing
