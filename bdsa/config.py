@@ -31,11 +31,11 @@ class ModelConfig:
 
 @dataclass
 class BudgetsConfig:
-    targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])# fractions in (0, 1]; 1.0 is the dense network
+    targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])  # in (0, 1]; 1.0 is dense
     network_weight: float = 10.0        # of (F - b)^2
     block_weight: float = 10.0          # of the bounds on every block
     anneal: float = 0.33                # share of the epochs after which blocks are free
-    temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])# of the masks' gradient, in order
+    temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
     differentiable_dilation: bool = True# the first layer's cost teaches the masks

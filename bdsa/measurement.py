@@ -35,8 +35,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     data = _data(config.data, content)
     splits = create_splits(data)
     split = config.split or ("val" if splits.test is None else "test")
-    dataset = get_split(splits, split) if split != "train" else splits.train_eval
-    dataset = limited(dataset, config.trainer.limit_eval_images)
+    dataset = splits.train_eval if split == "train" else get_split(splits, split)
     if content is not None:
         name = content["model"]["name"]
         network = checkpoints.load_network(content, config.checkpoint, len(splits.classes))
@@ -44,11 +43,14 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
         model = config.model
         name = model.name
         if model.weights is None and not model.pretrained:
-            raise UserError(f"model={name} has no weights to evaluate: give model.weights=PATH or model.pretrained=true")
+            raise UserError(f"model={name} has no weights to evaluate: give model.weights=PATH or "
+                            f"model.pretrained=true")
         network = create_model(name, trained, len(splits.classes), model.pretrained, weights=model.weights,
                                **model.args)
     check_image_size(network, name, splits.image_size)
     network.to(device)
+    dataset.draw()
+    dataset = limited(dataset, config.trainer.limit_eval_images)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, data.workers)
     with progress_bar() as bar:
         task = bar.add_task(f"evaluating {name}", total=len(loader))

@@ -67,6 +67,8 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
 
     # ----------------------------------------------------------------------------------------------
     # What the loop needs
+    for dataset in filter(None, (parts.splits.train, parts.splits.val, parts.splits.test)):
+        dataset.draw()
     loader = parts.loader
     val_loader = eval_loader(limited(parts.splits.val, config.trainer.limit_eval_images),
                              config.trainer.eval_batch_size, config.data.workers)

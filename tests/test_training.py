@@ -183,5 +183,15 @@ def test_a_multirun_trains_every_combination_in_folders_of_its_own(tmp_path):
     assert sorted(len(results(f)["trained_budgets"]) for f in folders) == [1, 2]
 
 
+def test_every_job_of_a_multirun_has_a_wandb_run_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    arguments = [a for a in TINY if a != "tracker=none"]
+    outcome = run(train_main, ["-m", *arguments, f"out={tmp_path}", "recipe.epochs=1", "trainer.seed=0,1"])
+    assert outcome.code == 0, outcome.err
+    runs = sorted(tmp_path.glob("*/wandb/offline-run-*"))
+    assert len(runs) == 2 and len({r.parents[1] for r in runs}) == 2
+    assert all(f"W&B run    {r}" in outcome.out for r in runs)
+
+
 def test_checkpoints_hold_nothing_but_tensors_and_plain_values(trained):
     assert read_checkpoint(trained / "checkpoints/best.pt")["model"]["budgets"] == [0.3, 0.7, 1.0]

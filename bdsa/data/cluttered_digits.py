@@ -7,7 +7,7 @@ scikit-learn's wheel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image
@@ -48,7 +48,7 @@ def split_originals(split: str) -> list[np.ndarray]:
 
 
 class ClutteredDigits(Dataset):
-    """Digits 0 to 9 on a cluttered RGB canvas, drawn when constructed and kept as bytes.
+    """Digits 0 to 9 on a cluttered RGB canvas, drawn at the first look and kept as bytes.
 
     Image i depends on (seed, split, size, i) alone, so a longer data set begins with a shorter one.
     The classes take turns: i has the label i mod 10.
@@ -74,14 +74,19 @@ class ClutteredDigits(Dataset):
 
     def __init__(self, split: str, size: int = DEFAULT_SIZE, seed: int = 0, images: int | None = None,
                  transform: Callable | None = None) -> None:
-        count = check_digits(split, size, seed, images)
+        self.count = check_digits(split, size, seed, images)
         self.split, self.size, self.seed, self.transform = split, size, seed, transform
+
+    @cached_property
+    def _drawn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Images, labels, boxes and originals, drawn at the first look: bad settings elsewhere are found before."""
+        count, size = self.count, self.size
         sprites, _ = _originals()
-        pools = split_originals(split)
-        self.labels = np.arange(count, dtype=np.int64) % 10
-        self.images = np.empty((count, size, size, 3), np.uint8)
-        self.boxes = np.empty((count, 4), np.int64)
-        self.originals = np.empty(count, np.int64)
+        pools = split_originals(self.split)
+        labels = np.arange(count, dtype=np.int64) % 10
+        images = np.empty((count, size, size, 3), np.uint8)
+        boxes = np.empty((count, 4), np.int64)
+        originals = np.empty(count, np.int64)
 
         chunk = max(1, 32 * 48 * 48 // size ** 2)     # a few planes of a chunk fit a core's cache
         for start in range(0, count, chunk):
@@ -89,17 +94,37 @@ class ClutteredDigits(Dataset):
             uniforms = np.empty((len(rows), clutter.UNIFORMS))
             noise = np.empty((len(rows), size, size), np.uint8)
             for k, i in enumerate(rows):
-                rng = np.random.default_rng([seed, _SPLIT_ID[split], i])
-                pool = pools[self.labels[i]]
-                self.originals[i] = pool[int(rng.random() * len(pool))]
+                rng = np.random.default_rng([self.seed, _SPLIT_ID[self.split], i])
+                pool = pools[labels[i]]
+                originals[i] = pool[int(rng.random() * len(pool))]
                 uniforms[k] = rng.random(clutter.UNIFORMS)
                 noise[k] = np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size)
             part = slice(rows.start, rows.stop)
-            self.images[part], self.boxes[part] = clutter.draw(
-                uniforms, noise, sprites[self.originals[part]])
+            images[part], boxes[part] = clutter.draw(uniforms, noise, sprites[originals[part]])
+        return images, labels, boxes, originals
+
+    def draw(self) -> None:
+        """Draw now: before workers are forked, which would each draw all images again."""
+        self._drawn
+
+    @property
+    def images(self) -> np.ndarray:
+        return self._drawn[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._drawn[1]
+
+    @property
+    def boxes(self) -> np.ndarray:
+        return self._drawn[2]
+
+    @property
+    def originals(self) -> np.ndarray:
+        return self._drawn[3]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.count
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """(PIL RGB image, label), or (transform(image), label)."""

@@ -41,6 +41,10 @@ class TransformedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
+    def draw(self) -> None:
+        """Draw a generated source's images now, before workers are forked; does nothing for others."""
+        getattr(self.source, "draw", lambda: None)()
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image, label = self.source[index]
         return self.transform(image), int(label)

@@ -1,0 +1,51 @@
+"""What the README and the presets say can be typed, and the code in it runs."""
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import run
+
+from bdsa.cli import experiments
+from bdsa.evaluate import main as evaluate_main
+from bdsa.train import main as train_main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main}
+
+
+def commands() -> list[str]:
+    """Every bdsa command line of the README's shell blocks and of the presets' first lines."""
+    texts = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    texts += [re.sub(r"^# ?", "", p.read_text(), flags=re.MULTILINE) for p in experiments().values()]
+    joined = "\n".join(texts).replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in joined.splitlines()
+            if line.strip().startswith(tuple(f"{name} " for name in ENTRY_POINTS))]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_composes(command):
+    name, *arguments = shlex.split(command)
+    if "--help" in arguments:
+        assert "budget" in run(ENTRY_POINTS[name], arguments).out
+        return
+    arguments = [re.sub(r"=([\w.]+),.*", r"=\1", a) for a in arguments if a != "-m"]  # a sweep's first job
+    outcome = run(ENTRY_POINTS[name], [*arguments, "--cfg", "job"])
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith(("model:", "checkpoint:")), outcome.out
+
+
+def test_the_code_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {"images": torch.rand(2, 3, 64, 64)})
+
+
+def test_pictures_and_folders_that_the_readme_names_are_there():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
