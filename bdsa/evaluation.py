@@ -69,6 +69,6 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     rows = []
     for budget in budgets:
         correct, fraction, macs = (sums[budget] / images_seen).tolist()
-        rows.append({"name": budget_name(budget), "budget": budget, "top1": 100.0 * correct,
+        rows.append({"name": budget_name(budget), "budget": budget, "top1": round(100.0 * correct, 6),
                      "conditional_fraction": fraction, "macs": macs, "images": images_seen})
     return Evaluation(rows, {budget_name(b): (densities[b] / images_seen).tolist() for b in budgets})
