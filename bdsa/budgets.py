@@ -27,7 +27,7 @@ def check_budget(value: object) -> float:
         raise UserError(f"budget {value!r} is not a number: a budget is a fraction in (0, 1], such as 0.5")
     number = float(value)
     if not 0.0 < number <= 1.0:
-        hint = f" (did you mean {number / 100:g}?)" if 1.0 < number <= 100.0 else ""
+        hint = f" (did you mean {number / 100:g}?)" if 2.0 <= number <= 100.0 else ""
         raise UserError(f"budget {value} is outside (0, 1]: a budget is the fraction of the "
                         f"conditional MACs that may run{hint}")
     if number < 1e-3:

@@ -110,8 +110,9 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         except UserError as error:
             failed.append(folder)
             print(f"error: {error}", file=sys.stderr)
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            for empty in (folder, folder.parent):  # what Hydra made before the error was found
+                if empty != Path.cwd() and empty.is_dir() and not any(empty.iterdir()):
+                    empty.rmdir()
 
     options = group_options(config_name)
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
