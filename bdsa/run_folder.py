@@ -10,6 +10,7 @@ Rules, in this order, when a command is started:
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -37,7 +38,8 @@ class PrintHandler(logging.Handler):
     """Log with print, so that a progress bar that has taken over stdout keeps its line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        with contextlib.suppress(BrokenPipeError):  # a reader that went away must not end a training
+            print(self.format(record), flush=True)
 
 
 class RunFolder:
