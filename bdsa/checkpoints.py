@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from bdsa.budgets import Budgets
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
@@ -70,7 +69,6 @@ def load_network(content: dict[str, Any], source: object, num_classes: int | Non
         UserError: if the classes differ or the weights do not fit the form that the file states.
     """
     spec = ModelSpec(**content["model"])
-    Budgets(spec.budgets)
     if num_classes is not None and spec.num_classes != num_classes:
         raise UserError(f"checkpoint {source} has {spec.num_classes} classes, the data {num_classes}")
     network = spec.build()

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bdsa.config import described_settings, from_omegaconf, setting_names, unknown_setting
 from bdsa.errors import UserError, nearest, unknown
+from bdsa.models import WEIGHT_SUFFIXES
 from bdsa.run_name import run_name
 
 FREE = ("model.args.",)  # below these any name is allowed: another library checks them
@@ -57,7 +58,7 @@ def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
         return [argument]
     if group == "model":
         return [f"model.name={value}"]
-    if Path(value).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+    if Path(value).suffix in WEIGHT_SUFFIXES:
         return ["teacher=checkpoint", f"teacher.weights={value}"]
     return [argument] if nearest(value, options[group]) or "," in value else ["teacher=model", f"teacher.name={value}"]
 

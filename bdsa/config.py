@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -200,11 +200,6 @@ def from_omegaconf(schema: type, composed: DictConfig) -> Any:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     config.check()
     return config
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """The plain nested dictionary of a config."""
-    return asdict(config)
 
 
 def setting_names(schema: type, prefix: str = "") -> list[str]:

@@ -23,9 +23,6 @@ class Evaluation:
     rows: list[dict]
     densities: dict[str, list[float]] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> dict:
-        return next(r for r in self.rows if r["name"] == name)
-
 
 def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) -> list[float]:
     """The budgets to measure: those asked for (each must be trained), or all and the dense network."""

@@ -34,7 +34,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
         check_model_name(config.model.name)
     data = _data(config.data, content)
     splits = create_splits(data)
-    split = config.split or ("val" if splits.test is None else "test")
+    split = config.split or splits.reported
     dataset = splits.train_eval if split == "train" else get_split(splits, split)
     if content is not None:
         name = content["model"]["name"]

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 
 from bdsa import checkpoints
 from bdsa.assembly import Parts
+from bdsa.budgets import DENSE, DENSE_NAME
 from bdsa.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.config import TrainConfig
 from bdsa.data.datasets import Splits
@@ -41,7 +42,7 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
     load_completely(network, best["state_dict"], run.best)
     if not best["calibrated"]:
         _calibrate(config, parts, device)
-    split = "val" if splits.test is None else "test"
+    split = splits.reported
     dataset = limited(getattr(splits, split), config.trainer.limit_eval_images)
     evaluation = evaluate(network, eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers),
                           evaluated_budgets(parts.budgets), device)
@@ -80,11 +81,11 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
     """Masks on images, density per block and accuracy over cost; returns the files by name."""
     paths = {"accuracy_cost": folder / "accuracy_cost.png"}
     accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"])
-    adaptive = [r["budget"] for r in evaluation.rows if r["budget"] < 1.0]
+    adaptive = [r["budget"] for r in evaluation.rows if r["budget"] != DENSE]
     if not adaptive or not count:
         return paths
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
-    density_picture({n: d for n, d in evaluation.densities.items() if n != "b100"}, paths["density"])
+    density_picture({n: d for n, d in evaluation.densities.items() if n != DENSE_NAME}, paths["density"])
     few = limited(dataset, count)
     samples = [few[i] for i in range(len(few))]
     images = torch.stack([image for image, _ in samples])
@@ -107,7 +108,7 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}")
-    if 1.0 not in results["trained_budgets"]:
+    if DENSE not in results["trained_budgets"]:
         print("the dense budget was not trained: its row is the shared weights with all masks one")
     parts = [("folder", run.path), ("checkpoint", run.best), ("metrics", run.metrics.path),
              ("results", run.results_file), ("pictures", run.pictures), ("W&B run", tracked)]

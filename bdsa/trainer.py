@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from bdsa import checkpoints
 from bdsa.assembly import Parts, assemble, choose_device
-from bdsa.config import TrainConfig, to_dict
+from bdsa.config import TrainConfig
 from bdsa.data.loaders import eval_loader, mixed_seed
 from bdsa.errors import UserError
 from bdsa.evaluation import evaluate
@@ -39,7 +41,7 @@ def train(config: TrainConfig, folder: Path) -> None:
     Raises:
         UserError: for bad input, before anything is written.
     """
-    run = RunFolder(folder, to_dict(config), config.trainer.fresh)
+    run = RunFolder(folder, asdict(config), config.trainer.fresh)
     if run.done:
         show(run, note="this run is finished; trainer.fresh=true would train it again")
         return
@@ -139,7 +141,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
             # Once an epoch: measure, record, weigh the budgets anew, keep
             trained_for = time.monotonic() - epoch_started
             means = {name: float(value) / counts[name] for name, value in sums.items()}
-            if not all(map(torch.isfinite, map(torch.tensor, means.values()))):
+            if not all(map(math.isfinite, means.values())):
                 raise UserError(f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
                                 f"{recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
             done = epoch + 1

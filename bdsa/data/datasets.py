@@ -77,6 +77,11 @@ class Splits:
     name: str
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def reported(self) -> str:
+        """Name of the split that results are measured on, unless another is asked for."""
+        return "val" if self.test is None else "test"
+
 
 def create_splits(spec: DataSpec) -> Splits:
     """Build the splits that a spec names; every option is checked before anything is read or drawn.

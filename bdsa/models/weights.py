@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bdsa.errors import UserError, nearest
+from bdsa.models import WEIGHT_SUFFIXES
 
 # Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
 NUMPY_SCALARS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
                  *((np.float64(0).__reduce__()[0], f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
 
 
@@ -30,7 +30,7 @@ def read_file(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.exists():
-        there = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES]
+        there = [p.name for p in path.parent.glob("*") if p.suffix in WEIGHT_SUFFIXES]
         raise UserError(f"weights file {path} does not exist{nearest(path.name, there)}")
     if path.is_dir():
         raise UserError(f"weights file {path} is a folder: name the file in it")
