@@ -64,9 +64,11 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     loader = train_loader(splits.train, config.recipe.batch_size, config.data.workers, config.trainer.seed)
     torch.manual_seed(config.trainer.seed)
     model = config.model
-    spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args)
+    spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args,
+                     model.mask_norm)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
-                           reset_head=model.reset_head, norm_affine=model.norm_affine, **model.args)
+                           reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
+                           **model.args)
     check_image_size(network, model.name, splits.image_size)
     network.to(device)
     if config.trainer.channels_last:

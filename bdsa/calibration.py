@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 
 def shift_thresholds(network: AdaptiveNetwork, name: str, offset: float) -> None:
     """Add `offset` to the logits of every mask unit of the budget called `name`."""
-    with torch.no_grad():
-        for block in network.adaptive_blocks():
-            block.mask_units[name].fc.bias += offset
+    for block in network.adaptive_blocks():
+        block.mask_units[name].shift(offset)
 
 
 def realised_fraction(network: AdaptiveNetwork, batches: Iterable[Tensor], budget: float) -> float:

@@ -25,10 +25,12 @@ class ModelSpec:
     budgets: list[float]
     norm_affine: str = "separate"
     args: dict[str, Any] = field(default_factory=dict)
+    mask_norm: str = "none"
 
     def build(self) -> AdaptiveNetwork:
         """A network of this form with fresh weights."""
-        return create_model(self.name, self.budgets, self.num_classes, norm_affine=self.norm_affine, **self.args)
+        return create_model(self.name, self.budgets, self.num_classes, norm_affine=self.norm_affine,
+                            mask_norm=self.mask_norm, **self.args)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ class ModelConfig:
     weights: str | None = None          # a local file in place of the download
     reset_head: bool = False            # allow weights with another number of classes
     norm_affine: str = "separate"       # weight and bias of the norms per budget: separate | shared
+    mask_norm: str = "none"             # of the mask units' logits: none | batch
     args: dict[str, Any] = field(default_factory=dict)  # further arguments of the timm model
 
 
@@ -34,6 +35,9 @@ class BudgetsConfig:
     targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])  # in (0, 1]; 1.0 is dense
     network_weight: float = 10.0        # of (F - b)^2
     block_weight: float = 10.0          # of the bounds on every block
+    warmup: float = 0.0                 # share of the training over which the wanted fraction falls from 1 to the budget
+    control_gain: float = 0.0           # logits per unit of fraction missed, moved into the thresholds; 0: losses alone
+    task_weight: float = 1.0            # of the cross-entropy
     anneal: float = 0.33                # share of the epochs after which blocks are free
     temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
@@ -127,10 +131,14 @@ class TrainConfig:
         positive(self.recipe, "recipe", "epochs", "batch_size", "accumulation", "lr")
         positive(self.trainer, "trainer", "eval_batch_size")
         positive(self.teacher, "teacher", "temperature")
+        for name in ("network_weight", "block_weight", "task_weight", "warmup", "control_gain"):
+            if getattr(self.budgets, name) < 0:
+                raise UserError(f"budgets.{name}={getattr(self.budgets, name)} must not be below zero")
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("recipe.schedule", self.recipe.schedule, ("cosine", "multistep", "constant"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
+        one_of("model.mask_norm", self.model.mask_norm, ("none", "batch"))
         one_of("tracker.mode", self.tracker.mode, ("wandb", "none"))
         one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda"))
         if self.teacher.kind == "model" and self.teacher.name is None:

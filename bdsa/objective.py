@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import DENSE, budget_name
 from bdsa.config import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
-from bdsa.method.schedule import noise_at, temperature_at
+from bdsa.method.schedule import noise_at, target_at, temperature_at
 from bdsa.teachers import Teacher, self_teacher
 
 
@@ -55,10 +56,11 @@ class Objective:
             noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
             differentiable_dilation=settings.differentiable_dilation)
         losses = {"task": self.task(logits.float(), labels)}
-        total = losses["task"]
+        total = settings.task_weight * losses["task"]
         if budget != DENSE:
-            lower, upper = block_bounds(budget, progress, settings.anneal)
-            losses["network"] = network_budget_loss(usage.conditional_fraction, budget)
+            target = target_at(progress, budget, settings.warmup)
+            lower, upper = block_bounds(target, progress, settings.anneal)
+            losses["network"] = network_budget_loss(usage.conditional_fraction, target)
             losses["block"] = block_budget_loss(usage.block_fractions, lower, upper)
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
         if self.teacher is not None and not (self.teacher is self_teacher and budget == DENSE):
@@ -67,6 +69,12 @@ class Objective:
         losses["total"] = weight * total
         losses["conditional_fraction"] = usage.conditional_fraction.mean()
         return losses
+
+    def steer(self, network: nn.Module, budget: float, fraction: Tensor, progress: float) -> None:
+        """After a batch's backward pass: hold the budget by its thresholds, where `budgets.control_gain` says so."""
+        if self.budgets.control_gain and budget != DENSE:
+            units = [block.mask_units[budget_name(budget)] for block in network.adaptive_blocks()]
+            steer(units, fraction, target_at(progress, budget, self.budgets.warmup), self.budgets.control_gain)
 
 
 def temperature_switches(budgets: BudgetsConfig, recipe: RecipeConfig) -> Sequence[float]:

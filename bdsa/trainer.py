@@ -122,8 +122,10 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                     images = images.contiguous(memory_format=torch.channels_last)
                 budget = budgets.at_step(step)
                 weight = weights[step % len(budgets)]
-                losses = objective(network, images, labels, budget, epoch, step / (recipe.epochs * steps), weight)
+                progress = step / (recipe.epochs * steps)
+                losses = objective(network, images, labels, budget, epoch, progress, weight)
                 (losses["total"] / recipe.accumulation).backward()
+                objective.steer(network, budget, losses["conditional_fraction"], progress)
                 if (step + 1) % recipe.accumulation == 0:
                     if recipe.clip_grad is not None:
                         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_grad)

@@ -4,6 +4,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+MASK_NORMS = ("none", "batch")
+
 
 class MaskUnit(nn.Module):
     """Score every output position of a block from the block's input: local evidence plus context.
@@ -13,17 +15,27 @@ class MaskUnit(nn.Module):
     Args:
         channels: channels C of the block's input.
         stride: stride s of the block, so that the logits have the block's output resolution.
+        norm: "none", or "batch": batch norm of the logits, which keeps their spread at what the
+            threshold and the temperature are made for; at inference it is a scale and an offset.
     """
 
-    def __init__(self, channels: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, stride: int = 1, norm: str = "none") -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, kernel_size=3, stride=stride, padding=1, bias=True)
         self.fc = nn.Linear(channels, 1)
+        self.norm = nn.BatchNorm2d(1) if norm == "batch" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W] -> logits [B, 1, ceil(H/s), ceil(W/s)], always float32."""
-        context = self.fc(x.mean(dim=(2, 3)))  # [B, 1]
-        return self.conv(x).float() + context.float()[:, :, None, None]
+        # A sum, because the gradient of a mean is written out at the size of x.
+        pooled = x.sum(dim=(2, 3), dtype=torch.float32) / (x.shape[2] * x.shape[3])
+        context = self.fc(pooled.to(x.dtype))  # [B, 1]
+        return self.norm(self.conv(x).float() + context.float()[:, :, None, None])
+
+    def shift(self, offset: float | Tensor) -> None:
+        """Add `offset` to all logits, for good: the threshold moves the other way."""
+        with torch.no_grad():
+            (self.fc if isinstance(self.norm, nn.Identity) else self.norm).bias += offset
 
     def macs(self, height: int, width: int) -> int:
         """MACs of this unit for one image whose mask is height x width."""

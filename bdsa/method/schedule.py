@@ -19,3 +19,16 @@ def temperature_at(epoch: float, switches: Sequence[float], values: Sequence[flo
 def noise_at(epoch: float, epochs: float, until: float = 0.8) -> bool:
     """Whether the Gumbel noise is on: during the first `until` (a share) of the epochs."""
     return epoch < until * epochs
+
+
+def target_at(progress: float, budget: float, warmup: float) -> float:
+    """The fraction wanted at a point of the training: from all positions down to the budget.
+
+    Args:
+        progress: share of the training that is done, 0..1.
+        budget: b in (0, 1].
+        warmup: share of the training over which the fraction falls; 0 asks for the budget at once.
+    """
+    if progress >= warmup:
+        return budget
+    return budget + (1.0 - budget) * (1.0 - progress / warmup)

@@ -63,7 +63,7 @@ def create_dense_model(name: str, num_classes: int | None = None, pretrained: bo
 
 def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_classes: int | None = None,
                  pretrained: bool = False, *, weights: str | Path | None = None, reset_head: bool = False,
-                 norm_affine: str = "separate", **kwargs) -> AdaptiveNetwork:
+                 norm_affine: str = "separate", mask_norm: str = "none", **kwargs) -> AdaptiveNetwork:
     """An adaptive network: `model(x, budget=0.5)` gives logits, `budget=1.0` is the dense network.
 
     Args:
@@ -76,6 +76,7 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
         reset_head: with `weights` of another number of classes, start with a new classifier.
         norm_affine: "separate" or "shared" weight and bias of the norms (statistics are always
             separate).
+        mask_norm: "batch" normalises the mask units' logits, "none" is the published unit.
         kwargs: passed to timm, such as `drop_path_rate=0.1`.
 
     Raises:
@@ -85,5 +86,5 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     checked = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
     check_model_name(name)
     model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
-    adapt(model, checked, norm_affine, name)
+    adapt(model, checked, norm_affine, name, mask_norm)
     return model

@@ -7,6 +7,7 @@ from torch import nn
 
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError, nearest
+from bdsa.method.masks import MASK_NORMS
 from bdsa.method.norms import AFFINE, NORMS
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import CifarResNet
@@ -26,7 +27,8 @@ SUPPORTED = ("resnet10t ... resnet152 (also b, c, d, s, t stems), resnext*, wide
              "convnext_* (atto ... xxlarge), convnextv2_*, cifar_resnet8 ... cifar_resnet110")
 
 
-def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", name: str = "this network") -> int:
+def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", name: str = "this network",
+          mask_norm: str = "none") -> int:
     """Give every residual block of a timm network mask units and norms per budget, in place.
 
     Args:
@@ -35,6 +37,7 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
         budgets: the budgets; 1.0 needs nothing of its own.
         norm_affine: "separate" or "shared" weight and bias of the norms.
         name: what to call the network in errors.
+        mask_norm: "none" or "batch" norm of the mask units' logits.
 
     Returns:
         The number of adapted blocks.
@@ -44,13 +47,15 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
     """
     if norm_affine not in AFFINE:
         raise UserError(f"norm_affine '{norm_affine}' is neither separate nor shared{nearest(norm_affine, AFFINE)}")
+    if mask_norm not in MASK_NORMS:
+        raise UserError(f"mask_norm '{mask_norm}' is neither none nor batch{nearest(mask_norm, MASK_NORMS)}")
     reason = _why_not(network)
     if reason:
         raise UserError(f"{name} cannot be adapted: {reason}; these can: {SUPPORTED}")
     blocks = [m for m in network.modules() if type(m) in BLOCKS]
     for block in blocks:
         block.__class__ = BLOCKS[type(block)]
-        block.add_budgets(list(budgets.adaptive), norm_affine)
+        block.add_budgets(list(budgets.adaptive), norm_affine, mask_norm)
     network.__class__ = NETWORKS[type(network)]
     network.set_budgets(budgets)
     return len(blocks)
