@@ -171,56 +171,12 @@ class EvaluateConfig:
         positive(self.trainer, "trainer", "eval_batch_size")
 
 
-PICTURES = ("overview", "density", "ponder", "masks", "soft")
-
-
-@dataclass
-class DeviceConfig:
-    device: str = "auto"                # auto | cpu | cuda
-    threads: int | None = None          # CPU threads; default: torch's choice
-
-
-@dataclass
-class VisualizeConfig:
-    """Everything that `bdsa-visualize` takes."""
-    checkpoint: str | None = None       # best.pt or last.pt of a training, or a file of the authors' code
-    model: str | None = None            # only for the latter: its architecture, such as resnet18_multi
-    budgets: AskedBudgets = field(default_factory=AskedBudgets)
-    images: Any = None                  # a file, folder or 'photos/*.jpg', or a list of them; default: the split's
-    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
-    split: str | None = None            # train | val | test; default: the one of the training's results
-    count: int | None = None            # images, spread over all; default: 8, or every file that images= lists
-    pictures: list[str] = field(default_factory=lambda: list(PICTURES))  # which kinds to draw
-    out: str | None = None              # folder of the pictures; default: visualizations/ in the run's folder
-    trainer: DeviceConfig = field(default_factory=DeviceConfig)
-
-    def check(self) -> None:
-        """Raise UserError for the first value that breaks a rule; afterwards `images` is a list or None."""
-        if self.checkpoint is None:
-            raise UserError("bdsa-visualize needs checkpoint=PATH, such as runs/NAME/checkpoints/best.pt")
-        if self.budgets.targets is not None:
-            Budgets(self.budgets.targets)
-        if self.split is not None:
-            one_of("split", self.split, ("train", "val", "test"))
-        if self.count is not None:
-            positive(self, "", "count")
-        for picture in self.pictures:
-            one_of("picture", picture, PICTURES)
-        if self.images is not None:
-            self.images = [str(i) for i in (self.images if isinstance(self.images, list) else [self.images])]
-            if not self.images:
-                raise UserError("images=[] is empty: name a file or a folder, or leave it out for the data set's split")
-            if self.split is not None:
-                raise UserError(f"split={self.split} chooses images of the data set and images=... files: give one")
-        one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda"))
-
-
 def positive(section: Any, prefix: str, *names: str) -> None:
     """Raise UserError for the first of the named values that is not above zero."""
     for name in names:
         value = getattr(section, name)
         if value <= 0:
-            raise UserError(f"{prefix}{'.' * bool(prefix)}{name}={value} must be above zero")
+            raise UserError(f"{prefix}.{name}={value} must be above zero")
 
 
 def one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from bdsa.pictures import ponder_map
-from bdsa.sheet import LARGE, NORMAL, SMALL, Sheet, enlarge, line_height
+from bdsa.sheet import LARGE, MARGIN, NORMAL, SMALL, Sheet, enlarge, line_height
 
 _BLUE, _HEAT = colormaps["Blues"], colormaps["viridis"]
 _ORANGE = (213, 94, 0)     # Okabe-Ito's vermilion: far from the blues for every eye
 _CELL, _LARGE_CELL = 200, 440  # pixels of a mask, and of a ponder map, at least
-_GAP, _MARGIN, _BAR = 28, 24, 22
+_GAP, _BAR = 28, 22
 _ROW = 8                   # masks side by side, at most
 
 
@@ -60,15 +61,15 @@ def ponder_sheet(seen: Seen, path: Path) -> None:
     panels = [("as the network sees it", _image_pixels(seen.image)),
               ("where it ran; grey: no block", _bytes(over)),
               (f"blocks that ran: {count.mean():.1f} of {most} on average", _bytes(heat))]
-    sheet = Sheet(2 * _MARGIN + 3 * factor * width + 3 * _GAP + 110, 2 * _MARGIN + factor * height + 130)
+    sheet = Sheet(2 * MARGIN + 3 * factor * width + 3 * _GAP + 110, 2 * MARGIN + factor * height + 130)
     top = _heading(sheet, seen) + line_height(NORMAL)
-    left = _MARGIN
+    left = MARGIN
     for title, pixels in panels:
         sheet.write(title, left, top - line_height(NORMAL), NORMAL)
         sheet.paste(enlarge(pixels, factor * height, factor * width), left, top + 6)
         left += factor * width + _GAP
-    steps = sorted({round(most * part / 6) for part in range(7)})
-    _colour_bar(sheet, _HEAT, left, top + 6, factor * height, {step / most: str(step) for step in steps}, "blocks")
+    steps = [step for step in MaxNLocator(8, integer=True).tick_values(0, most) if step <= most]
+    _colour_bar(sheet, _HEAT, left, top + 6, factor * height, {step / most: f"{step:.0f}" for step in steps}, "blocks")
     sheet.save(path)
 
 
@@ -89,23 +90,23 @@ def density_sheet(densities: dict[str, Sequence[float]], blocks: Sequence[BlockL
     """Draw the share of positions that ran as a heat map: a row a budget, a column a block.
 
     Args:
-        densities: what to write before each row -> the density of every block, 0..1.
+        densities: what to write before each row, such as "budget 0.3" -> the density of every block, 0..1.
         caption: over which images and which network.
     """
     cell, tall, side = 46, 40, 12 + 9 * max(len(label) for label in densities)
-    lefts, left = [], _MARGIN + side
+    lefts, left = [], MARGIN + side
     for index, block in enumerate(blocks):
         left += 10 if index and block.stage != blocks[index - 1].stage else 0
         lefts.append(left)
         left += cell
     below = 16 + 8 * max(len(block.name) for block in blocks)
-    sheet = Sheet(max(left + 110, 640), 2 * _MARGIN + 110 + (tall + 4) * len(densities) + below)
-    top = _MARGIN
+    sheet = Sheet(max(left + 110, 640), 2 * MARGIN + 110 + (tall + 4) * len(densities) + below)
+    top = MARGIN
     for line, size in (("share of the positions at which each block ran, %", LARGE), (caption, NORMAL)):
-        top = sheet.paragraph(line, _MARGIN, top, sheet.canvas.shape[1] - 2 * _MARGIN, size)
+        top = sheet.paragraph(line, MARGIN, top, sheet.canvas.shape[1] - 2 * MARGIN, size)
     top = start = top + 14
     for label, values in densities.items():
-        sheet.write(label, _MARGIN, top + tall // 2, NORMAL, va="center_baseline")
+        sheet.write(label, MARGIN, top + tall // 2, NORMAL, va="center_baseline")
         for left, value in zip(lefts, values, strict=True):
             sheet.paste(np.broadcast_to(_bytes(np.array(_BLUE(value)[:3])), (tall, cell, 3)), left, top, frame=False)
             sheet.write(f"{100 * value:.0f}", left + cell // 2, top + tall // 2, SMALL, ha="center",
@@ -126,16 +127,16 @@ def _block_sheet(seen: Seen, blocks: Sequence[BlockLabel], pixels: list[np.ndarr
     height, width = factor * tallest, factor * widest
     words = 2 * line_height(SMALL) + 6
     columns = max(map(len, rows))
-    total = 2 * _MARGIN + (1 + columns) * (width + _GAP)
-    sheet = Sheet(max(total, 760), 2 * _MARGIN + 90 + max(len(rows) * (height + words + 14), height + words + 250))
+    total = 2 * MARGIN + (1 + columns) * (width + _GAP)
+    sheet = Sheet(max(total, 760), 2 * MARGIN + 90 + max(len(rows) * (height + words + 14), height + words + 250))
     start = _heading(sheet, seen)
-    sheet.paste(enlarge(_image_pixels(seen.image), height, width), _MARGIN, start)
-    sheet.write("as the network sees it", _MARGIN, start + height + 6)
-    _legend(sheet, _MARGIN, start + height + words + 20, width, soft)
+    sheet.paste(enlarge(_image_pixels(seen.image), height, width), MARGIN, start)
+    sheet.write("as the network sees it", MARGIN, start + height + 6)
+    _legend(sheet, MARGIN, start + height + words + 20, width, soft)
     for row, members in enumerate(rows):
         top = start + row * (height + words + 14)
         for column, index in enumerate(members):
-            left = _MARGIN + (1 + column) * (width + _GAP)
+            left = MARGIN + (1 + column) * (width + _GAP)
             mask = seen.masks[index].numpy()
             shown = enlarge(pixels[index], height, width)
             if soft:
@@ -159,7 +160,7 @@ def _rows(stages: Sequence[str]) -> list[list[int]]:
 def _legend(sheet: Sheet, left: int, top: int, width: int, soft: bool) -> None:
     entries = [(_bytes(np.array(_BLUE(value)[:3])), word) for value, word in ((1.0, "ran"), (0.0, "skipped"))]
     if soft:
-        _colour_bar(sheet, _BLUE, left, top + 24, 110, {0.0: "0", 0.5: "0.5", 1.0: "1"}, "sigmoid(logits)")
+        _colour_bar(sheet, _BLUE, left, top + 24, 110, {0.0: "0", 0.5: "0.5", 1.0: "1"}, "sigmoid(logits)", 0.5)
         entries, top = [(np.uint8(_ORANGE), "border of where it\nran: 0.5 and above")], top + 160
     for colour, word in entries:
         sheet.paste(np.broadcast_to(colour, (_BAR, _BAR, 3)), left, top)
@@ -168,10 +169,13 @@ def _legend(sheet: Sheet, left: int, top: int, width: int, soft: bool) -> None:
 
 
 def _colour_bar(sheet: Sheet, colours, left: int, top: int, height: int, ticks: dict[float, str],
-                title: str = "") -> None:
-    """The scale of a colour map, 1 at the top; ticks at values in 0..1."""
-    scale = np.linspace(1, 0, height)[:, None].repeat(_BAR, 1)
-    sheet.paste(_bytes(colours(scale)[..., :3]), left, top)
+                title: str = "", line: float | None = None) -> None:
+    """The scale of a colour map, 1 at the top; ticks at values in 0..1, an orange line at `line`."""
+    scale = _bytes(colours(np.linspace(1, 0, height)[:, None].repeat(_BAR, 1))[..., :3])
+    if line is not None:
+        middle = round((1 - line) * (height - 1))
+        scale[middle - 1:middle + 1] = _ORANGE
+    sheet.paste(scale, left, top)
     sheet.write(title, left, top - 6, va="bottom")
     for value, text in ticks.items():
         sheet.write(text, left + _BAR + 8, top + round((1 - value) * (height - 1)), va="center_baseline")
@@ -179,9 +183,9 @@ def _colour_bar(sheet: Sheet, colours, left: int, top: int, height: int, ticks: 
 
 def _heading(sheet: Sheet, seen: Seen) -> int:
     """Title and caption; returns the top of what comes below."""
-    width = sheet.canvas.shape[1] - 2 * _MARGIN
-    top = sheet.paragraph(seen.title, _MARGIN, _MARGIN, width, LARGE)
-    return sheet.paragraph(seen.caption, _MARGIN, top + 2, width, NORMAL) + 16
+    width = sheet.canvas.shape[1] - 2 * MARGIN
+    top = sheet.paragraph(seen.title, MARGIN, MARGIN, width, LARGE)
+    return sheet.paragraph(seen.caption, MARGIN, top + 2, width, NORMAL) + 16
 
 
 def _border(mask: np.ndarray) -> np.ndarray:

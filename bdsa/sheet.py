@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 DPI = 100
-SMALL, NORMAL, LARGE = 9.0, 11.0, 14.0  # points
+MARGIN = 24                             # white pixels around a sheet
+SMALL, NORMAL, LARGE = 10.0, 12.0, 15.0  # points
 _FRAME = 150                            # grey level of the line around an image
 
 
@@ -58,13 +60,16 @@ class Sheet:
         return top + len(lines) * line_height(size)
 
     def save(self, path: Path) -> None:
-        """Write the PNG file, whole; its folder is made."""
+        """Write the PNG file without the white rows and columns that nothing reached; its folder is made."""
         height, width = self.canvas.shape[:2]
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        FigureCanvasAgg(figure)
+        agg = FigureCanvasAgg(figure)
         figure.figimage(self.canvas)
         for left, top, text, style in self._texts:
             # File and class names are shown as they are: a $ in one starts no formula.
             figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
+        agg.draw()
+        drawn = np.asarray(agg.buffer_rgba())[..., :3]
+        rows, columns = ((drawn < 255).any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DPI)
+        Image.fromarray(drawn[:rows[-1] + MARGIN, :columns[-1] + MARGIN]).save(path)

@@ -68,7 +68,7 @@ def from_files(paths: list[Path], count: int | None, data: DataConfig, image_siz
     """Files brought to the network's size as in evaluation: shorter side, centre crop.
 
     Args:
-        count: at most so many, spread over all; None for all.
+        count: at most so many, drawn from all, always the same ones; None for all.
         data: for the normalisation, and the resize where it is set.
         image_size: S.
         classes: a file in a folder of such a name is of that class; None where names are not known.

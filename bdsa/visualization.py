@@ -2,27 +2,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bdsa import checkpoints
 from bdsa.answers import Answer, ask, image_row, masked_budgets, mean_row
 from bdsa.assembly import check_image_size, choose_device
-from bdsa.config import TrainerConfig, VisualizeConfig
+from bdsa.config import TrainerConfig
 from bdsa.data.datasets import create_splits
 from bdsa.data.image_files import find_image_files
 from bdsa.data.registry import entry
 from bdsa.errors import UserError
 from bdsa.mask_pictures import BlockLabel, Seen, density_sheet, mask_sheet, ponder_sheet, soft_mask_sheet
 from bdsa.measurement import data_settings
+from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import load_published_checkpoint
-from bdsa.models.weights import read_file
+from bdsa.models.weights import read_file, state_dict_of
 from bdsa.pictures import mask_picture
 from bdsa.progress import progress_bar
 from bdsa.run_folder import write_json
 from bdsa.shown_images import ShownImages, from_files, from_split, imagenet_synsets
 from bdsa.table import human_count
+from bdsa.visualize_config import VisualizeConfig
 
 COUNT = 8      # images, where nobody said how many
 OVERVIEW = 16  # rows of the overview, at most: a longer one is never seen whole
@@ -39,7 +42,7 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
         raise UserError(f"out={config.out} is a file: name a folder")
     files = None if config.images is None else find_image_files(config.images)
     network, content = _read_network(config)
-    name = content["model"]["name"] if content else config.model
+    name = content["model"]["name"] if content else config.published
     budgets = masked_budgets(network.budgets, config.budgets.targets)
     if files is None:
         shown, source = _of_data(config, content, network)
@@ -48,6 +51,7 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
     check_image_size(network, name, shown.images.shape[-1])
     answers = ask(network.to(device).eval(), shown.images, budgets, device)
     folder = _folder(config, source)
+    folder.mkdir(parents=True, exist_ok=True)
     blocks = block_labels(network)
     dense = network.dense_macs(tuple(shown.images.shape[2:]))
     written = _draw(config.pictures, folder, shown, answers, blocks, dense, f"{name} on {source}")
@@ -73,21 +77,27 @@ def _read_network(config: VisualizeConfig) -> tuple[AdaptiveNetwork, dict[str, A
     """The network of a checkpoint, and the checkpoint where it is one of bdsa-train."""
     path, content = config.checkpoint, read_file(config.checkpoint)
     ours = content.get("format") == "bdsa" and isinstance(content.get("model"), dict)
-    if ours and config.model is not None:
+    if ours and config.published is not None:
         raise UserError(f"{path} is a checkpoint of bdsa-train, which says itself that it holds a "
-                        f"{content['model']['name']}: leave out model={config.model}")
+                        f"{content['model']['name']}: leave out published={config.published}")
     if ours:
         return checkpoints.load_network(content, path), content
-    if config.model is None:
+    if config.published is None:
         raise UserError(f"{path} is not a checkpoint of bdsa-train: for one of the authors' code give its "
-                        f"architecture, such as model=resnet18_multi; a dense network's weights have no masks to show")
-    asked = config.budgets.targets or []  # a file of a single budget does not say which
-    return load_published_checkpoint(path, config.model, budget=asked[0] if len(asked) == 1 else None), None
+                        f"architecture, such as published=resnet18_multi; a dense network's weights have no masks")
+    asked = config.budgets.targets or []
+    if len(asked) != 1 and any(".masker." in key for key in state_dict_of(content, path)):
+        raise UserError(f"{path} is of a single budget, which the file does not say: give it, such as "
+                        f"budgets.targets=[0.5]")
+    return load_published_checkpoint(path, config.published, budget=asked[0] if len(asked) == 1 else None), None
 
 
 def _of_data(config: VisualizeConfig, content: dict[str, Any] | None,
              network: AdaptiveNetwork) -> tuple[ShownImages, str]:
     """Images of the data set's split, and what to call it."""
+    if content is None and not config.data.name:
+        raise UserError("which images? a published checkpoint does not say: give images=PATH, or data=folder "
+                        "data.root=PATH, data=cifar10 or data=cifar100")
     splits = create_splits(data_settings(config.data, content))
     if len(splits.classes) != network.num_classes:
         raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, "
@@ -102,7 +112,8 @@ def _of_files(config: VisualizeConfig, content: dict[str, Any] | None, network: 
     data, classes, note = config.data, None, None
     size = data.image_size
     if content is None and not data.name:  # the published networks: ImageNet's, or CIFAR's without names
-        size = size or (32 if network.num_classes != 1000 else 224)
+        data = replace(data, augmentation="auto")
+        size = size or (32 if isinstance(network, CifarResNet) else 224)
         classes = imagenet_synsets() if network.num_classes == 1000 else None
     else:
         data = data_settings(data, content)
@@ -137,14 +148,13 @@ def _draw(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[
     """Write the pictures; returns what to call them and where they are."""
     written = []
     if "overview" in kinds:
-        few = range(min(OVERVIEW, len(shown.names)))
         mask_picture(shown.pixels, {a.name: a.masks for a in answers}, folder / "overview.png", names=shown.names,
-                     labels=[shown.true_class(i) for i in few] if any(shown.labels[i] is not None for i in few) else None,
+                     labels=[shown.true_class(i) for i in range(len(shown.names))],
                      predictions={a.name: [shown.classes[p] for p in a.predictions] for a in answers},
                      max_images=OVERVIEW)
         written.append(("overview", folder / "overview.png"))
     if "density" in kinds:
-        rows = {f"{a.budget:g}": a.densities().mean(dim=0).tolist() for a in answers}
+        rows = {f"budget {a.budget:g}": a.densities().mean(dim=0).tolist() for a in answers}
         density_sheet(rows, blocks, f"{about}: mean of {len(shown.names)} images", folder / "density.png")
         written.append(("density", folder / "density.png"))
     each = [kind for kind in ("ponder", "masks", "soft") if kind in kinds]
@@ -173,7 +183,7 @@ def _seen(shown: ShownImages, index: int, answer: Answer, dense: int) -> Seen:
                 [soft[index, 0] for soft in answer.soft_masks],
                 title=f"{shown.names[index]} at budget {answer.budget:g}",
                 caption=f"predicted {predicted}{verdict}; conditional fraction {answer.fractions[index]:.3f}; "
-                        f"{human_count(macs)} MACs, {macs / dense:.0%} of the dense network's")
+                        f"{human_count(macs)} MACs, {100 * macs / dense:.0f} % of the dense network's")
 
 
 def _report(record: dict[str, Any], shown: ShownImages, written: list[tuple[str, Path]]) -> None:

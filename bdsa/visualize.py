@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bdsa.cli import launch
-from bdsa.config import VisualizeConfig
+from bdsa.visualize_config import VisualizeConfig
 
 
 def main() -> None:
