@@ -102,7 +102,7 @@ def density_sheet(densities: dict[str, Sequence[float]], blocks: Sequence[BlockL
     below = 16 + 8 * max(len(block.name) for block in blocks)
     sheet = Sheet(max(left + 110, 640), 2 * MARGIN + 110 + (tall + 4) * len(densities) + below)
     top = MARGIN
-    for line, size in (("share of the positions at which each block ran, %", LARGE), (caption, NORMAL)):
+    for line, size in (("where each block ran, % of positions", LARGE), (caption, NORMAL)):
         top = sheet.paragraph(line, MARGIN, top, sheet.canvas.shape[1] - 2 * MARGIN, size)
     top = start = top + 14
     for label, values in densities.items():

@@ -144,7 +144,7 @@ def _folder(config: VisualizeConfig, source: str) -> Path:
 
 
 def _draw(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[Answer], blocks: list[BlockLabel],
-          dense: int, about: str) -> list[tuple[str, Path]]:
+          dense: int, about: str) -> list[tuple[str, object]]:
     """Write the pictures; returns what to call them and where they are."""
     written = []
     if "overview" in kinds:
@@ -152,7 +152,8 @@ def _draw(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[
                      labels=[shown.true_class(i) for i in range(len(shown.names))],
                      predictions={a.name: [shown.classes[p] for p in a.predictions] for a in answers},
                      max_images=OVERVIEW)
-        written.append(("overview", folder / "overview.png"))
+        cut = f" (the first {OVERVIEW} images)" if len(shown.names) > OVERVIEW else ""
+        written.append(("overview", f"{folder / 'overview.png'}{cut}"))
     if "density" in kinds:
         rows = {f"budget {a.budget:g}": a.densities().mean(dim=0).tolist() for a in answers}
         density_sheet(rows, blocks, f"{about}: mean of {len(shown.names)} images", folder / "density.png")
@@ -186,7 +187,7 @@ def _seen(shown: ShownImages, index: int, answer: Answer, dense: int) -> Seen:
                         f"{human_count(macs)} MACs, {100 * macs / dense:.0f} % of the dense network's")
 
 
-def _report(record: dict[str, Any], shown: ShownImages, written: list[tuple[str, Path]]) -> None:
+def _report(record: dict[str, Any], shown: ShownImages, written: list[tuple[str, object]]) -> None:
     """Print what was found and where it is."""
     chosen = f"{len(shown.names)} of {shown.available}" if shown.available > len(shown.names) else len(shown.names)
     print(f"{record['model']} on {record['images_of']}: {chosen} images, {len(record['blocks'])} blocks")
