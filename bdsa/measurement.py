@@ -32,7 +32,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     budgets = evaluated_budgets(trained, config.budgets.targets)
     if content is None:
         check_model_name(config.model.name)
-    data = _data(config.data, content)
+    data = data_settings(config.data, content)
     splits = create_splits(data)
     split = config.split or splits.reported
     dataset = splits.train_eval if split == "train" else get_split(splits, split)
@@ -70,7 +70,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     return results
 
 
-def _data(asked: DataConfig, content: dict[str, Any] | None) -> DataConfig:
+def data_settings(asked: DataConfig, content: dict[str, Any] | None) -> DataConfig:
     """The training's data with what the command line changes; another data set replaces it whole."""
     trained = (content or {}).get("config", {}).get("data")
     if trained is None or (asked.name and asked.name != trained["name"]):

@@ -60,7 +60,7 @@ def mask_picture(images: Tensor, usages: Mapping[str, Sequence[Tensor]], path: s
         usages: budget name -> mask of each block, bool [B, 1, h, w].
         path: the PNG file.
         names: what to call each image, such as its file name, B of them.
-        labels: the true class of each image, as it should be read, B of them.
+        labels: the true class of each image, as it should be read, B of them; None where it is not known.
         predictions: budget name -> the class predicted for each image; written under the overlay.
         max_images: number of images drawn, the first ones.
     """
@@ -83,9 +83,10 @@ def mask_picture(images: Tensor, usages: Mapping[str, Sequence[Tensor]], path: s
     for row, image in enumerate(images):
         grid[row, 0].imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         caption = textwrap.fill(_short(names[row], 32), 16)
-        if labels is not None:
+        if labels is not None and labels[row] is not None:
             caption += f"\n{_short(labels[row], 16)}"
-        grid[row, 0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=9)
+        grid[row, 0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=9,
+                                parse_math=False)
         for index, (name, ponder) in enumerate(maps.items()):
             overlay, plain_map = grid[row, 1 + 2 * index], grid[row, 2 + 2 * index]
             overlay.imshow(0.3 + 0.7 * image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1,
@@ -196,7 +197,7 @@ def _write_prediction(axes: Axes, predicted: object, label: object | None) -> No
         predicted = predicted.item()
     wrong = label is not None and predicted != label
     mark = "" if label is None else "✗ " if wrong else "✓ "
-    axes.set_xlabel(_short(f"{mark}{predicted}", 22), fontsize=8, labelpad=2,
+    axes.set_xlabel(_short(f"{mark}{predicted}", 22), fontsize=8, labelpad=2, parse_math=False,
                     color="#D55E00" if wrong else "black")
 
 

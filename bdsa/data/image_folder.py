@@ -61,7 +61,7 @@ class RgbFolder(ImageFolder):
 
     def __init__(self, root: Path) -> None:
         try:
-            super().__init__(str(root), loader=_read_rgb)
+            super().__init__(str(root), loader=read_rgb)
         except FileNotFoundError as error:
             empty = [c for c in _folders(root) if not any(p.is_file() for p in (root / c).rglob("*"))]
             where = f"class folder {', '.join(empty[:5])} is empty" if empty else str(error).splitlines()[0]
@@ -72,7 +72,8 @@ class RgbFolder(ImageFolder):
         return classes, {name: label for label, name in enumerate(classes)}
 
 
-def _read_rgb(path: str) -> Image.Image:
+def read_rgb(path: str) -> Image.Image:
+    """Read a file in RGB; UserError that names it, if it is not an image or cut short."""
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             return image.convert("RGB")

@@ -1,0 +1,75 @@
+"""A picture measured in pixels, on which images keep their pixels: nothing is resampled or blurred.
+
+Images are pasted into an array; matplotlib only writes the text over it (its fonts know ✓ and ×).
+"""
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+DPI = 100
+MARGIN = 24                             # white pixels around a sheet
+SMALL, NORMAL, LARGE = 10.0, 12.0, 15.0  # points
+_FRAME = 150                            # grey level of the line around an image
+
+
+def line_height(size: float) -> int:
+    """Pixels from one line of text to the next."""
+    return round(1.35 * size * DPI / 72)
+
+
+def fitting(pixels: int, size: float) -> int:
+    """How many characters of ordinary text fit into so many pixels."""
+    return max(1, int(pixels / (0.6 * size * DPI / 72)))
+
+
+def enlarge(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest neighbour: [h, w, ...] -> [height, width, ...]; exact where the sides are multiples."""
+    rows = np.arange(height) * pixels.shape[0] // height
+    columns = np.arange(width) * pixels.shape[1] // width
+    return pixels[rows][:, columns]
+
+
+class Sheet:
+    """A white picture of width x height pixels; (left, top) count from its top left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.canvas = np.full((height, width, 3), 255, np.uint8)
+        self._texts: list[tuple[int, int, str, dict]] = []
+
+    def paste(self, pixels: np.ndarray, left: int, top: int, frame: bool = True) -> None:
+        """Put an image [h, w, 3], uint8, with a thin line around it."""
+        height, width = pixels.shape[:2]
+        if frame:
+            self.canvas[top - 1:top + height + 1, left - 1:left + width + 1] = _FRAME
+        self.canvas[top:top + height, left:left + width] = pixels
+
+    def write(self, text: str, left: int, top: int, size: float = SMALL, **style) -> None:
+        """Write lines of text with their top at `top`; `style` is matplotlib's (ha, va, color, rotation)."""
+        self._texts.append((left, top, text, {"ha": "left", "va": "top", "fontsize": size, **style}))
+
+    def paragraph(self, text: str, left: int, top: int, width: int, size: float = SMALL, **style) -> int:
+        """Write text wrapped to `width` pixels; returns where the next line would have its top."""
+        lines = textwrap.wrap(text, fitting(width, size)) or [""]
+        self.write("\n".join(lines), left, top, size, linespacing=1.1, **style)
+        return top + len(lines) * line_height(size)
+
+    def save(self, path: Path) -> None:
+        """Write the PNG file without the white rows and columns that nothing reached; its folder is made."""
+        height, width = self.canvas.shape[:2]
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+        agg = FigureCanvasAgg(figure)
+        figure.figimage(self.canvas)
+        for left, top, text, style in self._texts:
+            # File and class names are shown as they are: a $ in one starts no formula.
+            figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
+        agg.draw()
+        drawn = np.asarray(agg.buffer_rgba())[..., :3]
+        rows, columns = ((drawn < 255).any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[:rows[-1] + MARGIN, :columns[-1] + MARGIN]).save(path)
