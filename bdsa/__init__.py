@@ -17,6 +17,7 @@ _HOMES = {
     "UserError": "bdsa.errors",
     "adapt": "bdsa.models.surgery",
     "create_model": "bdsa.models.factory",
+    "load": "bdsa.weights_file",
     "load_published_checkpoint": "bdsa.models.published",
 }
 __all__ = sorted(_HOMES)

@@ -4,12 +4,14 @@
 """
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
@@ -53,6 +55,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: if it is missing, damaged, would run code, or is not a checkpoint of this project.
     """
     content = read_file(path)
+    if Path(path).suffix == ".safetensors":  # a file of bdsa-export says in its metadata what it is
+        with safe_open(path, framework="pt") as file:
+            stated = (file.metadata() or {}).get("bdsa")
+        content = {**json.loads(stated), "state_dict": content} if stated else content
     if content.get("format") != "bdsa" or not isinstance(content.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint of bdsa-train: for a dense network's weights give "
                         f"model=NAME model.weights={path}")

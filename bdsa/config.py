@@ -179,6 +179,19 @@ class EvaluateConfig:
         positive(self.trainer, "trainer", "eval_batch_size")
 
 
+@dataclass
+class ExportConfig:
+    """Everything that `bdsa-export` takes."""
+    checkpoint: str | None = None       # best.pt of a training
+    out: str | None = None              # the file, *.safetensors; default: beside the checkpoint
+    attribution: str | None = None      # whom the weights are owed to, and the licence
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        if self.checkpoint is None:
+            raise UserError("bdsa-export needs checkpoint=PATH, such as runs/NAME/checkpoints/best.pt")
+
+
 def positive(section: Any, prefix: str, *names: str) -> None:
     """Raise UserError for the first of the named values that is not above zero."""
     for name in names:

@@ -11,12 +11,14 @@ from command_line import run
 
 from bdsa.cli import experiments
 from bdsa.evaluate import main as evaluate_main
+from bdsa.export import main as export_main
 from bdsa.train import main as train_main
 from bdsa.visualize import main as visualize_main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main}
+ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
+                "bdsa-export": export_main}
 
 
 def commands() -> list[str]:

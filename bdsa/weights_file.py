@@ -1,0 +1,86 @@
+"""A trained network as one safetensors file: weights, form, settings, results and attribution, for deployment.
+
+Unlike a checkpoint it holds nothing of the optimiser and nothing of the machine that made it.
+"""
+from __future__ import annotations
+
+import json
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from bdsa import checkpoints
+from bdsa.budgets import Budgets
+from bdsa.config import ExportConfig
+from bdsa.errors import UserError
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.table import human_count
+
+CARRIED = ("format", "model", "epoch", "calibrated", "weights", "config", "results", "classes")
+PATHS = (("model", "weights"), ("teacher", "weights"), ("awareness", "targets"))  # reduced to the file's name
+PLACES = (("data", "root"), (None, "out"), (None, "name"))                        # of one machine only
+
+
+def write_weights_file(path: Path, content: dict[str, Any], attribution: str | None = None) -> None:
+    """Write a checkpoint's network to a .safetensors file, whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        content: what `checkpoints.read_checkpoint` returned.
+        attribution: whom the weights are owed to and under which licence.
+
+    The metadata have one key, "bdsa", with JSON inside: format, model, config, results, attribution.
+    """
+    carried = {key: content[key] for key in CARRIED if key in content}
+    if "config" in carried:
+        carried["config"] = without_places(carried["config"])
+    carried["attribution"] = attribution if attribution is not None else content.get("attribution")
+    # In their own order and layout: channels-last tensors are not contiguous, and views would be refused.
+    tensors = {name: t.detach().cpu().to(memory_format=torch.contiguous_format).clone()
+               for name, t in content["state_dict"].items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"bdsa": json.dumps(carried)})
+    os.replace(temporary, path)
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the folders of the machine; files keep their names."""
+    config = deepcopy(config)
+    for section, key in (*PATHS, *PLACES):
+        part = config if section is None else config.get(section) or {}
+        if isinstance(part.get(key), str):
+            part[key] = Path(part[key]).name if (section, key) in PATHS else None
+    return config
+
+
+def load(path: str | Path) -> AdaptiveNetwork:
+    """The trained network of a checkpoint of bdsa-train or a file of bdsa-export, in eval mode.
+
+    Raises:
+        UserError: if the file is missing, damaged or of something else.
+    """
+    return checkpoints.load_network(checkpoints.read_checkpoint(path), path).eval()
+
+
+def export(config: ExportConfig) -> Path:
+    """The work of bdsa-export: check, write, and say what is in the file."""
+    content = checkpoints.read_checkpoint(config.checkpoint)
+    network = checkpoints.load_network(content, config.checkpoint)
+    path = Path(config.out) if config.out else Path(config.checkpoint).with_suffix(".safetensors")
+    if path.suffix != ".safetensors":
+        raise UserError(f"out={config.out} must end in .safetensors")
+    if path.is_dir():
+        raise UserError(f"out={config.out} is a folder: name a file")
+    write_weights_file(path, content, config.attribution)
+    names = ", ".join(f"{b:g}" for b in Budgets(content["model"]["budgets"]))
+    print(f"{content['model']['name']} for budgets {names}: "
+          f"{human_count(sum(p.numel() for p in network.parameters()))} parameters")
+    if not content.get("calibrated"):
+        print("note: this checkpoint was written in mid-training: its thresholds are not calibrated")
+    print(f"  {path}  ({path.stat().st_size / 1e6:.1f} MB)")
+    return path

@@ -1,0 +1,69 @@
+"""One file to deploy: it gives the same numbers as the checkpoint, and says what it is and nothing of the machine."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import TINY, run
+from safetensors import safe_open
+
+import bdsa
+from bdsa.evaluate import main as evaluate_main
+from bdsa.export import main as export_main
+from bdsa.train import main as train_main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    outcome = run(train_main, [*TINY, f"out={folder.parent}", f"name={folder.name}", "recipe.epochs=1",
+                               "budgets.targets=[0.4,0.8]", "model.mask_norm=batch", "budgets.control_gain=2"])
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained) -> Path:
+    path = trained.parent / "deployed" / "net.safetensors"
+    outcome = run(export_main, [f"checkpoint={trained}/checkpoints/best.pt", f"out={path}",
+                                "attribution='after someone, MIT'"])
+    assert outcome.code == 0, outcome.err
+    assert "budgets 0.4, 0.8" in outcome.out and "not calibrated" not in outcome.out
+    return path
+
+
+def test_evaluation_of_the_file_repeats_the_training(trained, exported):
+    outcome = run(evaluate_main, [f"checkpoint={exported}", f"out={exported.parent}"])
+    assert outcome.code == 0, outcome.err
+    rows = [json.loads((f / "results.json").read_text())["rows"] for f in (exported.parent, trained)]
+    assert rows[0] == rows[1]
+
+
+def test_the_file_loads_in_one_line_with_the_same_masks(trained, exported):
+    x = torch.randn(2, 3, 32, 32)
+    networks = [bdsa.load(p) for p in (exported, trained / "checkpoints/best.pt")]
+    with torch.inference_mode():
+        (a, used), (b, also) = (n(x, budget=0.4, return_usage=True) for n in networks)
+    assert torch.equal(a, b) and torch.equal(used.conditional_fraction, also.conditional_fraction)
+    assert not networks[0].training
+
+
+def test_it_says_what_it_is_and_nothing_of_the_machine(trained, exported):
+    with safe_open(exported, framework="pt") as file:
+        stated = file.metadata()["bdsa"]
+    assert str(trained.parent) not in stated
+    content = json.loads(stated)
+    assert content["attribution"] == "after someone, MIT" and content["model"]["mask_norm"] == "batch"
+    assert content["config"]["recipe"]["epochs"] == 1 and content["results"]["rows"][0]["budget"] == 0.4
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "needs checkpoint=PATH"),
+    (["checkpoint={run}/checkpoints/bets.pt"], "did you mean 'best.pt'"),
+    (["checkpoint={run}/checkpoints/best.pt", "out={run}/net.pt"], "must end in .safetensors"),
+])
+def test_bad_input_is_one_line(trained, arguments, message):
+    outcome = run(export_main, [a.format(run=trained) for a in arguments])
+    assert outcome.code == 1 and message in outcome.err and outcome.err.strip().count("\n") == 0
