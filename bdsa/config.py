@@ -156,7 +156,7 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))  # or a dense network
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
-    split: str | None = None            # train | val | test; default: the one of the training's results
+    split: str | None = None            # train | val | test | held_out; default: the one of the training's results
     out: str | None = None              # folder of results.json; default: beside the checkpoint
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
@@ -167,7 +167,7 @@ class EvaluateConfig:
         if self.budgets.targets is not None:
             Budgets(self.budgets.targets)
         if self.split is not None:
-            one_of("split", self.split, ("train", "val", "test"))
+            one_of("split", self.split, ("train", "val", "test", "held_out"))
         positive(self.trainer, "trainer", "eval_batch_size")
 
 
