@@ -39,6 +39,7 @@ class BudgetsConfig:
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
     differentiable_dilation: bool = True# the first layer's cost teaches the masks
+    cost_model: str = "executed"        # MACs that the budget losses see: executed | published; reports: executed
     calibrate: bool = True              # after training: thresholds that meet each budget
     calibration_images: int = 512       # training images used for that
     tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best
@@ -130,6 +131,7 @@ class TrainConfig:
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("recipe.schedule", self.recipe.schedule, ("cosine", "multistep", "constant"))
+        one_of("budgets.cost_model", self.budgets.cost_model, ("executed", "published"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
         one_of("tracker.mode", self.tracker.mode, ("wandb", "none"))
         one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda"))
