@@ -48,7 +48,7 @@ class BudgetsConfig:
 @dataclass
 class AwarenessConfig:
     metric: str = "none"                # none | l1 | l2
-    targets: str | None = None          # CSV: a row a model, a column a budget, top-1 in percent
+    targets: str | None = None          # imagenet, cifar10 or a CSV file, such as bdsa-targets makes
     row: str | None = None              # the CSV's row; default: the model's name
 
 
@@ -171,6 +171,19 @@ class EvaluateConfig:
         if self.split is not None:
             one_of("split", self.split, ("train", "val", "test", "held_out"))
         positive(self.trainer, "trainer", "eval_batch_size")
+
+
+@dataclass
+class TargetsConfig:
+    """Everything that `bdsa-targets` takes beside the folders."""
+    out: str = "targets.csv"            # the file; one that bdsa-targets made is replaced
+    dense: bool = False                 # a run of several budgets that trained 1.0 too gives the target of 1
+    budgets: list[float] | None = None  # further columns to have, so that what is missing is said
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        if self.budgets is not None:
+            Budgets(self.budgets)
 
 
 def positive(section: Any, prefix: str, *names: str) -> None:

@@ -48,6 +48,9 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
                           evaluated_budgets(parts.budgets), device)
     results = describe(network, config.model.name, splits, split, evaluation)
     results.update(epoch=best["epoch"], validated_on=splits.validated_on)
+    if parts.targets is not None:
+        results["awareness"] = {"metric": config.awareness.metric,
+                                "targets": dict(zip(parts.budgets.names, parts.targets))}
     best.update(state_dict=network.state_dict(), calibrated=True, results=results)
     checkpoints.save(run.best, best)
     pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
