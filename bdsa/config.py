@@ -43,6 +43,7 @@ class BudgetsConfig:
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
     differentiable_dilation: bool = True# the first layer's cost teaches the masks
+    cost_model: str = "executed"        # MACs that the budget losses see: executed | published; reports: executed
     calibrate: bool = True              # after training: thresholds that meet each budget
     calibration_images: int = 512       # training images used for that
     tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best
@@ -51,7 +52,7 @@ class BudgetsConfig:
 @dataclass
 class AwarenessConfig:
     metric: str = "none"                # none | l1 | l2
-    targets: str | None = None          # CSV: a row a model, a column a budget, top-1 in percent
+    targets: str | None = None          # imagenet, cifar10 or a CSV file, such as bdsa-targets makes
     row: str | None = None              # the CSV's row; default: the model's name
 
 
@@ -137,6 +138,7 @@ class TrainConfig:
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("recipe.schedule", self.recipe.schedule, ("cosine", "multistep", "constant"))
+        one_of("budgets.cost_model", self.budgets.cost_model, ("executed", "published"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
         one_of("model.mask_norm", self.model.mask_norm, ("none", "batch"))
         one_of("tracker.mode", self.tracker.mode, ("wandb", "none"))
@@ -164,7 +166,7 @@ class EvaluateConfig:
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))  # or a dense network
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
-    split: str | None = None            # train | val | test; default: the one of the training's results
+    split: str | None = None            # train | val | test | held_out; default: the one of the training's results
     out: str | None = None              # folder of results.json; default: beside the checkpoint
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
@@ -175,7 +177,7 @@ class EvaluateConfig:
         if self.budgets.targets is not None:
             Budgets(self.budgets.targets)
         if self.split is not None:
-            one_of("split", self.split, ("train", "val", "test"))
+            one_of("split", self.split, ("train", "val", "test", "held_out"))
         positive(self.trainer, "trainer", "eval_batch_size")
 
 
@@ -190,6 +192,19 @@ class ExportConfig:
         """Raise UserError for the first value that breaks a rule."""
         if self.checkpoint is None:
             raise UserError("bdsa-export needs checkpoint=PATH, such as runs/NAME/checkpoints/best.pt")
+
+
+@dataclass
+class TargetsConfig:
+    """Everything that `bdsa-targets` takes beside the folders."""
+    out: str = "targets.csv"            # the file; one that bdsa-targets made is replaced
+    dense: bool = False                 # a run of several budgets that trained 1.0 too gives the target of 1
+    budgets: list[float] | None = None  # further columns to have, so that what is missing is said
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        if self.budgets is not None:
+            Budgets(self.budgets)
 
 
 def positive(section: Any, prefix: str, *names: str) -> None:

@@ -54,14 +54,15 @@ class Objective:
         logits, usage = network(
             images, budget=budget, return_usage=True, temperature=self.temperature(epoch),
             noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
-            differentiable_dilation=settings.differentiable_dilation)
+            differentiable_dilation=settings.differentiable_dilation,
+            published_cost=settings.cost_model == "published")
         losses = {"task": self.task(logits.float(), labels)}
         total = settings.task_weight * losses["task"]
         if budget != DENSE:
             target = target_at(progress, budget, settings.warmup)
             lower, upper = block_bounds(target, progress, settings.anneal)
-            losses["network"] = network_budget_loss(usage.conditional_fraction, target)
-            losses["block"] = block_budget_loss(usage.block_fractions, lower, upper)
+            losses["network"] = network_budget_loss(usage.loss_fraction, target)
+            losses["block"] = block_budget_loss(usage.loss_block_fractions, lower, upper)
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
         if self.teacher is not None and not (self.teacher is self_teacher and budget == DENSE):
             losses["kd"] = distillation_loss(logits, self.teacher(network, images), self.teaching.temperature)

@@ -47,7 +47,10 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
     evaluation = evaluate(network, eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers),
                           evaluated_budgets(parts.budgets), device)
     results = describe(network, config.model.name, splits, split, evaluation)
-    results["epoch"] = best["epoch"]
+    results.update(epoch=best["epoch"], validated_on=splits.validated_on)
+    if parts.targets is not None:
+        results["awareness"] = {"metric": config.awareness.metric,
+                                "targets": dict(zip(parts.budgets.names, parts.targets))}
     best.update(state_dict=network.state_dict(), calibrated=True, results=results)
     checkpoints.save(run.best, best)
     pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
@@ -107,7 +110,8 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
     results = json.loads(run.results_file.read_text())
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
-    print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}")
+    print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}, "
+          f"chosen on {results['validated_on']}")
     if DENSE not in results["trained_budgets"]:
         print("the dense budget was not trained: its row is the shared weights with all masks one")
     parts = [("folder", run.path), ("checkpoint", run.best), ("metrics", run.metrics.path),

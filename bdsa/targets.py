@@ -24,13 +24,10 @@ def read_targets(source: str, row: str, budgets: Budgets) -> list[float]:
     shipped = {p.stem: p for p in SHIPPED.glob("*.csv")}
     path = shipped.get(source, Path(source))
     if not path.is_file():
-        raise UserError(f"targets file {source} does not exist{nearest(source, shipped)}; shipped: "
+        beside = [str(p) for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
+        raise UserError(f"targets file {source} does not exist{nearest(source, [*shipped, *beside])}; shipped: "
                         f"{', '.join(sorted(shipped))}")
-    with path.open(newline="") as file:
-        table = {line["model"]: line for line in csv.DictReader(file) if line.get("model")}
-    if not table:
-        raise UserError(f"targets file {source} has no column 'model' or no rows: its first line must be "
-                        f"model,0.3,0.5,...")
+    table = _rows(source, path)
     plain = row.split(".")[0]
     name = next((n for n in (row, plain, plain.removeprefix("cifar_")) if n in table), None)
     if name is None:
@@ -41,14 +38,35 @@ def read_targets(source: str, row: str, budgets: Budgets) -> list[float]:
             by_value[round(float(column), 6)] = text
         except (TypeError, ValueError):
             continue  # the name, or a remark
-    return [_target(source, name, budget, by_value.get(budget)) for budget in budgets]
+    return [_target(source, name, budget, by_value) for budget in budgets]
 
 
-def _target(source: str, name: str, budget: float, text: str | None) -> float:
+def _rows(source: str, path: Path) -> dict[str, dict[str, str]]:
+    """Model -> its line."""
+    table: dict[str, dict[str, str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
+            for line in csv.DictReader(file):
+                name = line.get("model")
+                if name in table:
+                    raise UserError(f"targets file {source} has two rows for {name}: keep one")
+                if name:
+                    table[name] = line
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"targets file {source} is not a CSV file: {str(error).splitlines()[0]}") from error
+    if not table:
+        raise UserError(f"targets file {source} has no column 'model' or no rows: its first line must be "
+                        f"model,0.3,0.5,...")
+    return table
+
+
+def _target(source: str, name: str, budget: float, entries: dict[float, str | None]) -> float:
     """One entry as a number in (0, 100]."""
+    text = entries.get(budget)
     if text is None or not text.strip():
-        raise UserError(f"targets file {source} has no entry for {name} at budget {budget:g}: awareness needs the "
-                        f"top-1 that a single-budget network reaches there")
+        there = ", ".join(f"{b:g}" for b, entry in sorted(entries.items()) if entry and entry.strip())
+        raise UserError(f"targets file {source} has no entry for {name} at budget {budget:g} (there: {there or 'none'})"
+                        f": awareness needs the top-1 that a single-budget network reaches there")
     try:
         value = float(text)
     except ValueError:

@@ -69,10 +69,10 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
 
     # ----------------------------------------------------------------------------------------------
     # What the loop needs
-    for dataset in filter(None, (parts.splits.train, parts.splits.val, parts.splits.test)):
+    for dataset in filter(None, (parts.splits.train, parts.splits.validation, parts.splits.test)):
         dataset.draw()
     loader = parts.loader
-    val_loader = eval_loader(limited(parts.splits.val, config.trainer.limit_eval_images),
+    val_loader = eval_loader(limited(parts.splits.validation, config.trainer.limit_eval_images),
                              config.trainer.eval_batch_size, config.data.workers)
     batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
     updates = max(batches // recipe.accumulation, 1)                   # optimiser steps an epoch
@@ -99,7 +99,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                  config.model.name, ", ".join(f"{b:g}" for b in budgets), parts.splits.name,
                  f"{len(parts.splits.train):,}", len(network.adaptive_blocks()),
                  sum(p.numel() for p in network.parameters()) / 1e6, device)
-        for note in parts.splits.notes:
+        for note in (*parts.splits.notes, parts.splits.choice):
             log.info("note: %s", note)
 
     # ----------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                 "temperature": objective.temperature(epoch), "seconds": trained_for,
                 "images_per_second": steps * recipe.batch_size / trained_for}
             rows = evaluate(network, val_loader, budgets, device).rows
-            eval_rows = [{"kind": "eval", "epoch": done, "split": "val", **row} for row in rows]
+            eval_rows = [{"kind": "eval", "epoch": done, "split": parts.splits.validated_on, **row} for row in rows]
             for row in (train_row, *eval_rows):
                 run.metrics.append(row)
             tracker.log_train(train_row)

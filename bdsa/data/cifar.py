@@ -31,6 +31,5 @@ def _build(kind: type[datasets.CIFAR10], spec: DataSpec) -> Sources:
             raise UserError(f"cannot download {spec.name} to '{root}': {reason}") from error
         raise UserError(f"{spec.name} is missing or damaged in '{root}' (expected {kind.base_folder}): "
                         f"set data.download=true to fetch it") from error
-    note = (f"val is the test split: {spec.name} has no validation images, so the best epoch is "
-            f"chosen on the test images")
+    note = f"val is the test split: {spec.name} has no validation images"
     return Sources(train, test, test, list(train.classes), native_size=32, notes=[note])

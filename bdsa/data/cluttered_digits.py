@@ -83,7 +83,7 @@ class ClutteredDigits(Dataset):
         count, size = self.count, self.size
         sprites, _ = _originals()
         pools = split_originals(self.split)
-        labels = np.arange(count, dtype=np.int64) % 10
+        labels = self.targets
         images = np.empty((count, size, size, 3), np.uint8)
         boxes = np.empty((count, 4), np.int64)
         originals = np.empty(count, np.int64)
@@ -102,6 +102,11 @@ class ClutteredDigits(Dataset):
             part = slice(rows.start, rows.stop)
             images[part], boxes[part] = clutter.draw(uniforms, noise, sprites[originals[part]])
         return images, labels, boxes, originals
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The labels [N] int64, known without drawing."""
+        return np.arange(self.count, dtype=np.int64) % 10
 
     def draw(self) -> None:
         """Draw now: before workers are forked, which would each draw all images again."""

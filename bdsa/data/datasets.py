@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from bdsa.data import cifar, image_folder  # noqa: F401  they register themselves
 from bdsa.data.cluttered_digits import ClutteredDigits, check_digits
+from bdsa.data.held_out import check_held_out, hold_out
 from bdsa.data.registry import DataSpec, Sources, dataset_names, entry, ignored_fields, register_dataset
 from bdsa.data.transforms import (
     SMALL,
@@ -26,7 +27,8 @@ from bdsa.errors import UserError, unknown
 __all__ = ["DataSpec", "Sources", "Splits", "TransformedDataset", "create_splits", "dataset_names",
            "get_split", "register_dataset"]
 
-SPLITS = ("train", "val", "test")
+DRAWN = ("train", "val", "test")
+SPLITS = (*DRAWN, "held_out")
 
 
 class TransformedDataset(Dataset):
@@ -55,9 +57,10 @@ class Splits:
     """The images of one data set, ready for the loaders; each item is (float32 [3, S, S], int).
 
     Fields:
-        train: augmented.
-        val: for the metrics of every epoch and the choice of the best one.
+        train: augmented, without the images held out.
+        val: the data set's validation images.
         test: None when the data set has none.
+        held_out: the training images of `data.held_out`, with the evaluation transform, or None.
         train_eval: the training images with the evaluation transform, to calibrate thresholds.
         classes: the name of each label.
         image_size: S in pixels.
@@ -69,6 +72,7 @@ class Splits:
     train: TransformedDataset
     val: TransformedDataset
     test: TransformedDataset | None
+    held_out: TransformedDataset | None
     train_eval: TransformedDataset
     classes: list[str]
     image_size: int
@@ -81,6 +85,28 @@ class Splits:
     def reported(self) -> str:
         """Name of the split that results are measured on, unless another is asked for."""
         return "val" if self.test is None else "test"
+
+    @property
+    def validated_on(self) -> str:
+        """Name of the split that chooses the best epoch and weighs the budgets: held_out, val, or test where val is
+        the test split."""
+        if self.held_out is not None:
+            return "held_out"
+        return "test" if self.val is self.test else "val"
+
+    @property
+    def validation(self) -> TransformedDataset:
+        """The images of `validated_on`."""
+        return getattr(self, self.validated_on)
+
+    @property
+    def choice(self) -> str:
+        """A sentence for the user: which images choose the epoch, and which are reported."""
+        images = f"{len(self.validation):,} images of {self.validated_on}"
+        if self.validated_on != self.reported:
+            return f"the best epoch is chosen on the {images}; the results are those of {self.reported}"
+        return (f"the best epoch is chosen on the {images}, which are reported too; data.held_out=0.1 would choose it "
+                f"on training images")
 
 
 def create_splits(spec: DataSpec) -> Splits:
@@ -95,6 +121,7 @@ def create_splits(spec: DataSpec) -> Splits:
     mean = list(IMAGENET_DEFAULT_MEAN if spec.mean is None else spec.mean)
     std = list(IMAGENET_DEFAULT_STD if spec.std is None else spec.std)
     check_transforms(spec.augmentation, size, spec.resize, mean, std)
+    check_held_out(spec.held_out)
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
 
     sources = known.build(replace(spec, image_size=size))
@@ -105,25 +132,30 @@ def create_splits(spec: DataSpec) -> Splits:
     evaluation = eval_transform(*options)
     test = None if sources.test is None else TransformedDataset(sources.test, evaluation)
     val = test if sources.val is sources.test else TransformedDataset(sources.val, evaluation)
-    return Splits(train=TransformedDataset(sources.train, train_transform(*options)),
-                  val=val, test=test,
-                  train_eval=TransformedDataset(sources.train, evaluation),
+    train, held_out = sources.train, None
+    if spec.held_out is not None:
+        train, kept = hold_out(train, spec.held_out, spec.seed, sources.classes)
+        held_out = TransformedDataset(kept, evaluation)
+    return Splits(train=TransformedDataset(train, train_transform(*options)),
+                  val=val, test=test, held_out=held_out,
+                  train_eval=TransformedDataset(train, evaluation),
                   classes=list(sources.classes), image_size=size, mean=mean, std=std, name=spec.name,
                   notes=notes + sources.notes)
 
 
 def get_split(splits: Splits, name: str) -> TransformedDataset:
-    """Return the split "train" (augmented), "val" or "test".
+    """Return the split "train" (augmented), "val", "test" or "held_out".
 
     Raises:
-        UserError: for another name, or "test" where the data set has none.
+        UserError: for another name, or one that these splits lack.
     """
     if name not in SPLITS:
         raise unknown("split", name, SPLITS)
     dataset = getattr(splits, name)
     if dataset is None:
         there = [s for s in SPLITS if getattr(splits, s) is not None]
-        raise UserError(f"data set '{splits.name}' has no split '{name}'; it has {', '.join(there)}")
+        hint = ": data.held_out=0.1 would make one" if name == "held_out" else ""
+        raise UserError(f"data set '{splits.name}' has no split '{name}'; it has {', '.join(there)}{hint}")
     return dataset
 
 
@@ -131,7 +163,7 @@ def get_split(splits: Splits, name: str) -> TransformedDataset:
 def build_cluttered_digits(spec: DataSpec) -> Sources:
     """Draw the three splits of the embedded data set at the size asked for."""
     counts = {split: check_digits(split, spec.image_size, spec.seed, getattr(spec, f"{split}_images"))
-              for split in SPLITS}
-    drawn = {split: ClutteredDigits(split, spec.image_size, spec.seed, counts[split]) for split in SPLITS}
+              for split in DRAWN}
+    drawn = {split: ClutteredDigits(split, spec.image_size, spec.seed, counts[split]) for split in DRAWN}
     return Sources(drawn["train"], drawn["val"], drawn["test"], ClutteredDigits.classes,
                    native_size=spec.image_size)

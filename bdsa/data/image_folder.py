@@ -32,21 +32,20 @@ def build_folder(spec: DataSpec) -> Sources:
     """Read root/train and root/val or root/test; with test alone, val is the test split."""
     root = check_root(spec)
     present = _folders(root)
-    held_out = [name for name in ("val", "test") if name in present]
+    others = [name for name in ("val", "test") if name in present]
     listing = ", ".join(present) or "no folders"
     if "train" not in present:
         raise UserError(f"'{root}' has no folder train{nearest('train', present)}; there: {listing}")
-    if not held_out:
+    if not others:
         raise UserError(f"'{root}' has neither val nor test{nearest('val', present)}; there: {listing}")
 
     classes = _folders(root / "train")
-    for split in ("train", *held_out):
+    for split in ("train", *others):
         _check_classes(root / split, classes)
-    read = {split: RgbFolder(root / split) for split in ("train", *held_out)}
+    read = {split: RgbFolder(root / split) for split in ("train", *others)}
     notes = []
-    if held_out == ["test"]:
-        notes.append(f"val is the test split: '{root}' has no folder val, so the best epoch is "
-                     f"chosen on the test images")
+    if others == ["test"]:
+        notes.append(f"val is the test split: '{root}' has no folder val")
     return Sources(read["train"], read.get("val", read.get("test")), read.get("test"), classes,
                    natural_size=_common_side(read["train"].samples), notes=notes)
 

@@ -18,7 +18,8 @@ class Sources:
     """What a builder returns: data sets of (PIL RGB image, int label), nothing augmented yet.
 
     Fields:
-        train, val, test: map-style data sets; `val` may be the same object as `test`.
+        train, val, test: map-style data sets; `val` may be the same object as `test`. `train.targets`,
+            the label of each image, is what `data.held_out` needs.
         classes: the name of each label.
         native_size: side of the images when all are square and of one size; None when they vary.
         natural_size: side of most of them, as far as a look at a few can tell; the image size that

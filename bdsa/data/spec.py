@@ -14,7 +14,8 @@ class DataSpec:
     std: list[float] | None = None      # likewise
     augmentation: str = "crop"          # none | crop | crop_flip (CIFAR's) | resized_crop_flip (ImageNet's) | auto
     resize: int | None = None           # evaluation: shorter side before the centre crop; default: 256/224 or none
-    seed: int = 0                       # which images a generated data set draws
+    held_out: float | None = None       # training images kept to choose the epoch by: a number, or a fraction below 1
+    seed: int = 0                       # which images a generated data set draws, and which are held out
     train_images: int | None = None     # how many it draws
     val_images: int | None = None       # likewise
     test_images: int | None = None      # likewise

@@ -12,17 +12,20 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def macs_per_position(*layers: nn.Module) -> int:
+def macs_per_position(*layers: nn.Module, groups_twice: bool = False) -> int:
     """MACs that the layers spend on one output position of one image.
 
     Args:
         layers: convolutions (groups respected: a depthwise 7x7 costs 49 C) and linear layers.
+        groups_twice: divide a grouped convolution by its groups once more, as the authors' code does
+            (a depthwise 7x7 then costs 49).
     """
     total = 0
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             height, width = layer.kernel_size
-            total += layer.out_channels * (layer.in_channels // layer.groups) * height * width
+            macs = layer.out_channels * (layer.in_channels // layer.groups) * height * width
+            total += macs // layer.groups if groups_twice else macs
         elif isinstance(layer, nn.Linear):
             total += layer.in_features * layer.out_features
         else:

@@ -42,9 +42,9 @@ class AdaptiveBlock:
 
     def run(self, x: Tensor, request: Request) -> tuple[Tensor, BlockUsage]:
         """x: [B, C, H, W] -> the block's output and what it used for the requested budget."""
-        dilated_macs, masked_macs = self.macs_per_position()
         if request.budget is None:
             y = self(x)
+            dilated_macs, masked_macs = self.macs_per_position()
             mask = y.new_ones((y.shape[0], 1, *y.shape[2:]), dtype=torch.bool)
             total = self.dilated_positions(x, y) * dilated_macs + y.shape[2] * y.shape[3] * masked_macs
             cost = torch.full((y.shape[0],), float(total), device=y.device, dtype=torch.float64)
@@ -55,23 +55,43 @@ class AdaptiveBlock:
             logits = logits + gumbel_difference(logits)
         mask = straight_through(logits, request.temperature)
         y = self.masked(x, mask.to(x.dtype), request.budget)
+        source = logits if request.differentiable_dilation else logits.detach()
+        cost, total = self.cost(mask, source, x, request)
+        loss_cost = self.cost(mask, source, x, request, published=True) if request.published_cost else None
+        mask_macs = unit.macs(*mask.shape[2:])
+        return y, BlockUsage(mask.detach().bool(), cost, total, mask_macs, clean.detach(), loss_cost)
+
+    def cost(self, mask: Tensor, logits: Tensor, x: Tensor, request: Request,
+             published: bool = False) -> tuple[Tensor, int]:
+        """Conditional MACs [B] that a mask makes the block spend, and those of the dense block.
+
+        Args:
+            mask, logits: [B, 1, h, w], the decision and what it was made from.
+            x: [B, C, H, W], the block's input.
+            published: count as the authors' code does; see `Request.published_cost`.
+        """
+        dilated_macs, masked_macs = self.macs_per_position(groups_twice=published)
         cost = active(mask) * masked_macs
         total = mask.shape[2] * mask.shape[3] * masked_macs
         if dilated_macs:
-            source = logits if request.differentiable_dilation else logits.detach()
-            dilated = straight_through(self.dilate(source, x), request.temperature)
+            dilated = dilate(logits) if published else self.dilate(logits, x)
+            dilated = straight_through(dilated, request.temperature)
             cost = cost + active(dilated) * dilated_macs
             total += dilated.shape[2] * dilated.shape[3] * dilated_macs
-        mask_macs = unit.macs(*mask.shape[2:])
-        return y, BlockUsage(mask.detach().bool(), cost, total, mask_macs, clean.detach())
+        return cost, total
 
     def geometry(self) -> tuple[int, int]:
         """Input channels and stride of the block."""
         raise NotImplementedError
 
-    def macs_per_position(self) -> tuple[int, int]:
-        """MACs per position of the layers at D(m) and of the layers at m."""
+    def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """The layers with MACs that are computed at D(m), and those at m."""
         raise NotImplementedError
+
+    def macs_per_position(self, groups_twice: bool = False) -> tuple[int, int]:
+        """MACs per position of the layers at D(m) and of the layers at m."""
+        dilated, masked = (macs_per_position(*layers, groups_twice=groups_twice) for layers in self.layers())
+        return dilated, masked
 
     def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
         """Logits of D(m), at the resolution where the layers at D(m) are computed."""
@@ -107,8 +127,8 @@ class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
     def geometry(self) -> tuple[int, int]:
         return self.conv1.in_channels, self.conv1.stride[0]
 
-    def macs_per_position(self) -> tuple[int, int]:
-        return macs_per_position(self.conv1), macs_per_position(self.conv2)
+    def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        return [self.conv1], [self.conv2]
 
     def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x), budget))
@@ -124,8 +144,8 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
     def geometry(self) -> tuple[int, int]:
         return self.conv1.in_channels, self.conv2.stride[0]
 
-    def macs_per_position(self) -> tuple[int, int]:
-        return macs_per_position(self.conv1), macs_per_position(self.conv2, self.conv3)
+    def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        return [self.conv1], [self.conv2, self.conv3]
 
     def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
         return dilate_to_input(logits, self.conv2.stride[0], tuple(x.shape[2:]))
@@ -153,8 +173,8 @@ class AdaptiveConvNeXtBlock(AdaptiveBlock, ConvNeXtBlock):
     def geometry(self) -> tuple[int, int]:
         return self.conv_dw.in_channels, self.conv_dw.stride[0]
 
-    def macs_per_position(self) -> tuple[int, int]:
-        return 0, macs_per_position(self.conv_dw, self.mlp.fc1, self.mlp.fc2)
+    def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        return [], [self.conv_dw, self.mlp.fc1, self.mlp.fc2]
 
     def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
         y = self.conv_dw(x)

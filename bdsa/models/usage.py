@@ -17,11 +17,15 @@ class Request:
         temperature: tau of the straight-through gradient.
         noise: whether Gumbel noise is added to the mask logits.
         differentiable_dilation: whether the first layer's cost carries a gradient to the masks.
+        published_cost: whether the budget losses see the MACs that the authors' code counts: the first
+            layer of a strided bottleneck at output resolution, grouped convolutions divided by their
+            groups twice. What is reported stays what is executed.
     """
     budget: str | None
     temperature: float = 1.0
     noise: bool = False
     differentiable_dilation: bool = True
+    published_cost: bool = False
 
 
 class BlockUsage(NamedTuple):
@@ -31,6 +35,7 @@ class BlockUsage(NamedTuple):
     total: int         # conditional MACs of the dense block
     mask_macs: int     # MACs of the mask unit itself
     logits: Tensor | None
+    loss_cost: tuple[Tensor, int] | None = None  # cost and total for the budget losses; None: those above
 
 
 @dataclass
@@ -43,6 +48,8 @@ class Usage:
         block_fractions: float64 [B, blocks], share of each block's conditional MACs that ran.
         conditional_fraction: float64 [B], F = sum(cost) / sum(total): what a budget asks for.
         macs: float64 [B], MACs of the whole network, mask units included.
+        loss_block_fractions, loss_fraction: the two fractions as the budget losses see them; they differ
+            from those above only where the request says `published_cost`.
 
     Fractions carry a gradient to the mask units while training.
     """
@@ -51,14 +58,25 @@ class Usage:
     block_fractions: Tensor
     conditional_fraction: Tensor
     macs: Tensor
+    loss_block_fractions: Tensor
+    loss_fraction: Tensor
 
     @classmethod
     def gather(cls, blocks: list[BlockUsage], dense_macs: int) -> Usage:
         """Sum up the blocks of a network whose dense form costs `dense_macs` per image."""
-        costs = torch.stack([b.cost for b in blocks], dim=1)                # [B, blocks]
-        totals = costs.new_tensor([b.total for b in blocks])                # [blocks]
+        block_fractions, fraction, cost = _fractions([(b.cost, b.total) for b in blocks])
+        loss_block_fractions, loss_fraction = block_fractions, fraction
+        if any(b.loss_cost is not None for b in blocks):
+            loss_block_fractions, loss_fraction, _ = _fractions([b.loss_cost or (b.cost, b.total) for b in blocks])
         constant = dense_macs - sum(b.total for b in blocks) + sum(b.mask_macs for b in blocks)
-        cost = costs.sum(dim=1)                                             # [B]
         return cls(masks=[b.mask for b in blocks], mask_logits=[b.logits for b in blocks],
-                   block_fractions=costs / totals, conditional_fraction=cost / totals.sum(),
-                   macs=cost.detach() + constant)
+                   block_fractions=block_fractions, conditional_fraction=fraction, macs=cost.detach() + constant,
+                   loss_block_fractions=loss_block_fractions, loss_fraction=loss_fraction)
+
+
+def _fractions(blocks: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Each block's share [B, blocks], the network's [B] and the cost [B], of (cost [B], total) a block."""
+    costs = torch.stack([cost for cost, _ in blocks], dim=1)                # [B, blocks]
+    totals = costs.new_tensor([total for _, total in blocks])               # [blocks]
+    cost = costs.sum(dim=1)                                                 # [B]
+    return costs / totals, cost / totals.sum(), cost
