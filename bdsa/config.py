@@ -35,8 +35,8 @@ class BudgetsConfig:
     targets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])  # in (0, 1]; 1.0 is dense
     network_weight: float = 10.0        # of (F - b)^2
     block_weight: float = 10.0          # of the bounds on every block
-    warmup: float = 0.0                 # share of the training over which the wanted fraction falls from 1 to the budget
-    control_gain: float = 0.0           # logits per unit of fraction missed, moved into the thresholds; 0: losses alone
+    warmup: float = 0.0                 # share of the training in which the wanted fraction falls from 1 to b
+    control_gain: float = 0.0           # thresholds move by this times the missed fraction; 0: losses alone
     task_weight: float = 1.0            # of the cross-entropy
     anneal: float = 0.33                # share of the epochs after which blocks are free
     temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order
