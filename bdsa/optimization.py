@@ -45,10 +45,14 @@ def create_schedule(optimizer: Optimizer, recipe: RecipeConfig, updates_per_epoc
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group.get("lr_scale", 1.0)
         return None
+    # timm adds a prefixed warm-up to num_epochs: without the difference the cosine would be cut off before
+    # it reaches min_lr. At least one epoch, so that a trial that is all warm-up has a schedule too.
+    cosine = recipe.schedule == "cosine"
+    epochs = max(recipe.epochs - recipe.warmup_epochs, 1) if cosine else recipe.epochs
     schedule, _ = create_scheduler_v2(
-        optimizer, sched=recipe.schedule, num_epochs=recipe.epochs, step_on_epochs=False,
+        optimizer, sched=recipe.schedule, num_epochs=epochs, step_on_epochs=False,
         updates_per_epoch=updates_per_epoch, warmup_epochs=recipe.warmup_epochs,
-        warmup_prefix=recipe.schedule == "cosine", warmup_lr=recipe.lr / 100, min_lr=recipe.min_lr,
+        warmup_prefix=cosine, warmup_lr=recipe.lr / 100, min_lr=recipe.min_lr,
         decay_milestones=recipe.milestones, decay_rate=recipe.decay_rate)
     schedule.step_update(0)
     return schedule
