@@ -25,6 +25,7 @@ class Parts:
     network: AdaptiveNetwork
     splits: Splits
     loader: EpochLoader
+    batches: int                        # that an epoch uses: the loader's, unless a dry run limits them
     budgets: Budgets
     targets: list[float] | None
     teacher: Teacher | None
@@ -62,6 +63,11 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
     splits = create_splits(config.data)
     loader = train_loader(splits.train, config.recipe.batch_size, config.data.workers, config.trainer.seed)
+    batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
+    recipe = config.recipe
+    if batches < recipe.accumulation:
+        raise UserError(f"recipe.accumulation={recipe.accumulation} is more than an epoch's {batches} batches of "
+                        f"{recipe.batch_size} images: no update would be made; give {batches} or less")
     torch.manual_seed(config.trainer.seed)
     model = config.model
     spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args)
@@ -72,7 +78,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)
     teacher = create_teacher(config.teacher, splits, model.name, device)
-    return Parts(spec, network, splits, loader, budgets, targets, teacher)
+    return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
 
 
 def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:

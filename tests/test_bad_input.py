@@ -79,6 +79,8 @@ class Hostile:
     (["model.weights={files}/seven.pt"], ["7 classes", "10", "reset_head"]),
     (["model=cifar_resnet14", "model.weights={files}/seven.pt", "model.reset_head=true"], ["missing", "layer1.1"]),
     (["trainer.device=cuda:0"], ["cuda"]),
+    (["recipe.accumulation=7"], ["recipe.accumulation=7", "6 batches", "give 6"]),
+    (["recipe.accumulation=3", "trainer.limit_train_batches=2"], ["2 batches"]),
     (["recipe.batch_size=9999"], ["9999", "96"]),
 ])
 def test_training(files, tmp_path, arguments, expected):

@@ -54,11 +54,15 @@ class Usage:
 
     @classmethod
     def gather(cls, blocks: list[BlockUsage], dense_macs: int) -> Usage:
-        """Sum up the blocks of a network whose dense form costs `dense_macs` per image."""
+        """Sum up the blocks of a network whose dense form costs `dense_macs` per image.
+
+        The totals stay Python numbers: as a tensor they would have to be copied to the device, which waits for it.
+        """
         costs = torch.stack([b.cost for b in blocks], dim=1)                # [B, blocks]
-        totals = costs.new_tensor([b.total for b in blocks])                # [blocks]
-        constant = dense_macs - sum(b.total for b in blocks) + sum(b.mask_macs for b in blocks)
+        total = sum(b.total for b in blocks)
+        constant = dense_macs - total + sum(b.mask_macs for b in blocks)
         cost = costs.sum(dim=1)                                             # [B]
         return cls(masks=[b.mask for b in blocks], mask_logits=[b.logits for b in blocks],
-                   block_fractions=costs / totals, conditional_fraction=cost / totals.sum(),
+                   block_fractions=torch.stack([b.cost / b.total for b in blocks], dim=1),
+                   conditional_fraction=cost / total,
                    macs=cost.detach() + constant)
