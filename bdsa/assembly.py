@@ -72,13 +72,24 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     model = config.model
     spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
-                           reset_head=model.reset_head, norm_affine=model.norm_affine, **model.args)
+                           reset_head=model.reset_head, norm_affine=model.norm_affine, **model.args,
+                           **drop_path(config))
     check_image_size(network, model.name, splits.image_size)
     network.to(device)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)
     teacher = create_teacher(config.teacher, splits, model.name, device)
     return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
+
+
+def drop_path(config: TrainConfig) -> dict[str, float]:
+    """timm's argument for stochastic depth. It is not part of the network's form: it acts in training only."""
+    if not config.recipe.drop_path:
+        return {}
+    if "drop_path_rate" in config.model.args:
+        raise UserError(f"recipe.drop_path={config.recipe.drop_path} and model.args.drop_path_rate="
+                        f"{config.model.args['drop_path_rate']} are the same setting: give one of them")
+    return {"drop_path_rate": config.recipe.drop_path}
 
 
 def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:

@@ -74,7 +74,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
     val_loader = eval_loader(limited(parts.splits.val, config.trainer.limit_eval_images),
                              config.trainer.eval_batch_size, config.data.workers)
     step = TrainStep(config, parts, device)
-    best: list[dict] | None = None
+    best: dict[str, list[dict]] = {}                            # "raw" and "ema" -> the best epoch's rows
     first_epoch = 0
 
     # ----------------------------------------------------------------------------------------------
@@ -94,6 +94,10 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                  sum(p.numel() for p in network.parameters()) / 1e6, device)
         for note in parts.splits.notes:
             log.info("note: %s", note)
+        if recipe.ema_decay is not None and 1 / (1 - recipe.ema_decay) > step.total / recipe.accumulation:
+            log.info("note: recipe.ema_decay=%g averages over %s updates and this training has %s: the average stays "
+                     "near the start", recipe.ema_decay, f"{1 / (1 - recipe.ema_decay):,.0f}",
+                     f"{step.total // recipe.accumulation:,}")
 
     # ----------------------------------------------------------------------------------------------
     # Epochs
@@ -124,25 +128,29 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
             train_row = {
                 "kind": "train", "epoch": done, "step": done * step.per_epoch,
                 "loss": {n: v for n, v in means.items() if "/" not in n}, "fraction": fractions,
-                "weight": dict(zip(budgets.names, step.weights)), "lr": step.optimizer.param_groups[0]["lr"],
+                "weight": dict(zip(budgets.names, step.weights)), "lr": step.learning_rate,
                 "temperature": step.objective.temperature(epoch), "seconds": trained_for,
                 "images_per_second": step.per_epoch * recipe.batch_size / trained_for}
-            rows = evaluate(network, val_loader, budgets, device).rows
-            eval_rows = [{"kind": "eval", "epoch": done, "split": "val", **row} for row in rows]
+            rows = {w: evaluate(n, val_loader, budgets, device).rows for w, n in step.networks().items()}
+            eval_rows = [{"kind": "eval", "epoch": done, "split": "val", "weights": w, **row}
+                         for w, measured in rows.items() for row in measured]
             for row in (train_row, *eval_rows):
                 run.metrics.append(row)
             tracker.log_train(train_row)
             tracker.log_eval(eval_rows)
-            if parts.targets is not None:
-                step.weights = awareness_weights(config.awareness.metric, [r["top1"] for r in rows], parts.targets)
-            if is_better(rows, best, config.budgets.tolerance):
-                best = rows
-                checkpoints.save(run.best, checkpoints.network_content(
-                    network, parts.spec, epoch=done, calibrated=False, config=run.config))
+            if parts.targets is not None:  # by the weights that are trained, not by their average
+                top1 = [r["top1"] for r in rows["raw"]]
+                step.weights = awareness_weights(config.awareness.metric, top1, parts.targets)
+            for kind, candidate in step.networks().items():
+                if is_better(rows[kind], best.get(kind), config.budgets.tolerance):
+                    best[kind] = rows[kind]
+                    checkpoints.save(run.best_of(kind), checkpoints.network_content(
+                        candidate, parts.spec, epoch=done, weights=kind, calibrated=False, config=run.config))
             checkpoints.save(run.last, checkpoints.network_content(
                 network, parts.spec, epoch=done, best=best, config=run.config, **step.state_dict()))
             left = (time.monotonic() - started) / (done - first_epoch) * (recipe.epochs - done)
+            shown = {w: "  ".join(f"{r['name']} {r['top1']:.1f} ({r['conditional_fraction']:.2f})" for r in measured)
+                     for w, measured in rows.items()}
             log.info("epoch %*d/%d  loss %.3f  top-1 (fraction)  %s  %.0f images/s  ETA %s",
-                     len(str(recipe.epochs)), done, recipe.epochs, means["total"],
-                     "  ".join(f"{r['name']} {r['top1']:.1f} ({r['conditional_fraction']:.2f})" for r in rows),
+                     len(str(recipe.epochs)), done, recipe.epochs, means["total"], "  ema ".join(shown.values()),
                      train_row["images_per_second"], duration(left))
