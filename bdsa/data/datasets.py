@@ -17,6 +17,7 @@ from bdsa.data.transforms import (
     SMALL,
     Transform,
     augmentation_for,
+    check_extras,
     check_transforms,
     eval_transform,
     train_transform,
@@ -95,6 +96,7 @@ def create_splits(spec: DataSpec) -> Splits:
     mean = list(IMAGENET_DEFAULT_MEAN if spec.mean is None else spec.mean)
     std = list(IMAGENET_DEFAULT_STD if spec.std is None else spec.std)
     check_transforms(spec.augmentation, size, spec.resize, mean, std)
+    check_extras(spec.rand_augment, spec.random_erasing)
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
 
     sources = known.build(replace(spec, image_size=size))
@@ -105,7 +107,8 @@ def create_splits(spec: DataSpec) -> Splits:
     evaluation = eval_transform(*options)
     test = None if sources.test is None else TransformedDataset(sources.test, evaluation)
     val = test if sources.val is sources.test else TransformedDataset(sources.val, evaluation)
-    return Splits(train=TransformedDataset(sources.train, train_transform(*options)),
+    training = train_transform(*options, spec.rand_augment, spec.random_erasing)
+    return Splits(train=TransformedDataset(sources.train, training),
                   val=val, test=test,
                   train_eval=TransformedDataset(sources.train, evaluation),
                   classes=list(sources.classes), image_size=size, mean=mean, std=std, name=spec.name,
