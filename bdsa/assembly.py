@@ -7,6 +7,7 @@ import torch
 
 from bdsa.budgets import Budgets
 from bdsa.checkpoints import ModelSpec
+from bdsa.compilation import check_compiler
 from bdsa.config import TrainConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits
 from bdsa.data.loaders import EpochLoader, train_loader
@@ -55,6 +56,8 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     budgets = Budgets(config.budgets.targets)
     check_model_name(config.model.name)
     check_optimizer(config.recipe)
+    if config.trainer.compile:
+        check_compiler(device)
     targets = None
     if config.awareness.metric != "none":
         if config.awareness.targets is None:

@@ -119,6 +119,7 @@ class TrainerConfig:
     threads: int | None = None          # CPU threads; default: torch's choice
     channels_last: bool = True          # memory layout; faster convolutions
     amp: str = "none"                   # training in mixed precision: none | bfloat16 | float16
+    compile: bool = False               # training by torch.compile: slow at first, a graph a budget, then faster
     limit_train_batches: int | None = None  # dry runs
     limit_eval_images: int | None = None  # likewise
     eval_batch_size: int = 250          # images

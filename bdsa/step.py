@@ -14,6 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from bdsa.assembly import Parts
+from bdsa.compilation import compiled
 from bdsa.config import TrainConfig
 from bdsa.data.loaders import mixed_seed
 from bdsa.objective import Objective
@@ -63,6 +64,9 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.ema = None if recipe.ema_decay is None else ModelEmaV3(self.network, decay=recipe.ema_decay)
         self.forward = self.network
+        if config.trainer.compile:
+            phases = len(config.budgets.temperatures) + 1  # the noise ends in one of them
+            self.forward = compiled(self.network, parts.splits.image_size, phases)
 
     @property
     def learning_rate(self) -> float:
