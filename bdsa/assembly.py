@@ -7,6 +7,7 @@ import torch
 
 from bdsa.budgets import Budgets
 from bdsa.checkpoints import ModelSpec
+from bdsa.compilation import check_compiler
 from bdsa.config import TrainConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits
 from bdsa.data.loaders import EpochLoader, train_loader
@@ -25,6 +26,7 @@ class Parts:
     network: AdaptiveNetwork
     splits: Splits
     loader: EpochLoader
+    batches: int                        # that an epoch uses: the loader's, unless a dry run limits them
     budgets: Budgets
     targets: list[float] | None
     teacher: Teacher | None
@@ -54,6 +56,8 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     budgets = Budgets(config.budgets.targets)
     check_model_name(config.model.name)
     check_optimizer(config.recipe)
+    if config.trainer.compile:
+        check_compiler(device)
     targets = None
     if config.awareness.metric != "none":
         if config.awareness.targets is None:
@@ -62,19 +66,34 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
     splits = create_splits(config.data)
     loader = train_loader(splits.train, config.recipe.batch_size, config.data.workers, config.trainer.seed)
+    batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
+    recipe = config.recipe
+    if batches < recipe.accumulation:
+        raise UserError(f"recipe.accumulation={recipe.accumulation} is more than an epoch's {batches} batches of "
+                        f"{recipe.batch_size} images: no update would be made; give {batches} or less")
     torch.manual_seed(config.trainer.seed)
     model = config.model
     spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args,
                      model.mask_norm)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
-                           **model.args)
+                           **model.args, **drop_path(config))
     check_image_size(network, model.name, splits.image_size)
     network.to(device)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)
     teacher = create_teacher(config.teacher, splits, model.name, device)
-    return Parts(spec, network, splits, loader, budgets, targets, teacher)
+    return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
+
+
+def drop_path(config: TrainConfig) -> dict[str, float]:
+    """timm's argument for stochastic depth. It is not part of the network's form: it acts in training only."""
+    if not config.recipe.drop_path:
+        return {}
+    if "drop_path_rate" in config.model.args:
+        raise UserError(f"recipe.drop_path={config.recipe.drop_path} and model.args.drop_path_rate="
+                        f"{config.model.args['drop_path_rate']} are the same setting: give one of them")
+    return {"drop_path_rate": config.recipe.drop_path}
 
 
 def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:

@@ -6,6 +6,7 @@ Errors are UserErrors that name the value, the rule and the nearest right spelli
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -79,16 +80,41 @@ class RecipeConfig:
     optimizer: str = "adamw"            # any of timm's
     lr: float = 2e-3                    # peak learning rate
     momentum: float = 0.9               # of SGD
-    weight_decay: float = 0.05          # none on norms and biases
+    weight_decay: float = 0.05          # none on norms and biases, unless decay_norms
+    decay_norms: bool = False           # weight decay on norms and biases too
+    backbone_lr_scale: float = 1.0      # learning rate of all but the mask units, relative
+    freeze_backbone_epochs: int = 0     # first epochs, in which only mask units learn; statistics are still measured
     mask_lr_scale: float = 1.0          # the mask units' learning rate, relative
-    mask_weight_decay: float = 0.0      # of the mask units
+    mask_weight_decay: float = 0.0      # of the mask units, by the same rule
     schedule: str = "cosine"            # cosine | multistep | constant
     warmup_epochs: float = 1.0          # linear, from a hundredth of lr
     min_lr: float = 1e-5                # where cosine ends
     milestones: list[float] = field(default_factory=list)  # epochs (multistep)
     decay_rate: float = 0.1             # factor at each milestone
     label_smoothing: float = 0.0        # of the cross-entropy
+    mixup: float = 0.0                  # alpha: images and labels of a batch are blended; 0: off
+    cutmix: float = 0.0                 # alpha: rectangles are exchanged; with mixup too, a coin decides; 0: off
+    drop_path: float = 0.0              # stochastic depth, the last block's rate
+    ema_decay: float | None = None      # average the weights over the updates, such as 0.9999; the result is theirs
     clip_grad: float | None = None      # largest norm of the gradient
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed, so that labels are soft."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        positive(self, "recipe", "epochs", "batch_size", "accumulation", "lr", "backbone_lr_scale", "mask_lr_scale")
+        within(self, "recipe", 0, math.inf, "freeze_backbone_epochs", "mixup", "cutmix", "weight_decay")
+        within(self, "recipe", 0, 0.999, "drop_path", "label_smoothing")
+        one_of("recipe.schedule", self.schedule, ("cosine", "multistep", "constant"))
+        if self.mixes and self.batch_size % 2:
+            raise UserError(f"recipe.batch_size={self.batch_size} is odd: recipe.mixup and recipe.cutmix mix pairs of "
+                            f"images, give {self.batch_size + 1}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"recipe.ema_decay={self.ema_decay} is outside (0, 1): give 0.9999, or null for no "
+                            f"average")
 
 
 @dataclass
@@ -97,6 +123,8 @@ class TrainerConfig:
     device: str = "auto"                # auto | cpu | cuda
     threads: int | None = None          # CPU threads; default: torch's choice
     channels_last: bool = True          # memory layout; faster convolutions
+    amp: str = "none"                   # training in mixed precision: none | bfloat16 | float16
+    compile: bool = False               # training by torch.compile: slow at first, a graph a budget, then faster
     limit_train_batches: int | None = None  # dry runs
     limit_eval_images: int | None = None  # likewise
     eval_batch_size: int = 250          # images
@@ -129,7 +157,7 @@ class TrainConfig:
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""
         Budgets(self.budgets.targets)
-        positive(self.recipe, "recipe", "epochs", "batch_size", "accumulation", "lr")
+        self.recipe.check()
         positive(self.trainer, "trainer", "eval_batch_size")
         positive(self.teacher, "teacher", "temperature")
         for name in ("network_weight", "block_weight", "task_weight", "warmup", "control_gain"):
@@ -137,7 +165,7 @@ class TrainConfig:
                 raise UserError(f"budgets.{name}={getattr(self.budgets, name)} must not be below zero")
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
-        one_of("recipe.schedule", self.recipe.schedule, ("cosine", "multistep", "constant"))
+        one_of("trainer.amp", self.trainer.amp, ("none", "bfloat16", "float16"))
         one_of("budgets.cost_model", self.budgets.cost_model, ("executed", "published"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
         one_of("model.mask_norm", self.model.mask_norm, ("none", "batch"))
@@ -213,6 +241,15 @@ def positive(section: Any, prefix: str, *names: str) -> None:
         value = getattr(section, name)
         if value <= 0:
             raise UserError(f"{prefix}.{name}={value} must be above zero")
+
+
+def within(section: Any, prefix: str, low: float, high: float, *names: str) -> None:
+    """Raise UserError for the first of the named values that is not from `low` to `high`."""
+    for name in names:
+        value = getattr(section, name)
+        if not low <= value <= high:
+            rule = f"below {low:g}" if value < low else f"above {high:g}"
+            raise UserError(f"{prefix}.{name}={value} must not be {rule}")
 
 
 def one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -50,8 +50,8 @@ class MetricsFile:
     """Rows of a run, appended one JSON object a line and read back whole.
 
     Rows have a `kind`: "train" (one an epoch: epoch, step, loss terms, lr, temperature, seconds,
-    images_per_second) or "eval" (one an epoch and budget: epoch, split, name, budget, top1 in
-    percent, conditional_fraction, macs, images). One process writes: rank 0.
+    images_per_second) or "eval" (one an epoch, weights and budget: epoch, split, weights "raw" or
+    "ema", name, budget, top1 in percent, conditional_fraction, macs, images). One process writes: rank 0.
 
     Args:
         path: the file, `metrics.jsonl` in the run's folder; it need not exist yet.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from bdsa.budgets import DENSE, budget_name
@@ -29,7 +30,9 @@ class Objective:
                  teacher: Teacher | None) -> None:
         self.budgets, self.recipe, self.teaching, self.teacher = budgets, recipe, teaching, teacher
         self.switches = [s * recipe.epochs for s in temperature_switches(budgets, recipe)]
-        self.task = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        # Labels of mixed images come soft and smoothed already: smoothing them here would do it twice.
+        self.task = SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(
+            label_smoothing=recipe.label_smoothing)
 
     def temperature(self, epoch: int) -> float:
         """Temperature of the masks in an epoch (0 is the first)."""
@@ -41,7 +44,7 @@ class Objective:
 
         Args:
             network: an adaptive network in training mode.
-            images: [B, 3, H, W]; labels: int64 [B].
+            images: [B, 3, H, W]; labels: int64 [B], or float [B, classes] where the recipe mixes images.
             budget: the budget that this batch trains.
             epoch: the epoch, for temperature and noise.
             progress: share of the whole training that is done, 0..1, for the block bounds.

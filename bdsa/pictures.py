@@ -135,8 +135,11 @@ def curves_picture(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     evals = [row for row in rows if row.get("kind") == "eval"]
     budgets = dict(sorted({(row["name"], row["budget"]) for row in evals}, key=lambda pair: pair[1]))
     for (name, budget), style in zip(budgets.items(), _styles(len(budgets))):
-        own = [row for row in evals if row["name"] == name]
+        own = [row for row in evals if row["name"] == name and row.get("weights") != "ema"]
+        averaged = [row for row in evals if row["name"] == name and row.get("weights") == "ema"]
         _curve(top1, own, "top1", label=name, **style)
+        if averaged:
+            _curve(top1, averaged, "top1", label=f"{name}, averaged", **{**style, "linestyle": ":", "marker": None})
         _curve(fraction, own, "conditional_fraction", label=name, **style)
         fraction.axhline(budget, color=style["color"], linestyle="--", linewidth=1)
     trains = [flat(row) for row in rows if row.get("kind") == "train"]

@@ -14,7 +14,7 @@ from bdsa.budgets import DENSE, DENSE_NAME
 from bdsa.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.config import TrainConfig
 from bdsa.data.datasets import Splits
-from bdsa.data.loaders import eval_loader
+from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely
@@ -36,39 +36,59 @@ def limited(dataset: Dataset, count: int | None) -> Dataset:
 
 
 def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:
-    """Turn the best checkpoint into the run's result: best.pt, results.json and the pictures describe it."""
+    """Turn the best checkpoints into the run's result.
+
+    The result is the averaged network where there is one (`recipe.ema_decay`): results.json, its rows and
+    the pictures describe it. The raw weights' rows stand beside them, under "raw".
+    """
     network, splits = parts.network, parts.splits
-    best = checkpoints.read_checkpoint(run.best)
-    load_completely(network, best["state_dict"], run.best)
-    if not best["calibrated"]:
-        _calibrate(config, parts, device)
-    split = splits.reported
-    dataset = limited(getattr(splits, split), config.trainer.limit_eval_images)
-    evaluation = evaluate(network, eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers),
-                          evaluated_budgets(parts.budgets), device)
-    results = describe(network, config.model.name, splits, split, evaluation)
-    results.update(epoch=best["epoch"], validated_on=splits.validated_on)
-    if parts.targets is not None:
-        results["awareness"] = {"metric": config.awareness.metric,
-                                "targets": dict(zip(parts.budgets.names, parts.targets))}
-    best.update(state_dict=network.state_dict(), calibrated=True, results=results)
-    checkpoints.save(run.best, best)
+    dataset = limited(getattr(splits, splits.reported), config.trainer.limit_eval_images)
+    kept = ("raw",) if config.recipe.ema_decay is None else ("raw", "ema")
+    measured = {w: _measure_best(config, parts, run.best_of(w), dataset, device) for w in kept}
+    results, evaluation = measured[kept[-1]]  # its network is the one that `parts` now holds
+    if len(kept) > 1:
+        results["raw"] = {key: measured["raw"][0][key] for key in ("epoch", "rows")}
+    rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
     pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
     curves_picture(run.metrics.read(), run.pictures / "curves.png")
     tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
-    tracker.log_table(evaluation.rows)
+    tracker.log_table(rows)
     write_json(run.results_file, results)  # last: it marks the run as finished
 
 
+def _measure_best(config: TrainConfig, parts: Parts, path: Path, dataset: Dataset,
+                  device: torch.device) -> tuple[dict, Evaluation]:
+    """Calibrate the network of a best checkpoint, measure it, and write both back; `parts.network` becomes it."""
+    best = checkpoints.read_checkpoint(path)
+    load_completely(parts.network, best["state_dict"], path)
+    if not best["calibrated"]:
+        _calibrate(config, parts, device)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers)
+    evaluation = evaluate(parts.network, loader, evaluated_budgets(parts.budgets), device)
+    results = describe(parts.network, config.model.name, parts.splits, parts.splits.reported, evaluation)
+    results.update(epoch=best["epoch"], weights=best["weights"], validated_on=parts.splits.validated_on)
+    if parts.targets is not None:
+        results["awareness"] = {"metric": config.awareness.metric,
+                                "targets": dict(zip(parts.budgets.names, parts.targets))}
+    best.update(state_dict=parts.network.state_dict(), calibrated=True, results=results)
+    checkpoints.save(path, best)
+    return results, evaluation
+
+
 def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
-    """Thresholds that meet the budgets, and statistics of a dense path that was not trained."""
-    images = eval_loader(limited(parts.splits.train_eval, config.budgets.calibration_images),
-                         config.trainer.eval_batch_size, config.data.workers)
-    batches = [x.to(device) for x, _ in images]
+    """Thresholds that meet the budgets, and statistics of a dense path that was not trained.
+
+    Statistics see augmented images, as those of the trained budgets did: measured on others they
+    cost points (experiments/LOG.md). Thresholds see what inference sees.
+    """
+    count, size, workers = config.budgets.calibration_images, config.trainer.eval_batch_size, config.data.workers
     if not parts.budgets.has_dense and parts.teacher is not self_teacher:
-        calibrate_dense_statistics(parts.network, batches)
+        images = limited(parts.splits.train, count)
+        augmented = train_loader(images, min(size, len(images)), workers, config.trainer.seed)
+        calibrate_dense_statistics(parts.network, [x.to(device) for x, _ in augmented])
     if config.budgets.calibrate:
-        calibrate_thresholds(parts.network, batches)
+        images = eval_loader(limited(parts.splits.train_eval, count), size, workers)
+        calibrate_thresholds(parts.network, [x.to(device) for x, _ in images])
 
 
 def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
@@ -110,11 +130,17 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
     results = json.loads(run.results_file.read_text())
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
-    print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}, "
+    averaged = " (averaged weights)" if results["weights"] == "ema" else ""
+    print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}{averaged}, "
           f"chosen on {results['validated_on']}")
+    if raw := results.get("raw"):
+        print()
+        print_table(raw["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
+        print(f"the same without averaging: raw weights of epoch {raw['epoch']}")
     if DENSE not in results["trained_budgets"]:
         print("the dense budget was not trained: its row is the shared weights with all masks one")
-    parts = [("folder", run.path), ("checkpoint", run.best), ("metrics", run.metrics.path),
+    parts = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
+             ("unaveraged", run.best if raw else None), ("metrics", run.metrics.path),
              ("results", run.results_file), ("pictures", run.pictures), ("W&B run", tracked)]
     for what, where in parts:
         if where is not None:

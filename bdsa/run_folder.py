@@ -58,6 +58,7 @@ class RunFolder:
         self.path, self.config = path, config
         self.config_file, self.environment_file = path / "config.yaml", path / "environment.json"
         self.last, self.best = path / "checkpoints" / "last.pt", path / "checkpoints" / "best.pt"
+        self.best_ema = path / "checkpoints" / "best_ema.pt"
         self.results_file, self.pictures = path / "results.json", path / "pictures"
         self.metrics = MetricsFile(path / "metrics.jsonl")
         self.handlers: list[logging.Handler] = []
@@ -66,6 +67,10 @@ class RunFolder:
             self._check_same_settings()
         self.done = self.results_file.exists() and not fresh
         self.resumes = self.last.exists() and not fresh
+
+    def best_of(self, weights: str) -> Path:
+        """The best checkpoint of the "raw" weights, or of their average, "ema"."""
+        return {"raw": self.best, "ema": self.best_ema}[weights]
 
     def _check_same_settings(self) -> None:
         old = decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))

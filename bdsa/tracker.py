@@ -15,7 +15,7 @@ from bdsa.metrics_file import flat, plain
 log = logging.getLogger(__name__)
 
 # What says where a row belongs; the rest of an eval row is a metric with one curve a budget.
-_PLACE = ("kind", "epoch", "split", "name", "budget", "images")
+_PLACE = ("kind", "epoch", "split", "name", "budget", "images", "weights")
 # The values of WANDB_MODE and what they mean; the last two are older spellings.
 _WANDB_MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "shared": "shared",
                 "dryrun": "offline", "run": "online"}
@@ -43,13 +43,13 @@ class NoTracker:
         """Log a "train" row of the metrics file: loss/task becomes train/loss/task."""
 
     def log_eval(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log "eval" rows of the metrics file: top1 of budget b030 becomes eval/top1/b030."""
+        """Log "eval" rows of the metrics file: top1 of b030 becomes eval/top1/b030, or eval_ema/top1/b030."""
 
     def log_pictures(self, pictures: Mapping[str, str | Path]) -> None:
         """Log picture files by name."""
 
     def log_table(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log the final table, a row a budget, and its values as the run's summary (final/...)."""
+        """Log the final table, a row a budget, and its values as the summary (final/..., final_ema/...)."""
 
     def finish(self, exit_code: int) -> None:
         """End the run: 0 done, anything else failed. Leaving the `with` block calls it; only the first counts."""
@@ -107,7 +107,7 @@ class WandbTracker:
         self._log({"epoch": row["epoch"], **metrics})
 
     def log_eval(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log "eval" rows of the metrics file: top1 of budget b030 becomes eval/top1/b030."""
+        """Log "eval" rows of the metrics file: top1 of b030 becomes eval/top1/b030, or eval_ema/top1/b030."""
         by_epoch: dict[int, dict[str, Any]] = {}
         for row in rows:
             metrics = by_epoch.setdefault(row["epoch"], {"epoch": row["epoch"]})
@@ -120,7 +120,7 @@ class WandbTracker:
         self._log({f"pictures/{name}": self._wandb.Image(str(path)) for name, path in pictures.items()})
 
     def log_table(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log the final table, a row a budget, and its values as the run's summary (final/...)."""
+        """Log the final table, a row a budget, and its values as the summary (final/..., final_ema/...)."""
         flat_rows = [flat(plain(row)) for row in rows]
         columns = list(dict.fromkeys(key for row in flat_rows for key in row))
         data = [[row.get(column) for column in columns] for row in flat_rows]
@@ -180,7 +180,8 @@ def _mode_of_environment() -> str | None:
 
 
 def _per_budget(prefix: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics of one budget's row with the budget's name as the last part of the key."""
+    """Metrics of one budget's row with the budget's name as the last part of the key; eval_ema/... of averages."""
+    prefix = f"{prefix}_ema" if row.get("weights") == "ema" else prefix
     return {f"{prefix}/{key}/{row['name']}": value for key, value in flat(plain(row)).items()
             if key not in _PLACE and value is not None}
 

@@ -20,16 +20,15 @@ import torch
 from bdsa import checkpoints
 from bdsa.assembly import Parts, assemble, choose_device
 from bdsa.config import TrainConfig
-from bdsa.data.loaders import eval_loader, mixed_seed
+from bdsa.data.loaders import eval_loader
 from bdsa.errors import UserError
 from bdsa.evaluation import evaluate
 from bdsa.method.awareness import awareness_weights
-from bdsa.objective import Objective
-from bdsa.optimization import create_optimizer, create_schedule
 from bdsa.progress import duration, progress_bar
 from bdsa.results import finish, limited, show
 from bdsa.run_folder import RunFolder
 from bdsa.selection import is_better
+from bdsa.step import TrainStep
 from bdsa.tracker import NoTracker, create_tracker
 
 log = logging.getLogger(__name__)
@@ -74,14 +73,8 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
     loader = parts.loader
     val_loader = eval_loader(limited(parts.splits.validation, config.trainer.limit_eval_images),
                              config.trainer.eval_batch_size, config.data.workers)
-    batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
-    updates = max(batches // recipe.accumulation, 1)                   # optimiser steps an epoch
-    steps = updates * min(recipe.accumulation, batches)                # micro-batches an epoch
-    objective = Objective(config.budgets, recipe, config.teacher, parts.teacher)
-    optimizer = create_optimizer(network, recipe)
-    schedule = create_schedule(optimizer, recipe, updates)
-    weights = [1.0] * len(budgets)
-    best: list[dict] | None = None
+    step = TrainStep(config, parts, device)
+    best: dict[str, list[dict]] = {}                            # "raw" and "ema" -> the best epoch's rows
     first_epoch = 0
 
     # ----------------------------------------------------------------------------------------------
@@ -89,8 +82,8 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
     if run.resumes:
         last = checkpoints.read_checkpoint(run.last)
         network.load_state_dict(last["state_dict"])
-        optimizer.load_state_dict(last["optimizer"])
-        first_epoch, weights, best = last["epoch"], last["weights"], last["best"]
+        step.load_state_dict(last)
+        first_epoch, best = last["epoch"], last["best"]
         run.metrics.truncate_after(first_epoch)
         log.info("resuming after epoch %d of %d", first_epoch, recipe.epochs)
     else:
@@ -101,76 +94,63 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                  sum(p.numel() for p in network.parameters()) / 1e6, device)
         for note in (*parts.splits.notes, parts.splits.choice):
             log.info("note: %s", note)
+        if recipe.ema_decay is not None and 1 / (1 - recipe.ema_decay) > step.total / recipe.accumulation:
+            log.info("note: recipe.ema_decay=%g averages over %s updates and this training has %s: the average stays "
+                     "near the start", recipe.ema_decay, f"{1 / (1 - recipe.ema_decay):,.0f}",
+                     f"{step.total // recipe.accumulation:,}")
 
     # ----------------------------------------------------------------------------------------------
     # Epochs
     started = time.monotonic()
     with progress_bar() as bar:
-        task = bar.add_task("training", total=recipe.epochs * steps, completed=first_epoch * steps)
+        task = bar.add_task("training", total=step.total, completed=first_epoch * step.per_epoch)
         for epoch in range(first_epoch, recipe.epochs):
-            torch.manual_seed(mixed_seed("epoch", config.trainer.seed, epoch))
+            step.start_epoch(epoch)
             loader.set_epoch(epoch)
-            network.train()
             sums: dict[str, torch.Tensor] = {}
             counts: dict[str, int] = {}
             epoch_started = time.monotonic()
-
-            for i, (images, labels) in enumerate(itertools.islice(loader, steps)):
-                step = epoch * steps + i
-                images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-                if config.trainer.channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                budget = budgets.at_step(step)
-                weight = weights[step % len(budgets)]
-                progress = step / (recipe.epochs * steps)
-                losses = objective(network, images, labels, budget, epoch, progress, weight)
-                (losses["total"] / recipe.accumulation).backward()
-                objective.steer(network, budget, losses["conditional_fraction"], progress)
-                if (step + 1) % recipe.accumulation == 0:
-                    if recipe.clip_grad is not None:
-                        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_grad)
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-                    if schedule is not None:
-                        schedule.step_update((step + 1) // recipe.accumulation)
-                losses[f"fraction/{budgets.names[step % len(budgets)]}"] = losses.pop("conditional_fraction")
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach()
+            for i, (images, labels) in enumerate(itertools.islice(loader, step.per_epoch)):
+                for name, value in step(epoch * step.per_epoch + i, images, labels).items():
+                    sums[name] = sums.get(name, 0) + value
                     counts[name] = counts.get(name, 0) + 1
                 bar.advance(task)
 
             # --------------------------------------------------------------------------------------
             # Once an epoch: measure, record, weigh the budgets anew, keep
-            trained_for = time.monotonic() - epoch_started
             means = {name: float(value) / counts[name] for name, value in sums.items()}
+            trained_for = time.monotonic() - epoch_started  # after the line above, which waits for the device
             if not all(map(math.isfinite, means.values())):
                 raise UserError(f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
                                 f"{recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
             done = epoch + 1
             fractions = {n.partition("/")[2]: v for n, v in means.items() if n.startswith("fraction/")}
             train_row = {
-                "kind": "train", "epoch": done, "step": done * steps,
+                "kind": "train", "epoch": done, "step": done * step.per_epoch,
                 "loss": {n: v for n, v in means.items() if "/" not in n}, "fraction": fractions,
-                "weight": dict(zip(budgets.names, weights)), "lr": optimizer.param_groups[0]["lr"],
-                "temperature": objective.temperature(epoch), "seconds": trained_for,
-                "images_per_second": steps * recipe.batch_size / trained_for}
-            rows = evaluate(network, val_loader, budgets, device).rows
-            eval_rows = [{"kind": "eval", "epoch": done, "split": parts.splits.validated_on, **row} for row in rows]
+                "weight": dict(zip(budgets.names, step.weights)), "lr": step.learning_rate,
+                "temperature": step.objective.temperature(epoch), "seconds": trained_for,
+                "images_per_second": step.per_epoch * recipe.batch_size / trained_for}
+            rows = {w: evaluate(n, val_loader, budgets, device).rows for w, n in step.networks().items()}
+            eval_rows = [{"kind": "eval", "epoch": done, "split": parts.splits.validated_on, "weights": w, **row}
+                         for w, measured in rows.items() for row in measured]
             for row in (train_row, *eval_rows):
                 run.metrics.append(row)
             tracker.log_train(train_row)
             tracker.log_eval(eval_rows)
-            if parts.targets is not None:
-                weights = awareness_weights(config.awareness.metric, [r["top1"] for r in rows], parts.targets)
-            if is_better(rows, best, config.budgets.tolerance):
-                best = rows
-                checkpoints.save(run.best, checkpoints.network_content(
-                    network, parts.spec, epoch=done, calibrated=False, config=run.config))
+            if parts.targets is not None:  # by the weights that are trained, not by their average
+                top1 = [r["top1"] for r in rows["raw"]]
+                step.weights = awareness_weights(config.awareness.metric, top1, parts.targets)
+            for kind, candidate in step.networks().items():
+                if is_better(rows[kind], best.get(kind), config.budgets.tolerance):
+                    best[kind] = rows[kind]
+                    checkpoints.save(run.best_of(kind), checkpoints.network_content(
+                        candidate, parts.spec, epoch=done, weights=kind, calibrated=False, config=run.config))
             checkpoints.save(run.last, checkpoints.network_content(
-                network, parts.spec, epoch=done, optimizer=optimizer.state_dict(), weights=weights, best=best,
-                config=run.config))
+                network, parts.spec, epoch=done, best=best, config=run.config, **step.state_dict()))
             left = (time.monotonic() - started) / (done - first_epoch) * (recipe.epochs - done)
+            shown = {w: "  ".join(f"{r['name']} {r['top1']:.1f} ({r['conditional_fraction']:.2f})" for r in measured)
+                     for w, measured in rows.items()}
             log.info("epoch %*d/%d  loss %.3f  top-1 (fraction)  %s  %.0f images/s  ETA %s",
-                     len(str(recipe.epochs)), done, recipe.epochs, means["total"],
-                     "  ".join(f"{r['name']} {r['top1']:.1f} ({r['conditional_fraction']:.2f})" for r in rows),
+                     len(str(recipe.epochs)), done, recipe.epochs, means["total"], "  ema ".join(shown.values()),
                      train_row["images_per_second"], duration(left))

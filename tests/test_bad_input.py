@@ -79,6 +79,18 @@ class Hostile:
     (["model.weights={files}/seven.pt"], ["7 classes", "10", "reset_head"]),
     (["model=cifar_resnet14", "model.weights={files}/seven.pt", "model.reset_head=true"], ["missing", "layer1.1"]),
     (["trainer.device=cuda:0"], ["cuda"]),
+    (["recipe.mixup=0.8", "recipe.batch_size=15"], ["recipe.batch_size=15", "odd", "16"]),
+    (["recipe.cutmix=-1"], ["recipe.cutmix=-1", "below 0"]),
+    (["recipe.ema_decay=1.0"], ["recipe.ema_decay=1.0", "0.9999"]),
+    (["recipe.backbone_lr_scale=0"], ["recipe.backbone_lr_scale=0", "above zero"]),
+    (["recipe.drop_path=1.5"], ["recipe.drop_path=1.5", "above"]),
+    (["recipe.drop_path=0.1", "+model.args.drop_path_rate=0.2"], ["recipe.drop_path", "drop_path_rate=0.2"]),
+    (["trainer.amp=bfloat"], ["bfloat", "did you mean 'bfloat16'"]),
+    (["data.rand_augment=rand-m9-mstdd0.5"], ["rand-m9-mstdd0.5", "'mstdd0.5'", "rand-m9-mstd0.5-inc1"]),
+    (["data.rand_augment=autoaugment"], ["'autoaugment'", "rand-m9-mstd0.5-inc1"]),
+    (["data.random_erasing=25"], ["data.random_erasing=25", "from 0 to 1"]),
+    (["recipe.accumulation=7"], ["recipe.accumulation=7", "6 batches", "give 6"]),
+    (["recipe.accumulation=3", "trainer.limit_train_batches=2"], ["2 batches"]),
     (["recipe.batch_size=9999"], ["9999", "96"]),
 ])
 def test_training(files, tmp_path, arguments, expected):

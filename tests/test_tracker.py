@@ -63,8 +63,10 @@ def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
             run.log_train({"kind": "train", "epoch": epoch, "step": 10 * epoch, "lr": 0.1,
                            "loss": {"task": 2.0 - epoch, "budget": float("nan")}})
             run.log_eval([{**row, "epoch": epoch, "top1": row["top1"] + epoch} for row in ROWS])
+            run.log_eval([{**row, "epoch": epoch, "weights": "ema", "top1": 9.0} for row in ROWS])
         run.log_pictures({"masks": picture})
-        run.log_table(ROWS)
+        run.log_table([{"weights": weights, **row, "top1": row["top1"] - less}
+                       for weights, less in (("raw", 9), ("ema", 0)) for row in ROWS])
     assert capfd.readouterr() == ("", "")
     assert where.is_relative_to(tmp_path / "job" / "wandb") and where.is_dir()
 
@@ -77,18 +79,20 @@ def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
 
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     curve = {key: [(item["epoch"], item[key]) for item in history if key in item]
-             for key in ("train/loss/task", "eval/top1/b030", "eval/conditional_fraction/b0335")}
+             for key in ("train/loss/task", "eval/top1/b030", "eval_ema/top1/b030", "eval/conditional_fraction/b0335")}
     assert curve == {"train/loss/task": [(0, 2.0), (1, 1.0)], "eval/top1/b030": [(0, 61.5), (1, 62.5)],
+                     "eval_ema/top1/b030": [(0, 9.0), (1, 9.0)],
                      "eval/conditional_fraction/b0335": [(0, pytest.approx(0.345)), (1, pytest.approx(0.345))]}
     logged = {key for item in history for key in item if not key.startswith(("pictures", "results"))}
     assert not [key for key in logged if "." in key]
-    assert not logged & {"train/loss/budget", "train/epoch", "train/kind", "eval/images/b030"}
+    assert not logged & {"train/loss/budget", "train/epoch", "train/kind", "eval/images/b030", "eval_ema/weights/b030"}
     assert any(record.get("metric", {}).get("step_metric") == "epoch" for record in records)
 
     final = summary["summary"]
-    assert final["final/top1/b030"] == 61.5 and final["final/macs/b0335"] == pytest.approx(1.34e7)
+    assert final["final/top1/b030"] == 52.5 and final["final_ema/top1/b030"] == 61.5
+    assert final["final/macs/b0335"] == pytest.approx(1.34e7)
     table = json.loads((where / "files" / final["results"]["path"]).read_text())
-    assert dict(zip(table["columns"], table["data"][1]))["top1"] == 70.25
+    assert dict(zip(table["columns"], table["data"][3]))["top1"] == 70.25
     assert (where / "files" / final["pictures/masks"]["path"]).is_file()
 
 

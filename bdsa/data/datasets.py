@@ -18,6 +18,7 @@ from bdsa.data.transforms import (
     SMALL,
     Transform,
     augmentation_for,
+    check_extras,
     check_transforms,
     eval_transform,
     train_transform,
@@ -122,6 +123,7 @@ def create_splits(spec: DataSpec) -> Splits:
     std = list(IMAGENET_DEFAULT_STD if spec.std is None else spec.std)
     check_transforms(spec.augmentation, size, spec.resize, mean, std)
     check_held_out(spec.held_out)
+    check_extras(spec.rand_augment, spec.random_erasing)
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
 
     sources = known.build(replace(spec, image_size=size))
@@ -136,7 +138,8 @@ def create_splits(spec: DataSpec) -> Splits:
     if spec.held_out is not None:
         train, kept = hold_out(train, spec.held_out, spec.seed, sources.classes)
         held_out = TransformedDataset(kept, evaluation)
-    return Splits(train=TransformedDataset(train, train_transform(*options)),
+    training = train_transform(*options, spec.rand_augment, spec.random_erasing)
+    return Splits(train=TransformedDataset(train, training),
                   val=val, test=test, held_out=held_out,
                   train_eval=TransformedDataset(train, evaluation),
                   classes=list(sources.classes), image_size=size, mean=mean, std=std, name=spec.name,

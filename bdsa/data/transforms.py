@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import Compose, v2
 
+from bdsa.data.rand_augment import check_policy, rand_augment
 from bdsa.errors import UserError, unknown
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip", "resized_crop_flip")
@@ -69,6 +71,14 @@ def check_transforms(augmentation: str, image_size: int, resize: int | None,
         raise UserError(f"std {list(std)} is not 3 fractions of full brightness, each above 0 and up to 1")
 
 
+def check_extras(policy: str | None, random_erasing: float) -> None:
+    """Raise UserError for a RandAugment policy that is none, or a probability out of its range."""
+    if policy is not None:
+        check_policy(policy)
+    if not 0 <= random_erasing <= 1:
+        raise UserError(f"data.random_erasing={random_erasing} is not a probability from 0 to 1")
+
+
 def augmentation_for(asked: str, natural_size: int | None) -> str:
     """What "auto" means for images of one small size (CIFAR's crop and flip) and for others (ImageNet's)."""
     if asked != "auto":
@@ -86,29 +96,38 @@ def eval_transform(augmentation: str, image_size: int, resize: int | None, nativ
     """
     if resize is None and augmentation == "resized_crop_flip":
         resize = round(image_size * _IMAGENET_RESIZE)
-    shorter_side = resize or image_size
-    steps = _resized(shorter_side, native_size)
-    if steps or shorter_side != image_size:
-        steps.append(v2.CenterCrop(image_size))
-    return Compose([*steps, ToNormalized(mean, std)])
+    return Compose([*_centred(image_size, resize, native_size), ToNormalized(mean, std)])
 
 
 def train_transform(augmentation: str, image_size: int, resize: int | None, native_size: int | None,
-                    mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """The augmentation by its name, then normalisation: PIL -> [3, image_size, image_size] float32.
+                    mean: Sequence[float], std: Sequence[float], policy: str | None = None,
+                    random_erasing: float = 0.0) -> Transform:
+    """The augmentation by its name, the extras, then normalisation: PIL -> [3, image_size, image_size] float32.
 
-    The random numbers are torch's global ones; `bdsa.data.loaders` seeds them for every sample.
+    The random numbers are the global ones of torch, random and numpy; `bdsa.data.loaders` seeds them
+    for every sample.
     """
     if augmentation == "none":
-        return eval_transform(augmentation, image_size, resize, native_size, mean, std)
-    if augmentation == "resized_crop_flip":
+        steps = _centred(image_size, resize, native_size)
+    elif augmentation == "resized_crop_flip":
         steps = [v2.RandomResizedCrop(image_size, antialias=True)]
     else:
         steps = _resized(resize or image_size, native_size)
         steps.append(PaddedCrop(image_size, padding=image_size // 8))    # 4 pixels at 32
     if augmentation.endswith("flip"):
         steps.append(v2.RandomHorizontalFlip())
-    return Compose([*steps, ToNormalized(mean, std)])
+    if policy is not None:
+        steps.append(rand_augment(policy, image_size, mean))
+    steps.append(ToNormalized(mean, std))
+    if random_erasing:
+        steps.append(RandomErasing(random_erasing, mode="pixel", device="cpu"))  # noise as a normalised image has it
+    return Compose(steps)
+
+
+def _centred(image_size: int, shorter_side: int | None, native_size: int | None) -> list[Callable]:
+    shorter_side = shorter_side or image_size
+    steps = _resized(shorter_side, native_size)
+    return [*steps, v2.CenterCrop(image_size)] if steps or shorter_side != image_size else []
 
 
 def _resized(shorter_side: int, native_size: int | None) -> list[Callable]:

@@ -63,7 +63,10 @@ class Usage:
 
     @classmethod
     def gather(cls, blocks: list[BlockUsage], dense_macs: int) -> Usage:
-        """Sum up the blocks of a network whose dense form costs `dense_macs` per image."""
+        """Sum up the blocks of a network whose dense form costs `dense_macs` per image.
+
+        The totals stay Python numbers: as a tensor they would have to be copied to the device, which waits for it.
+        """
         block_fractions, fraction, cost = _fractions([(b.cost, b.total) for b in blocks])
         loss_block_fractions, loss_fraction = block_fractions, fraction
         if any(b.loss_cost is not None for b in blocks):
@@ -76,7 +79,6 @@ class Usage:
 
 def _fractions(blocks: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
     """Each block's share [B, blocks], the network's [B] and the cost [B], of (cost [B], total) a block."""
-    costs = torch.stack([cost for cost, _ in blocks], dim=1)                # [B, blocks]
-    totals = costs.new_tensor([total for _, total in blocks])               # [blocks]
-    cost = costs.sum(dim=1)                                                 # [B]
-    return costs / totals, cost / totals.sum(), cost
+    cost = torch.stack([cost for cost, _ in blocks], dim=1).sum(dim=1)                # [B]
+    shares = torch.stack([cost / total for cost, total in blocks], dim=1)            # [B, blocks]
+    return shares, cost / sum(total for _, total in blocks), cost

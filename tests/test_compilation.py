@@ -1,0 +1,68 @@
+"""Compiled training: what eager training computes, one graph a budget and phase, weights under their own names."""
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from command_line import TINY, run
+from steps import batch, make_step, state, take
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from bdsa.compilation import compiled
+from bdsa.train import main as train_main
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """No graphs and limits of another test."""
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.reset()
+
+
+def test_masks_break_no_graph_and_each_budget_and_phase_has_one():
+    step = make_step(budgets=(0.3, 0.5, 0.7, 1.0))
+    counter = CompileCounterWithBackend("eager")
+    forward = compiled(step.network, 32, phases=3, backend=counter, fullgraph=True)
+    phases = [(5.0, True), (2.5, True), (1.0, False)]
+    for number, (temperature, noise) in enumerate(phases, 1):
+        for _ in range(2):
+            for budget in step.budgets:
+                logits, usage = forward(batch(0)[0], budget=budget, return_usage=True, temperature=temperature,
+                                        noise=noise)
+                (logits.sum() + usage.conditional_fraction.sum()).backward()
+        assert counter.frame_count == 4 * number
+    assert forward.budgets == step.budgets and not any("_orig_mod" in name for name in step.network.state_dict())
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler on this machine")
+def test_a_compiled_step_moves_the_weights_as_an_eager_one():
+    steps = []
+    for compile in (True, False):
+        step = make_step(budgets=(0.5,), noise_until=0.0, optimizer="momentum", momentum=0.0, lr=1.0, weight_decay=0.0,
+                         schedule="constant", trainer={"compile": compile})
+        step.network.layer2, step.network.layer3 = nn.Sequential(), nn.Sequential()  # one block compiles faster
+        step.network.fc = nn.Linear(16, 10)
+        steps.append(step)
+    assert steps[0].forward is not steps[0].network
+    steps[0].network.load_state_dict(steps[1].network.state_dict())
+    before = state(steps[1].network)
+    fast, slow = (take(step, 0, 1) for step in steps)
+    assert fast.keys() == slow.keys()
+    for name in slow:
+        torch.testing.assert_close(fast[name], slow[name], rtol=1e-4, atol=1e-4)
+    after = state(steps[1].network)
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+    for name, tensor in state(steps[0].network).items():                    # at rate 1 the move is the gradient
+        torch.testing.assert_close(tensor, after[name], rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_compiler_the_command_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    outcome = run(train_main, [*TINY, f"out={tmp_path}", "trainer.compile=true"])
+    assert outcome.code == 1 and "trainer.compile=true needs a C++ compiler" in outcome.err
+    assert outcome.err.count("\n") == 1 and not list(tmp_path.rglob("*.*"))
