@@ -39,7 +39,7 @@ class BudgetsConfig:
     temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
-    differentiable_dilation: bool = True# the first layer's cost teaches the masks
+    differentiable_dilation: bool = True  # the first layer's cost teaches the masks
     calibrate: bool = True              # after training: thresholds that meet each budget
     calibration_images: int = 512       # training images used for that
     tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best
