@@ -43,8 +43,12 @@ class BudgetsConfig:
     temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order
     switches: list[float] | None = None  # shares of the epochs where the next temperature starts
     noise_until: float = 0.8            # share of the epochs with Gumbel noise
+<<<<<<< HEAD
     differentiable_dilation: bool = True# the first layer's cost teaches the masks
     cost_model: str = "executed"        # MACs that the budget losses see: executed | published; reports: executed
+=======
+    differentiable_dilation: bool = True  # the first layer's cost teaches the masks
+>>>>>>> features
     calibrate: bool = True              # after training: thresholds that meet each budget
     calibration_images: int = 512       # training images used for that
     tolerance: float = 0.03             # an epoch that misses a budget by more is not kept as best

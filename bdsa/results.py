@@ -61,6 +61,8 @@ def _measure_best(config: TrainConfig, parts: Parts, path: Path, dataset: Datase
     """Calibrate the network of a best checkpoint, measure it, and write both back; `parts.network` becomes it."""
     best = checkpoints.read_checkpoint(path)
     load_completely(parts.network, best["state_dict"], path)
+    if config.recipe.ema_decay is not None:
+        log.info("%s weights, epoch %d:", "averaged" if best["weights"] == "ema" else "raw", best["epoch"])
     if not best["calibrated"]:
         _calibrate(config, parts, device)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers)

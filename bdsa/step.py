@@ -99,7 +99,8 @@ class TrainStep:
             losses = self.objective(self.forward, images, labels, self.budgets.at_step(step), epoch,
                                     step / self.total, self.weights[turn])
         self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
-        self.objective.steer(self.network, self.budgets.at_step(step), losses["conditional_fraction"], step / self.total)
+        self.objective.steer(self.network, self.budgets.at_step(step), losses["conditional_fraction"],
+                             step / self.total)
         if (step + 1) % self.recipe.accumulation == 0:
             self.update((step + 1) // self.recipe.accumulation, epoch < self.recipe.freeze_backbone_epochs)
         losses[f"fraction/{self.budgets.names[turn]}"] = losses.pop("conditional_fraction")

@@ -4,10 +4,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from steps import batch, make_step, state, take
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bdsa
+from bdsa.cli import shipped_folder
 from bdsa.config import RecipeConfig
 from bdsa.optimization import create_optimizer, create_schedule, parameter_groups
 
@@ -23,6 +25,35 @@ def is_mask(name: str) -> bool:
 
 def is_statistic(name: str) -> bool:
     return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def preset(name: str) -> RecipeConfig:
+    recipe = RecipeConfig(**OmegaConf.to_container(OmegaConf.load(shipped_folder("conf") / f"recipe/{name}.yaml")))
+    recipe.check()
+    return recipe
+
+
+@pytest.mark.parametrize("name, images, norms", [
+    ("resnet_imagenet", 64, 1e-4), ("resnet_cifar", 256, 5e-4), ("convnext_imagenet", 4096, 0.0)])
+def test_published_recipes_are_those_of_the_paper(name, images, norms):
+    recipe, network = preset(name), tiny()
+    optimizer = create_optimizer(network, recipe)
+    assert recipe.batch_size * recipe.accumulation == images
+    for group in optimizer.param_groups:
+        assert group["weight_decay"] == (norms if group["params"][0].ndim == 1 else recipe.weight_decay)
+        assert not group.get("nesterov")
+    schedule = create_schedule(optimizer, recipe, updates_per_epoch=2)
+    rates = []
+    for epoch in range(recipe.epochs + 1):
+        schedule.step_update(2 * epoch)
+        rates.append(optimizer.param_groups[-1]["lr"])                     # of the mask units
+    assert max(rates) == pytest.approx(recipe.lr)
+    if recipe.schedule == "cosine":
+        assert rates[20] == pytest.approx(4e-3) and rates[120] == pytest.approx(1e-6)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2e-6)
+    else:
+        drops = [e for e in range(1, recipe.epochs + 1) if rates[e] < rates[e - 1]]
+        assert drops == recipe.milestones and rates[-1] == pytest.approx(recipe.lr * 0.1 ** len(drops))
 
 
 def test_cosine_starts_after_the_warm_up_and_ends_at_min_lr():
@@ -170,11 +201,11 @@ def test_mixed_precision_computes_in_half_and_decides_and_weighs_in_single(amp):
     assert all(p.dtype == torch.float32 for p in step.network.parameters())
     before = step.network.conv1.weight.detach().clone()
     take(step, 1, 2)
-    moved = step.network.conv1.weight - before
+    moved = step.network.conv1.weight.detach() - before
     single = make_step(teacher={"kind": "self"})
     take(single, 0, 3)
     assert 0 < float(moved.norm())
-    assert float((step.network.conv1.weight - single.network.conv1.weight).norm()) < float(moved.norm())
+    assert float((moved + before - single.network.conv1.weight.detach()).norm()) < float(moved.norm())
     assert (step.state_dict()["scaler"] != {}) == (amp == "float16")
 
 
