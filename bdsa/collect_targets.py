@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from bdsa.budgets import Budgets
 from bdsa.cli import check_overrides
-from bdsa.config import TargetsConfig, described_settings, from_omegaconf
+from bdsa.command_config import TargetsConfig
+from bdsa.config import described_settings, from_omegaconf
 from bdsa.errors import UserError
 from bdsa.run_folder import write_text
 from bdsa.selection import meets_budgets

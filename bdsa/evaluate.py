@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bdsa.cli import launch
-from bdsa.config import EvaluateConfig
+from bdsa.command_config import EvaluateConfig
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from bdsa import checkpoints
 from bdsa.assembly import check_image_size, choose_device
 from bdsa.budgets import DENSE, Budgets
-from bdsa.config import DataConfig, EvaluateConfig
+from bdsa.command_config import EvaluateConfig
+from bdsa.config import DataConfig
 from bdsa.data.datasets import create_splits, get_split
 from bdsa.data.loaders import eval_loader
 from bdsa.errors import UserError

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from bdsa import checkpoints
 from bdsa.budgets import Budgets
-from bdsa.config import ExportConfig
+from bdsa.command_config import ExportConfig
 from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.table import human_count

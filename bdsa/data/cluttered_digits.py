@@ -28,7 +28,7 @@ _TURN = {"train": (0, 1, 2), "val": (3,), "test": (4,)}
 @lru_cache(maxsize=1)
 def _originals() -> tuple[np.ndarray, np.ndarray]:
     """The smooth originals [1797, 40, 40] and their labels [1797]."""
-    from sklearn.datasets import load_digits     # a second to import: only this data set pays it
+    from sklearn.datasets import load_digits  # a second to import: only this data set pays it
 
     digits = load_digits()
     return clutter.smooth(digits.images.astype(np.float32) / 16), digits.target.astype(np.int64)
