@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
 from bdsa.config import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.distributed import part, with_global_means
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
 from bdsa.method.schedule import noise_at, temperature_at
 from bdsa.teachers import Teacher, self_teacher
@@ -56,19 +57,20 @@ class Objective:
         logits, usage = network(
             images, budget=budget, return_usage=True, temperature=self.temperature(epoch),
             noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
-            differentiable_dilation=settings.differentiable_dilation)
+            differentiable_dilation=settings.differentiable_dilation, part=part())
+        fractions, block_fractions = with_global_means(usage.conditional_fraction, usage.block_fractions)
         losses = {"task": self.task(logits.float(), labels)}
         total = losses["task"]
         if budget != DENSE:
             lower, upper = block_bounds(budget, progress, settings.anneal)
-            losses["network"] = network_budget_loss(usage.conditional_fraction, budget)
-            losses["block"] = block_budget_loss(usage.block_fractions, lower, upper)
+            losses["network"] = network_budget_loss(fractions, budget)
+            losses["block"] = block_budget_loss(block_fractions, lower, upper)
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
         if self.teacher is not None and not (self.teacher is self_teacher and budget == DENSE):
             losses["kd"] = distillation_loss(logits, self.teacher(network, images), self.teaching.temperature)
             total = total + self.teaching.weight * losses["kd"]
         losses["total"] = weight * total
-        losses["conditional_fraction"] = usage.conditional_fraction.mean()
+        losses["conditional_fraction"] = fractions.mean()
         return losses
 
 

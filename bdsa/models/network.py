@@ -32,7 +32,8 @@ class AdaptiveNetwork:
         return [m for m in self.trunk() if isinstance(m, AdaptiveBlock)]
 
     def forward(self, x: Tensor, budget: float = DENSE, return_usage: bool = False, *, temperature: float = 1.0,
-                noise: bool = False, differentiable_dilation: bool = True) -> Tensor | tuple[Tensor, Usage]:
+                noise: bool = False, differentiable_dilation: bool = True,
+                part: tuple[int, int] = (0, 1)) -> Tensor | tuple[Tensor, Usage]:
         """Classify images at a budget.
 
         Args:
@@ -42,6 +43,7 @@ class AdaptiveNetwork:
             temperature: tau of the masks' gradient while training.
             noise: whether Gumbel noise is added to the mask logits (training).
             differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
+            part: (rank, world) where several processes share the batch in equal parts: for the noise.
 
         Returns:
             Logits [B, classes], or (logits, Usage).
@@ -52,7 +54,8 @@ class AdaptiveNetwork:
         name = self.budgets.require(budget)
         if budget == DENSE and not return_usage:
             return super().forward(x)
-        request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation)
+        request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
+                          part)
         size = tuple(x.shape[2:])
         used: list[BlockUsage] = []
         for module in self.trunk():

@@ -17,11 +17,13 @@ class Request:
         temperature: tau of the straight-through gradient.
         noise: whether Gumbel noise is added to the mask logits.
         differentiable_dilation: whether the first layer's cost carries a gradient to the masks.
+        part: (r, n) where the images are the r-th of n equal parts of a batch; see `gumbel_difference`.
     """
     budget: str | None
     temperature: float = 1.0
     noise: bool = False
     differentiable_dilation: bool = True
+    part: tuple[int, int] = (0, 1)
 
 
 class BlockUsage(NamedTuple):
