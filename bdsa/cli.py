@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -92,14 +94,24 @@ def check_overrides(overrides: list[str], schema: type, options: dict[str, list[
             raise unknown_setting(name, schema)
 
 
-def check_launcher(overrides: list[str]) -> None:
-    """Raise UserError for a launcher of an extra that is not installed, or several processes that each would launch."""
-    asked = next((a.partition("=")[2] for a in overrides if a.startswith("hydra/launcher=")), "basic")
-    if asked != "basic" and ranks.world() > 1:
+def launcher_arguments(arguments: list[str]) -> list[str]:
+    """The flag that a launcher needs: Hydra asks it for the jobs of a multirun alone, and else ignores it silently.
+
+    Raises:
+        UserError: in several processes, for a launcher of an extra that is not installed, or without Slurm.
+    """
+    asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), "basic")
+    if asked == "basic":
+        return []
+    if ranks.world() > 1:
         raise UserError(f"hydra/launcher={asked} in {ranks.world()} processes: each would launch all jobs; start it "
                         f"without torchrun, its hydra.launcher.tasks_per_node are the processes")
     if (asked == "slurm" or asked.startswith("submitit")) and not importlib.util.find_spec("submitit"):
         raise UserError(f"hydra/launcher={asked} needs an extra: pip install 'bdsa[slurm]'")
+    if asked in ("slurm", "submitit_slurm") and not shutil.which("srun"):
+        raise UserError(f"hydra/launcher={asked} needs Slurm's srun, which is not here: start it on a login node")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the trace of a job's error and exits itself
+    return [] if {"-m", "--multirun"} & {*arguments} else ["--multirun"]
 
 
 def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) -> None:
@@ -140,7 +152,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
     try:
         overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
-        check_launcher(overrides)
+        sys.argv += launcher_arguments(sys.argv[1:])
         check_overrides(overrides, schema, options)
     except UserError as error:
         if ranks.is_main():
@@ -150,5 +162,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
     except KeyboardInterrupt:
         sys.exit(130)
+    except UserError as error:  # of a submitted job, with HYDRA_FULL_ERROR
+        sys.exit(f"error: {error}")
     if failed:
         ranks.exit_failed(at_once=any(failed))
