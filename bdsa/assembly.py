@@ -48,8 +48,8 @@ def choose_device(config: TrainerConfig) -> torch.device:
     if config.device == "auto":
         return own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     if world() > 1 and config.device.startswith("cuda:"):
-        raise UserError(f"trainer.device={config.device} names one GPU for {world()} processes: use trainer.device=cuda "
-                        f"and CUDA_VISIBLE_DEVICES")
+        raise UserError(f"trainer.device={config.device} names one GPU for {world()} processes: use trainer.device=cuda"
+                        f" and CUDA_VISIBLE_DEVICES")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device={config.device} is not available on this machine: use trainer.device=cpu")
     return own_gpu() if config.device == "cuda" else torch.device(config.device)

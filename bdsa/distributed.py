@@ -120,8 +120,8 @@ def check_devices(device: torch.device) -> None:
     if world() > 1 and device.type == "cuda":
         used = gather((platform.node(), str(torch.cuda.get_device_properties(device).uuid)))
         if len(set(used)) < len(used):
-            raise everywhere(f"{len(used)} processes share {len(set(used))} GPUs: start one process a GPU, such as with "
-                             f"torchrun --nproc-per-node gpu, or set trainer.device=cpu")
+            raise everywhere(f"{len(used)} processes share {len(set(used))} GPUs: start one process a GPU, such as "
+                             f"with torchrun --nproc-per-node gpu, or set trainer.device=cpu")
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -37,11 +37,11 @@ def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) ->
 
 def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],
              device: torch.device, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
-    """Top-1, conditional fraction and MACs of each budget, over all images of `loader`, and of those of other processes.
+    """Top-1, conditional fraction and MACs of each budget, over the images of all processes' loaders.
 
     Args:
         network: left in the mode it was in.
-        loader: batches of images [B, 3, H, W] and labels [B]; of several processes each has its own images.
+        loader: batches of images [B, 3, H, W] and labels [B], no image in two processes.
         budgets: budgets that the network has.
         device: where the network is.
         on_batch: called after every batch, for progress.

@@ -1,4 +1,4 @@
-"""A progress bar with an ETA on a terminal; silence elsewhere, where the log has a line an epoch; one for all processes."""
+"""One progress bar with an ETA on a terminal; silence elsewhere, where the log has a line an epoch."""
 from __future__ import annotations
 
 import sys
