@@ -81,9 +81,10 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
             raise UserError(f"awareness.metric={config.awareness.metric} needs awareness.targets: a CSV file, or "
                             f"imagenet or cifar10 for the published ones")
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
-    if config.recipe.batch_size % world():
-        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all processes together and "
-                        f"{world()} of them cannot share it equally: make it a multiple of {world()}")
+    shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
+    if config.recipe.batch_size % shares:
+        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes together,"
+                        f" which cannot share it equally: make it a multiple of {shares}")
     splits = create_splits(config.data)
     loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
                           config.trainer.seed, *part())

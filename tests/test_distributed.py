@@ -68,7 +68,7 @@ def test_with_own_statistics_the_ranks_still_agree(both):
     one, two = (steps["own statistics"].state for steps, _ in both)
     whole = both[0][0]["batch norm"].state
     assert all(torch.equal(one[k], two[k]) for k in one)
-    assert not close(one["bn1.running_var"], whole["bn1.running_var"], 1e-4)
+    assert not close(one["raw.bn1.running_var"], whole["raw.bn1.running_var"], 1e-4)
 
 
 def test_results_are_those_of_an_evaluation_by_one_process(home, tmp_path):

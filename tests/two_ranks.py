@@ -29,14 +29,15 @@ CASES: dict[str, dict[str, Any]] = {
         model=ModelConfig("cifar_resnet8", norm_affine="shared"), teacher=TeacherConfig("self"),
         recipe=dict(accumulation=2, clip_grad=1.0)),
     "ConvNeXt, three budgets an update": dict(
-        model=ModelConfig("convnext_atto", args=dict(depths=[1, 1, 1, 1], dims=[8, 8, 16, 16], drop_path_rate=0.3)),
-        recipe=dict(accumulation=3, optimizer="adamw", lr=1e-3)),
+        model=ModelConfig("convnext_atto", args=dict(depths=[1, 1, 1, 1], dims=[8, 8, 16, 16])),
+        recipe=dict(accumulation=3, optimizer="adamw", lr=1e-3, drop_path=0.3, ema_decay=0.5)),
     "ResNet-18, two budgets of three an update": dict(
         model=ModelConfig("resnet18", args=dict(channels=[8, 8, 16, 16])), recipe=dict(accumulation=2)),
     "own statistics": dict(sync=False),
 }
 STEPS = 6
-RUN = [*TINY, "budgets.targets=[0.3,1.0]", "recipe.optimizer=sgd", "recipe.lr=0.01", "recipe.epochs=2"]
+RUN = [*TINY, "budgets.targets=[0.3,1.0]", "recipe.optimizer=sgd", "recipe.lr=0.01", "recipe.epochs=2",
+       "trainer.pictures=0"]
 
 
 @dataclass
@@ -70,8 +71,9 @@ def train_steps(model: ModelConfig = ModelConfig("cifar_resnet8"), recipe: dict[
     step.optimizer.step = noted_update
     for i, (images, labels) in enumerate(parts.loader):
         outcome.losses.append({k: float(v) for k, v in step(i, images.double(), labels).items()})
-    distributed.average_statistics(parts.network)
-    outcome.state = parts.network.state_dict()
+    for kind, network in step.networks().items():
+        distributed.average_statistics(network)
+        outcome.state |= {f"{kind}.{name}": value for name, value in network.state_dict().items()}
     return outcome
 
 
