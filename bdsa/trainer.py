@@ -131,8 +131,9 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
             means = {name: total / counts[name] for name, total in zip(sums, totals)}
             trained_for = time.monotonic() - epoch_started  # after the line above, which waits for the device
             if not all(map(math.isfinite, means.values())):
-                raise UserError(f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
-                                f"{recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
+                raise distributed.everywhere(
+                    f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr={recipe.lr:g} or "
+                    f"set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
             done = epoch + 1
             fractions = {n.partition("/")[2]: v for n, v in means.items() if n.startswith("fraction/")}
             train_row = {
