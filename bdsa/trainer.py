@@ -23,7 +23,6 @@ from bdsa import checkpoints, distributed
 from bdsa.assembly import Parts, assemble, choose_device
 from bdsa.config import TrainConfig
 from bdsa.data.loaders import eval_loader
-from bdsa.errors import UserError
 from bdsa.evaluation import evaluate
 from bdsa.method.awareness import awareness_weights
 from bdsa.progress import duration, progress_bar

@@ -48,12 +48,13 @@ class Trained:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train_steps(model: ModelConfig = ModelConfig("cifar_resnet8"), recipe: dict[str, Any] | None = None,
-                teacher: TeacherConfig = TeacherConfig(), sync: bool = True) -> Trained:
+def train_steps(model: ModelConfig | None = None, recipe: dict[str, Any] | None = None,
+                teacher: TeacherConfig | None = None, sync: bool = True) -> Trained:
     """Train six steps with noise, in float64: in float32 a mask that flips by rounding would hide an error."""
     recipe = {"batch_size": 8, "optimizer": "sgd", "lr": 0.05, "epochs": 2, "warmup_epochs": 0, **(recipe or {})}
     config = TrainConfig(
-        model=model, budgets=BudgetsConfig([0.3, 0.7, 1.0], noise_until=1.0), teacher=teacher,
+        model=model or ModelConfig("cifar_resnet8"), budgets=BudgetsConfig([0.3, 0.7, 1.0], noise_until=1.0),
+        teacher=teacher or TeacherConfig(),
         data=DataConfig(name="cluttered_digits", image_size=32, train_images=8 * STEPS, val_images=8, test_images=8),
         recipe=RecipeConfig(**recipe), trainer=TrainerConfig(sync_batch_norm=sync))
     parts = assemble(config, torch.device("cpu"))
