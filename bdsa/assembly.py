@@ -11,10 +11,13 @@ from bdsa.compilation import check_compiler
 from bdsa.config import TrainConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits
 from bdsa.data.loaders import EpochLoader, train_loader
+from bdsa.distributed import part, world
 from bdsa.errors import UserError
+from bdsa.method.whole_batch import use_whole_batch
 from bdsa.models.factory import check_model_name, create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.optimization import check_optimizer
+from bdsa.ranks import local_rank
 from bdsa.targets import read_targets
 from bdsa.teachers import Teacher, create_teacher
 
@@ -35,16 +38,30 @@ class Parts:
 def choose_device(config: TrainerConfig) -> torch.device:
     """The device that the config names, or the best one that is there; also sets the CPU's threads.
 
+    Of several processes on a machine, each takes the GPU of its local rank.
+
     Raises:
-        UserError: for a device that this machine does not have.
+        UserError: for a device that this machine does not have, or that several processes cannot share.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_gpu() if torch.cuda.is_available() else torch.device("cpu")
+    if world() > 1 and config.device.startswith("cuda:"):
+        raise UserError(f"trainer.device={config.device} names one GPU for {world()} processes: use trainer.device=cuda"
+                        f" and CUDA_VISIBLE_DEVICES")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device={config.device} is not available on this machine: use trainer.device=cpu")
-    return torch.device(config.device)
+    return own_gpu() if config.device == "cuda" else torch.device(config.device)
+
+
+def own_gpu() -> torch.device:
+    """The current GPU, or that of this process's local rank; a launcher may also show each process its own alone."""
+    if world() == 1:
+        return torch.device("cuda")
+    device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # NCCL and the loaders' pinned memory use the current one
+    return device
 
 
 def assemble(config: TrainConfig, device: torch.device) -> Parts:
@@ -64,8 +81,13 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
             raise UserError(f"awareness.metric={config.awareness.metric} needs awareness.targets: a CSV file, or "
                             f"imagenet or cifar10 for the published ones")
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
+    shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
+    if config.recipe.batch_size % shares:
+        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes together,"
+                        f" which cannot share it equally: make it a multiple of {shares}")
     splits = create_splits(config.data)
-    loader = train_loader(splits.train, config.recipe.batch_size, config.data.workers, config.trainer.seed)
+    loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
+                          config.trainer.seed, *part())
     batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
     recipe = config.recipe
     if batches < recipe.accumulation:
@@ -79,6 +101,8 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            **model.args, **drop_path(config))
     check_image_size(network, model.name, splits.image_size)
+    if world() > 1:
+        use_whole_batch(network, norms=config.trainer.sync_batch_norm)
     network.to(device)
     if config.trainer.channels_last:
         network.to(memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ from bdsa.errors import UserError
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely, read_file
+from bdsa.ranks import is_main
 
 
 @dataclass
@@ -36,7 +37,9 @@ class ModelSpec:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """torch.save to `path` through a temporary file, so that a crash leaves the old file whole."""
+    """torch.save to `path` through a temporary file, so that a crash leaves the old file whole. Rank 0 alone saves."""
+    if not is_main():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     torch.save(content, temporary)

@@ -5,7 +5,10 @@ messages do not say what was meant.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from bdsa import ranks
 from bdsa.config import described_settings, from_omegaconf, setting_names, unknown_setting
 from bdsa.errors import UserError, nearest, unknown
 from bdsa.models import WEIGHT_SUFFIXES
@@ -90,10 +94,31 @@ def check_overrides(overrides: list[str], schema: type, options: dict[str, list[
             raise unknown_setting(name, schema)
 
 
+def launcher_arguments(arguments: list[str]) -> list[str]:
+    """The flag that a launcher needs: Hydra asks it for the jobs of a multirun alone, and else ignores it silently.
+
+    Raises:
+        UserError: in several processes, for a launcher of an extra that is not installed, or without Slurm.
+    """
+    asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), "basic")
+    if asked == "basic":
+        return []
+    if ranks.world() > 1:
+        raise UserError(f"hydra/launcher={asked} in {ranks.world()} processes: each would launch all jobs; start it "
+                        f"without torchrun, its hydra.launcher.tasks_per_node are the processes")
+    if (asked == "slurm" or asked.startswith("submitit")) and not importlib.util.find_spec("submitit"):
+        raise UserError(f"hydra/launcher={asked} needs an extra: pip install 'bdsa[slurm]'")
+    if asked in ("slurm", "submitit_slurm") and not shutil.which("srun"):
+        raise UserError(f"hydra/launcher={asked} needs Slurm's srun, which is not here: start it on a login node")
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the trace of a job's error and exits itself
+    return [] if {"-m", "--multirun"} & {*arguments} else ["--multirun"]
+
+
 def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) -> None:
     """Run `work(config, folder)` for the command line, once or for every job of a multirun.
 
-    A UserError is printed as one line; the exit code is 1 if any job failed.
+    A UserError is printed as one line, by rank 0 where all processes found it; the exit code is 1 if any job
+    failed. A job that submitit runs elsewhere also raises it, so that the launching process hears of it.
     """
     store = ConfigStore.instance()
     store.store(name="defaults", node=asdict(schema()))
@@ -102,28 +127,42 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("settings", lambda *, _root_: "\n".join(described_settings(
         schema, OmegaConf.to_container(_root_))), replace=True)
-    failed = []
+    failed: list[bool] = []  # for each failed job, whether only this process knows why
 
     def job(composed: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        ranks.adopt_submitted_job()
+        config = None
         try:
-            work(from_omegaconf(schema, composed), folder)
+            config = from_omegaconf(schema, composed)
+            work(config, folder)
         except UserError as error:
-            failed.append(folder)
-            print(f"error: {error}", file=sys.stderr)
+            mine_alone = config is not None and not error.everywhere
+            failed.append(mine_alone)
+            if ranks.is_main() or mine_alone:
+                print(f"error: {error}", file=sys.stderr, flush=True)
             for empty in (folder, folder.parent):  # what Hydra made before the error was found
-                if empty != Path.cwd() and empty.is_dir() and not any(empty.iterdir()):
-                    empty.rmdir()
+                with contextlib.suppress(OSError):  # not empty, or another process was faster
+                    if empty != Path.cwd():
+                        empty.rmdir()
+            if ranks.in_submitted_job():
+                raise
 
     options = group_options(config_name)
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
     try:
-        check_overrides([a for a in sys.argv[1:] if "=" in a and not a.startswith("-")], schema, options)
+        overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
+        sys.argv += launcher_arguments(sys.argv[1:])
+        check_overrides(overrides, schema, options)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        if ranks.is_main():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        ranks.exit_failed(at_once=False)
     try:
         hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
     except KeyboardInterrupt:
         sys.exit(130)
+    except UserError as error:  # of a submitted job, with HYDRA_FULL_ERROR
+        sys.exit(f"error: {error}")
     if failed:
-        sys.exit(1)
+        ranks.exit_failed(at_once=any(failed))

@@ -75,7 +75,7 @@ class DataConfig(DataSpec):
 @dataclass
 class RecipeConfig:
     epochs: int = 8                     # passes over the training images
-    batch_size: int = 64                # images of one budget's micro-batch
+    batch_size: int = 64                # images of one budget's micro-batch, over all processes
     accumulation: int = 1               # micro-batches per optimiser step; budgets alternate
     optimizer: str = "adamw"            # any of timm's
     lr: float = 2e-3                    # peak learning rate
@@ -125,6 +125,7 @@ class TrainerConfig:
     channels_last: bool = True          # memory layout; faster convolutions
     amp: str = "none"                   # training in mixed precision: none | bfloat16 | float16
     compile: bool = False               # training by torch.compile: slow at first, a graph a budget, then faster
+    sync_batch_norm: bool = True        # several processes: statistics of the whole batch, as in one
     limit_train_batches: int | None = None  # dry runs
     limit_eval_images: int | None = None  # likewise
     eval_batch_size: int = 250          # images

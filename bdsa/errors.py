@@ -10,7 +10,12 @@ class UserError(ValueError):
 
     Entry points print it without a traceback and exit with code 1. Library callers can catch it
     as a ValueError.
+
+    Attributes:
+        everywhere: whether every process of a run knows it, so that only rank 0 need print it.
     """
+
+    everywhere = False
 
 
 def nearest(word: object, known: Iterable[object]) -> str:

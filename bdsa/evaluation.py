@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bdsa.budgets import DENSE, Budgets, budget_name
+from bdsa.distributed import sum_over_ranks
 from bdsa.models.network import AdaptiveNetwork
 
 
@@ -36,36 +37,33 @@ def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) ->
 
 def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],
              device: torch.device, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
-    """Top-1, conditional fraction and MACs of each budget, over all images of `loader`.
+    """Top-1, conditional fraction and MACs of each budget, over the images of all processes' loaders.
 
     Args:
         network: left in the mode it was in.
-        loader: batches of images [B, 3, H, W] and labels [B].
+        loader: batches of images [B, 3, H, W] and labels [B], no image in two processes.
         budgets: budgets that the network has.
         device: where the network is.
         on_batch: called after every batch, for progress.
     """
     training = network.training
     network.eval()
-    budgets, images_seen = list(budgets), 0
-    sums: dict[float, Tensor] = {}       # budget -> float64 [3]: correct, conditional fraction, MACs
-    densities: dict[float, Tensor] = {}  # budget -> float64 [blocks]
+    budgets, blocks = list(budgets), len(network.adaptive_blocks())
+    # A row a budget, float64: images, correct, conditional fraction, MACs, then each block's density.
+    sums = torch.zeros(len(budgets), 4 + blocks, dtype=torch.float64, device=device)
     with torch.inference_mode():
         for images, labels in loader:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            images_seen += len(labels)
-            for budget in budgets:
+            for row, budget in zip(sums, budgets):
                 logits, usage = network(images, budget=budget, return_usage=True)
                 correct = (logits.argmax(dim=1) == labels).sum(dtype=torch.float64)
-                batch = torch.stack([correct, usage.conditional_fraction.sum(), usage.macs.sum()])
-                density = torch.stack([m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks])
-                sums[budget] = sums[budget] + batch if budget in sums else batch
-                densities[budget] = densities[budget] + density if budget in densities else density
+                row += torch.stack([torch.full_like(correct, len(labels)), correct, usage.conditional_fraction.sum(),
+                                    usage.macs.sum(), *(m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
             on_batch()
     network.train(training)
-    rows = []
-    for budget in budgets:
-        correct, fraction, macs = (sums[budget] / images_seen).tolist()
+    rows, densities = [], {}
+    for budget, (images_seen, *totals) in zip(budgets, sum_over_ranks(sums).tolist()):
+        correct, fraction, macs, *densities[budget_name(budget)] = (total / images_seen for total in totals)
         rows.append({"name": budget_name(budget), "budget": budget, "top1": round(100.0 * correct, 6),
-                     "conditional_fraction": fraction, "macs": macs, "images": images_seen})
-    return Evaluation(rows, {budget_name(b): (densities[b] / images_seen).tolist() for b in budgets})
+                     "conditional_fraction": fraction, "macs": macs, "images": int(images_seen)})
+    return Evaluation(rows, densities)

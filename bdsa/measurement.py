@@ -5,17 +5,22 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bdsa import checkpoints
+import torch
+from torch.utils.data import Dataset
+
+from bdsa import checkpoints, distributed
 from bdsa.assembly import check_image_size, choose_device
 from bdsa.budgets import DENSE, Budgets
 from bdsa.command_config import EvaluateConfig
 from bdsa.config import DataConfig
-from bdsa.data.datasets import create_splits, get_split
+from bdsa.data.datasets import Splits, create_splits, get_split
 from bdsa.data.loaders import eval_loader
 from bdsa.errors import UserError
-from bdsa.evaluation import evaluate, evaluated_budgets
+from bdsa.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.models.factory import check_model_name, create_model
+from bdsa.models.network import AdaptiveNetwork
 from bdsa.progress import progress_bar
+from bdsa.ranks import is_main
 from bdsa.results import describe, draw, limited
 from bdsa.run_folder import write_json
 from bdsa.table import print_table
@@ -24,10 +29,37 @@ from bdsa.table import print_table
 def measure(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate, print the table, write results.json and pictures; return the results.
 
+    Several processes share the images; rank 0 writes and prints.
+
     Raises:
         UserError: for bad input, before any image is looked at.
     """
-    device = choose_device(config.trainer)
+    distributed.start()
+    device = distributed.together(lambda: choose_device(config.trainer))
+    distributed.check_devices(device)
+    name, network, splits, split, budgets, workers = distributed.together(lambda: _subject(config))
+    network.to(device)
+    dataset = splits.train_eval if split == "train" else get_split(splits, split)
+    dataset.draw()
+    dataset = limited(dataset, config.trainer.limit_eval_images)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.part())
+    with progress_bar() as bar:
+        task = bar.add_task(f"evaluating {name}", total=len(loader))
+        evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
+    results = describe(network, name, splits, split, evaluation)
+    results["checkpoint"] = config.checkpoint or config.model.weights
+    if is_main():
+        _write(results, _folder(config, name, splits.name, split), network, dataset, splits, evaluation, device,
+               config.trainer.pictures)
+    return results
+
+
+def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str, list[float], int]:
+    """What is measured: the network and its name, the data, the split's name, the budgets and reading processes.
+
+    Raises:
+        UserError: for the first thing in the config that cannot be.
+    """
     content = checkpoints.read_checkpoint(config.checkpoint) if config.checkpoint else None
     trained = Budgets(content["model"]["budgets"] if content else [DENSE])
     budgets = evaluated_budgets(trained, config.budgets.targets)
@@ -36,7 +68,8 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     data = data_settings(config.data, content)
     splits = create_splits(data)
     split = config.split or splits.reported
-    dataset = splits.train_eval if split == "train" else get_split(splits, split)
+    if split != "train":
+        get_split(splits, split)
     if content is not None:
         name = content["model"]["name"]
         network = checkpoints.load_network(content, config.checkpoint, len(splits.classes))
@@ -49,26 +82,21 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
         network = create_model(name, trained, len(splits.classes), model.pretrained, weights=model.weights,
                                **model.args)
     check_image_size(network, name, splits.image_size)
-    network.to(device)
-    dataset.draw()
-    dataset = limited(dataset, config.trainer.limit_eval_images)
-    loader = eval_loader(dataset, config.trainer.eval_batch_size, data.workers)
-    with progress_bar() as bar:
-        task = bar.add_task(f"evaluating {name}", total=len(loader))
-        evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
-    results = describe(network, name, splits, split, evaluation)
-    results["checkpoint"] = config.checkpoint or config.model.weights
-    folder = _folder(config, name, data.name, split)
+    return name, network, splits, split, budgets, data.workers
+
+
+def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, dataset: Dataset, splits: Splits,
+           evaluation: Evaluation, device: torch.device, pictures: int) -> None:
+    """Leave results and pictures in the folder, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw(network, dataset, splits, evaluation, folder / "pictures", config.trainer.pictures, device)
+    draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
     write_json(folder / "results.json", results)
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
-    print(f"{data.name}, split {split}")
+    print(f"{splits.name}, split {results['split']}")
     for note in splits.notes:
         print(f"note: {note}")
     print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")
-    return results
 
 
 def data_settings(asked: DataConfig, content: dict[str, Any] | None) -> DataConfig:

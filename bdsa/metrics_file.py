@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bdsa.errors import UserError
+from bdsa.ranks import is_main
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class MetricsFile:
 
     Rows have a `kind`: "train" (one an epoch: epoch, step, loss terms, lr, temperature, seconds,
     images_per_second) or "eval" (one an epoch, weights and budget: epoch, split, weights "raw" or
-    "ema", name, budget, top1 in percent, conditional_fraction, macs, images). One process writes: rank 0.
+    "ema", name, budget, top1 in percent, conditional_fraction, macs, images). One process writes, rank 0:
+    in others the writing methods do nothing.
 
     Args:
         path: the file, `metrics.jsonl` in the run's folder; it need not exist yet.
@@ -62,6 +64,8 @@ class MetricsFile:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row and wait until it is on the disk; NaN and inf are written as null."""
+        if not is_main():
+            return
         line = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
@@ -96,6 +100,8 @@ class MetricsFile:
         A resumed run calls this with its checkpoint's epoch, because it will write the later ones
         again. The file is replaced in one move: a crash leaves the old one or the new one.
         """
+        if not is_main():
+            return 0
         rows = self.read()
         kept = [row for row in rows if row.get("epoch") is None or row["epoch"] <= epoch]
         if not self.path.exists():

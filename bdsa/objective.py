@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bdsa.budgets import DENSE, budget_name
 from bdsa.config import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.distributed import part, with_global_means
 from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
 from bdsa.method.schedule import noise_at, target_at, temperature_at
@@ -58,20 +59,22 @@ class Objective:
             images, budget=budget, return_usage=True, temperature=self.temperature(epoch),
             noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
             differentiable_dilation=settings.differentiable_dilation,
-            published_cost=settings.cost_model == "published")
+            published_cost=settings.cost_model == "published", part=part())
+        fractions, loss_fractions, loss_block_fractions = with_global_means(
+            usage.conditional_fraction, usage.loss_fraction, usage.loss_block_fractions)
         losses = {"task": self.task(logits.float(), labels)}
         total = settings.task_weight * losses["task"]
         if budget != DENSE:
             target = target_at(progress, budget, settings.warmup)
             lower, upper = block_bounds(target, progress, settings.anneal)
-            losses["network"] = network_budget_loss(usage.loss_fraction, target)
-            losses["block"] = block_budget_loss(usage.loss_block_fractions, lower, upper)
+            losses["network"] = network_budget_loss(loss_fractions, target)
+            losses["block"] = block_budget_loss(loss_block_fractions, lower, upper)
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
         if self.teacher is not None and not (self.teacher is self_teacher and budget == DENSE):
             losses["kd"] = distillation_loss(logits, self.teacher(network, images), self.teaching.temperature)
             total = total + self.teaching.weight * losses["kd"]
         losses["total"] = weight * total
-        losses["conditional_fraction"] = usage.conditional_fraction.mean()
+        losses["conditional_fraction"] = fractions.mean()
         return losses
 
     def steer(self, network: nn.Module, budget: float, fraction: Tensor, progress: float) -> None:

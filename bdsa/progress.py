@@ -1,4 +1,4 @@
-"""A progress bar with an ETA on a terminal; silence elsewhere, where the log has a line an epoch."""
+"""One progress bar with an ETA on a terminal; silence elsewhere, where the log has a line an epoch."""
 from __future__ import annotations
 
 import sys
@@ -6,12 +6,15 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bdsa.ranks import is_main
+
 
 def progress_bar() -> Progress:
     """A bar for `add_task(description, total=...)` and `advance(task)`; use it in a `with` statement."""
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("elapsed"),
                     TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), transient=True,
-                    console=Console(file=sys.stdout), disable=not sys.stdout.isatty(), redirect_stdout=True)
+                    console=Console(file=sys.stdout), disable=not (sys.stdout.isatty() and is_main()),
+                    redirect_stdout=True)
 
 
 def duration(seconds: float) -> str:

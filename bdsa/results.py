@@ -15,10 +15,13 @@ from bdsa.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.config import TrainConfig
 from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
+from bdsa.distributed import part, share_state
 from bdsa.evaluation import Evaluation, evaluate, evaluated_budgets
+from bdsa.method.whole_batch import use_own_part
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely
 from bdsa.pictures import accuracy_cost_picture, curves_picture, density_picture, mask_picture
+from bdsa.ranks import is_main
 from bdsa.run_folder import RunFolder, write_json
 from bdsa.table import print_table
 from bdsa.teachers import self_teacher
@@ -49,6 +52,8 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
     if len(kept) > 1:
         results["raw"] = {key: measured["raw"][0][key] for key in ("epoch", "rows")}
     rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
+    if not is_main():
+        return
     pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
     curves_picture(run.metrics.read(), run.pictures / "curves.png")
     tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
@@ -65,7 +70,7 @@ def _measure_best(config: TrainConfig, parts: Parts, path: Path, dataset: Datase
         log.info("%s weights, epoch %d:", "averaged" if best["weights"] == "ema" else "raw", best["epoch"])
     if not best["calibrated"]:
         _calibrate(config, parts, device)
-    loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers, *part())
     evaluation = evaluate(parts.network, loader, evaluated_budgets(parts.budgets), device)
     results = describe(parts.network, config.model.name, parts.splits, parts.splits.reported, evaluation)
     results.update(epoch=best["epoch"], weights=best["weights"], validated_on=parts.splits.validated_on)
@@ -82,7 +87,11 @@ def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
 
     Statistics see augmented images, as those of the trained budgets did: measured on others they
     cost points (experiments/LOG.md). Thresholds see what inference sees.
+
+    Every process does it with the same images, as one process would, and takes over rank 0's outcome:
+    another GPU may have rounded otherwise.
     """
+    use_own_part(parts.network)
     count, size, workers = config.budgets.calibration_images, config.trainer.eval_batch_size, config.data.workers
     if not parts.budgets.has_dense and parts.teacher is not self_teacher:
         images = limited(parts.splits.train, count)
@@ -91,6 +100,7 @@ def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
     if config.budgets.calibrate:
         images = eval_loader(limited(parts.splits.train_eval, count), size, workers)
         calibrate_thresholds(parts.network, [x.to(device) for x, _ in images])
+    share_state(parts.network)
 
 
 def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
@@ -128,7 +138,9 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
 
 
 def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:
-    """Print the table of a finished run and where everything is."""
+    """Print the table of a finished run and where everything is, once for all processes."""
+    if not is_main():
+        return
     results = json.loads(run.results_file.read_text())
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])

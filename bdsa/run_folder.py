@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 
 from bdsa.errors import UserError
 from bdsa.metrics_file import MetricsFile
+from bdsa.ranks import is_main
 from bdsa.run_name import decisive_settings
 
 log = logging.getLogger("bdsa")
@@ -82,7 +83,14 @@ class RunFolder:
                             f"with trainer.fresh=true")
 
     def open(self, device: str) -> str:
-        """Make the folder, write settings and environment, start the log; return the run's id for trackers."""
+        """Make the folder, write settings and environment, start the log; return the run's id for trackers.
+
+        Rank 0 alone does; in other processes there is nothing to write and nobody to tell.
+        """
+        if not is_main():
+            log.addHandler(logging.NullHandler())  # without any, Python would print warnings
+            log.propagate = False
+            return ""
         if self.fresh:
             for part in (self.config_file, self.environment_file, self.results_file, self.metrics.path,
                          self.last.parent, self.pictures, self.path / "wandb", self.path / "train.log"):

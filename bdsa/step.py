@@ -17,6 +17,7 @@ from bdsa.assembly import Parts
 from bdsa.compilation import compiled
 from bdsa.config import TrainConfig
 from bdsa.data.loaders import mixed_seed
+from bdsa.distributed import average_gradients
 from bdsa.objective import Objective
 from bdsa.optimization import backbone_parameters, create_optimizer, create_schedule
 
@@ -116,6 +117,7 @@ class TrainStep:
                 compiled graphs and data-parallel wrappers were built for. Batch-norm statistics go on
                 being measured: a budget's belong to its masks, and those change.
         """
+        average_gradients(self.network.parameters())  # before unscaling: all ranks find the same overflows
         self.scaler.unscale_(self.optimizer)
         if frozen:
             for parameter in self.backbone:

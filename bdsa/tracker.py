@@ -11,6 +11,7 @@ from typing import Any
 
 from bdsa.errors import UserError, unknown
 from bdsa.metrics_file import flat, plain
+from bdsa.ranks import is_main
 
 log = logging.getLogger(__name__)
 
@@ -199,14 +200,14 @@ def create_tracker(mode: str, *, folder: str | Path, config: dict[str, Any], pro
                    run_id: str) -> contextlib.AbstractContextManager[NoTracker | WandbTracker]:
     """Return the tracker called `mode`, to be used in a `with` statement, which starts the run.
 
-    Ranks other than 0 take "none".
+    Ranks other than 0 get the one that does nothing.
 
     Raises:
         UserError: if there is no tracker of that name, or its package is not installed.
     """
     if mode not in TRACKERS:
         raise unknown("tracker", mode, TRACKERS)
-    if mode == "none":
+    if mode == "none" or not is_main():
         return NoTracker()
     return TRACKERS[mode](folder=folder, config=config, project=project, name=name, group=group,
                           job_type=job_type, tags=tags, run_id=run_id)

@@ -5,9 +5,11 @@ Resume rules (which folder may be resumed is in `bdsa.run_folder`):
 2. Everything random in an epoch is seeded from (trainer.seed, epoch), so an epoch replays exactly.
 3. The learning rate, the temperature, the noise and the bounds are functions of the step number.
 4. Metrics of epochs after the checkpoint's are removed: the resumed run writes them again.
+5. The number of processes may differ: a batch is that of all of them (`bdsa.distributed`).
 """
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -17,11 +19,10 @@ from pathlib import Path
 
 import torch
 
-from bdsa import checkpoints
+from bdsa import checkpoints, distributed
 from bdsa.assembly import Parts, assemble, choose_device
 from bdsa.config import TrainConfig
 from bdsa.data.loaders import eval_loader
-from bdsa.errors import UserError
 from bdsa.evaluation import evaluate
 from bdsa.method.awareness import awareness_weights
 from bdsa.progress import duration, progress_bar
@@ -40,19 +41,24 @@ def train(config: TrainConfig, folder: Path) -> None:
     Raises:
         UserError: for bad input, before anything is written.
     """
-    run = RunFolder(folder, asdict(config), config.trainer.fresh)
+    distributed.start()
+    run = distributed.together(lambda: RunFolder(folder, asdict(config), config.trainer.fresh))
+    run.done, run.resumes = distributed.share((run.done, run.resumes))
     if run.done:
         show(run, note="this run is finished; trainer.fresh=true would train it again")
         return
-    device = choose_device(config.trainer)
-    parts = assemble(config, device)
+    device = distributed.together(lambda: choose_device(config.trainer))
+    distributed.check_devices(device)
+    parts = distributed.together(lambda: assemble(config, device))
     run_id = run.open(str(device))
     try:
-        tracker = create_tracker(config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
-                                 name=config.name or folder.name, group=config.tracker.group, job_type="train",
-                                 tags=config.tracker.tags, run_id=run_id)
-        with tracker:
+        with contextlib.ExitStack() as stack:
+            tracker = distributed.together(lambda: stack.enter_context(create_tracker(
+                config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
+                name=config.name or folder.name, group=config.tracker.group, job_type="train",
+                tags=config.tracker.tags, run_id=run_id)))
             fit(config, parts, run, device, tracker)
+            distributed.barrier()  # the others read what rank 0 kept
             finish(config, parts, run, device, tracker)
         show(run, tracker.where)
     except KeyboardInterrupt:
@@ -72,7 +78,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
         dataset.draw()
     loader = parts.loader
     val_loader = eval_loader(limited(parts.splits.validation, config.trainer.limit_eval_images),
-                             config.trainer.eval_batch_size, config.data.workers)
+                             config.trainer.eval_batch_size, config.data.workers, *distributed.part())
     step = TrainStep(config, parts, device)
     best: dict[str, list[dict]] = {}                            # "raw" and "ema" -> the best epoch's rows
     first_epoch = 0
@@ -84,20 +90,22 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
         network.load_state_dict(last["state_dict"])
         step.load_state_dict(last)
         first_epoch, best = last["epoch"], last["best"]
-        run.metrics.truncate_after(first_epoch)
         log.info("resuming after epoch %d of %d", first_epoch, recipe.epochs)
     else:
-        run.metrics.truncate_after(0)
-        log.info("%s for budgets %s on %s: %s images, %d blocks, %.2f M parameters, %s",
+        log.info("%s for budgets %s on %s: %s images, %d blocks, %.2f M parameters, %s%s",
                  config.model.name, ", ".join(f"{b:g}" for b in budgets), parts.splits.name,
                  f"{len(parts.splits.train):,}", len(network.adaptive_blocks()),
-                 sum(p.numel() for p in network.parameters()) / 1e6, device)
+                 sum(p.numel() for p in network.parameters()) / 1e6, device,
+                 f" in {distributed.world()} processes" if distributed.world() > 1 else "")
         for note in (*parts.splits.notes, parts.splits.choice):
             log.info("note: %s", note)
         if recipe.ema_decay is not None and 1 / (1 - recipe.ema_decay) > step.total / recipe.accumulation:
             log.info("note: recipe.ema_decay=%g averages over %s updates and this training has %s: the average stays "
                      "near the start", recipe.ema_decay, f"{1 / (1 - recipe.ema_decay):,.0f}",
                      f"{step.total // recipe.accumulation:,}")
+    run.metrics.truncate_after(first_epoch)
+    for kept in step.networks().values():
+        distributed.share_state(kept)  # another machine may have drawn other weights
 
     # ----------------------------------------------------------------------------------------------
     # Epochs
@@ -118,11 +126,13 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
 
             # --------------------------------------------------------------------------------------
             # Once an epoch: measure, record, weigh the budgets anew, keep
-            means = {name: float(value) / counts[name] for name, value in sums.items()}
+            totals = distributed.mean_over_ranks(torch.stack([s.double() for s in sums.values()])).tolist()
+            means = {name: total / counts[name] for name, total in zip(sums, totals)}
             trained_for = time.monotonic() - epoch_started  # after the line above, which waits for the device
             if not all(map(math.isfinite, means.values())):
-                raise UserError(f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
-                                f"{recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
+                raise distributed.everywhere(
+                    f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr={recipe.lr:g} or "
+                    f"set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
             done = epoch + 1
             fractions = {n.partition("/")[2]: v for n, v in means.items() if n.startswith("fraction/")}
             train_row = {
@@ -131,6 +141,8 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                 "weight": dict(zip(budgets.names, step.weights)), "lr": step.learning_rate,
                 "temperature": step.objective.temperature(epoch), "seconds": trained_for,
                 "images_per_second": step.per_epoch * recipe.batch_size / trained_for}
+            for kept in step.networks().values():
+                distributed.average_statistics(kept)
             rows = {w: evaluate(n, val_loader, budgets, device).rows for w, n in step.networks().items()}
             eval_rows = [{"kind": "eval", "epoch": done, "split": parts.splits.validated_on, "weights": w, **row}
                          for w, measured in rows.items() for row in measured]

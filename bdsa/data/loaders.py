@@ -64,10 +64,15 @@ def train_loader(dataset: Dataset, batch_size: int, workers: int, seed: int,
     return _loader(ReplayedDataset(dataset, seed), batch_size, workers, order)
 
 
-def eval_loader(dataset: Dataset, batch_size: int, workers: int) -> EpochLoader:
-    """Every image once and in order; the last batch may be smaller. Arguments as for training."""
+def eval_loader(dataset: Dataset, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> EpochLoader:
+    """Every image once and in order; the last batch may be smaller. Arguments as for training.
+
+    With several processes, rank r takes every world-th batch from batch r on: the same batches as in
+    one process, none twice. A rank may be left with one batch fewer, or none.
+    """
     _check(batch_size, workers)
-    return _loader(dataset, batch_size, workers, None)
+    mine = None if world == 1 else [i for i in range(len(dataset)) if i // batch_size % world == rank]
+    return _loader(dataset, batch_size, workers, mine)
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -132,7 +137,8 @@ def _forked_generators() -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-def _loader(dataset: Dataset, batch_size: int, workers: int, order: EpochOrder | None) -> EpochLoader:
+def _loader(dataset: Dataset, batch_size: int, workers: int,
+            order: EpochOrder | list[int] | None) -> EpochLoader:
     # Its own generator: a DataLoader without one draws from the global generator at every pass.
     return EpochLoader(dataset, batch_size, sampler=order, num_workers=workers,
                        persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),

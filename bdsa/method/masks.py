@@ -42,15 +42,21 @@ class MaskUnit(nn.Module):
         return self.conv.in_channels * (9 * height * width + 1)
 
 
-def gumbel_difference(like: Tensor) -> Tensor:
+def gumbel_difference(like: Tensor, part: tuple[int, int] = (0, 1)) -> Tensor:
     """The difference of two independent Gumbel(0, 1) noises, in float32, of the shape of `like`.
 
     That difference is a standard logistic variable, so one uniform draw makes it. The draw is kept
     away from 0 and 1 by float32's epsilon: in half precision the noise would become infinite.
+
+    Args:
+        like: [B, ...].
+        part: (r, n) where `like` is the r-th of n equal parts of a batch: the whole batch's noise is
+            drawn and its rows taken, so that generators in one state give the parts what one process draws.
     """
     eps = torch.finfo(torch.float32).eps
-    u = torch.rand(like.shape, device=like.device, dtype=torch.float32).clamp_(eps, 1 - eps)
-    return torch.logit(u)
+    (index, count), rows = part, like.shape[0]
+    u = torch.rand((rows * count, *like.shape[1:]), device=like.device, dtype=torch.float32).clamp_(eps, 1 - eps)
+    return torch.logit(u[index * rows:(index + 1) * rows])
 
 
 def straight_through(logits: Tensor, temperature: float) -> Tensor:

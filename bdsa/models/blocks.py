@@ -52,7 +52,7 @@ class AdaptiveBlock:
         unit = self.mask_units[request.budget]
         clean = logits = unit(x)                                            # [B, 1, h, w]
         if request.noise:
-            logits = logits + gumbel_difference(logits)
+            logits = logits + gumbel_difference(logits, request.part)
         mask = straight_through(logits, request.temperature)
         y = self.masked(x, mask.to(x.dtype), request.budget)
         source = logits if request.differentiable_dilation else logits.detach()

@@ -33,7 +33,7 @@ class AdaptiveNetwork:
 
     def forward(self, x: Tensor, budget: float = DENSE, return_usage: bool = False, *, temperature: float = 1.0,
                 noise: bool = False, differentiable_dilation: bool = True,
-                published_cost: bool = False) -> Tensor | tuple[Tensor, Usage]:
+                published_cost: bool = False, part: tuple[int, int] = (0, 1)) -> Tensor | tuple[Tensor, Usage]:
         """Classify images at a budget.
 
         Args:
@@ -44,6 +44,7 @@ class AdaptiveNetwork:
             noise: whether Gumbel noise is added to the mask logits (training).
             differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
             published_cost: whether the fractions for the budget losses are those of the authors' count.
+            part: (rank, world) where several processes share the batch in equal parts: for the noise.
 
         Returns:
             Logits [B, classes], or (logits, Usage).
@@ -55,7 +56,7 @@ class AdaptiveNetwork:
         if budget == DENSE and not return_usage:
             return super().forward(x)
         request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
-                          published_cost)
+                          published_cost, part)
         size = tuple(x.shape[2:])
         used: list[BlockUsage] = []
         for module in self.trunk():

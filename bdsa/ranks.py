@@ -1,0 +1,61 @@
+"""Which of how many processes this is, as its launcher says in the environment. Imports nothing heavy.
+
+torchrun, and every launcher that follows it, exports RANK, LOCAL_RANK and WORLD_SIZE; without them a
+process is alone. The collectives are in `bdsa.distributed`.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import NoReturn
+
+GRACE = 10.0  # seconds that rank 0 gets to say what is wrong before the others end
+
+
+def rank() -> int:
+    """Number of this process, 0 being the one that writes and speaks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and speaks; what writes or prints asks this itself."""
+    return rank() == 0
+
+
+def local_rank() -> int:
+    """Number of this process on its machine: which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def world() -> int:
+    """Number of processes on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def in_submitted_job() -> bool:
+    """Whether submitit started this process, on Slurm or locally."""
+    return "SUBMITIT_EXECUTOR" in os.environ
+
+
+def adopt_submitted_job() -> None:
+    """In a job of submitit's, make its task a rank as torchrun would; elsewhere do nothing.
+
+    The GPUs stay visible to all ranks of a machine, as under torchrun: NCCL reaches its neighbours'
+    memory directly only then.
+    """
+    if in_submitted_job() and "RANK" not in os.environ:
+        from submitit.helpers import TorchDistributedEnvironment  # an extra; only its own jobs get here
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+
+
+def exit_failed(at_once: bool) -> NoReturn:
+    """Exit with code 1.
+
+    Launchers end all ranks as soon as one has ended, so the others must not end before rank 0 has
+    printed an error that all of them found. `at_once` is for a rank that said its error itself.
+    """
+    if rank() != 0 and not at_once:
+        time.sleep(GRACE)
+    sys.exit(1)
