@@ -83,7 +83,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
     shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
     if config.recipe.batch_size % shares:
-        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes together,"
+        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes,"
                         f" which cannot share it equally: make it a multiple of {shares}")
     splits = create_splits(config.data)
     loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,

@@ -30,7 +30,10 @@ class MaskUnit(nn.Module):
         # A sum, because the gradient of a mean is written out at the size of x.
         pooled = x.sum(dim=(2, 3), dtype=torch.float32) / (x.shape[2] * x.shape[3])
         context = self.fc(pooled.to(x.dtype))  # [B, 1]
-        return self.norm(self.conv(x).float() + context.float()[:, :, None, None])
+        logits = self.conv(x).float() + context.float()[:, :, None, None]
+        if isinstance(self.norm, nn.Identity):
+            return logits
+        return self.norm(logits.to(self.norm.weight.dtype)).float()
 
     def shift(self, offset: float | Tensor) -> None:
         """Add `offset` to all logits, for good: the threshold moves the other way."""
