@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bdsa.budgets import Budgets
-from bdsa.checkpoints import ModelSpec
+from bdsa.checkpoints import ModelSpec, start_from
 from bdsa.compilation import check_compiler
 from bdsa.config import TrainConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits
@@ -100,6 +100,8 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            **model.args, **drop_path(config))
+    if model.start is not None:
+        start_from(network, spec, model.start)
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)

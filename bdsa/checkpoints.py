@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from bdsa.budgets import DENSE
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
@@ -85,3 +86,27 @@ def load_network(content: dict[str, Any], source: object, num_classes: int | Non
     network = spec.build()
     load_completely(network, content["state_dict"], source)
     return network
+
+
+def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path) -> None:
+    """Give a network the weights of a trained one, mask units and norms of its budgets included.
+
+    Args:
+        network: of the form `spec`; the file may have further budgets.
+        path: a checkpoint of bdsa-train or a file of bdsa-export.
+
+    Raises:
+        UserError: if the file's network has another form, or lacks one of the budgets.
+    """
+    content = read_checkpoint(path)
+    stated = ModelSpec(**content["model"])
+    for name in ("name", "num_classes", "norm_affine", "mask_norm", "args"):
+        if getattr(stated, name) != getattr(spec, name):
+            raise UserError(f"model.start={path} has {name}={getattr(stated, name)}, this run asks for "
+                            f"{getattr(spec, name)}")
+    lacking = [b for b in spec.budgets if b != DENSE and b not in stated.budgets]
+    if lacking:
+        raise UserError(f"model.start={path} was not trained for budget {lacking[0]:g}; it has "
+                        f"{', '.join(f'{b:g}' for b in stated.budgets)}")
+    source = load_network(content, path).state_dict()
+    network.load_state_dict({name: source[name] for name in network.state_dict()})

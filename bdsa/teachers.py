@@ -71,12 +71,10 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         return self_teacher
     name, classes = config.name or student, len(splits.classes)
     try:
-        network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights,
+        network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights, section="teacher",
                                      **({"num_classes": classes} if config.weights else {}))
     except UserError as error:
-        hint = str(error).replace("model.weights=PATH", "teacher.weights=PATH")
-        hint = hint.split(": set model.reset_head")[0]
-        raise UserError(f"teacher {name}: {hint}") from error
+        raise UserError(f"teacher {name}: {error}") from error
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}: distillation needs "
                         f"a teacher of the same classes, in the same order")

@@ -78,21 +78,23 @@ def load_completely(model: nn.Module, state: dict[str, Tensor], source: object) 
     model.load_state_dict(state, strict=not any(k not in state for k in own))
 
 
-def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = False) -> None:
+def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = False, section: str = "model") -> None:
     """Load a dense network's weights from a local file into a timm network that is not yet adapted.
 
     Args:
         model: the network; timm's own name mapping for its family is applied.
         path: .safetensors, .pt, .pth or .bin.
         reset_head: keep the model's new classifier where the file's has another number of classes.
+        section: the section of the settings that asked for the file, for what errors advise.
 
     Raises:
         UserError: if anything is missing, unknown or of another shape.
     """
     state = state_dict_of(read_file(path), path)
     if any(".mask_units." in k or "masker" in k for k in state):
+        advice = "go on from it with model.start=PATH" if section == "model" else "a teacher is dense"
         raise UserError(f"weights file {path} is an adaptive network's checkpoint, not a dense network's weights: "
-                        f"give it as checkpoint=... to bdsa-evaluate")
+                        f"{advice}, or measure it with bdsa-evaluate checkpoint=PATH")
     mapping = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if mapping is not None:
         try:
@@ -107,7 +109,7 @@ def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = Fa
     classes = {state[k].shape[0] for k in head}
     if classes and classes != {model.num_classes}:
         if not reset_head:
-            raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}: "
-                            f"set model.reset_head=true to train a new classifier")
+            advice = ": set model.reset_head=true to train a new classifier" if section == "model" else ""
+            raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}{advice}")
         state.update({k: own[k] for k in head})
     load_completely(model, state, path)
