@@ -61,7 +61,8 @@ def test_it_says_what_it_is_and_nothing_of_the_machine(trained, exported):
 
 
 def test_a_training_goes_on_from_the_file_with_some_of_its_budgets(trained, exported):
-    command = [*TINY, f"out={trained.parent}", "recipe.epochs=1", "recipe.lr=1e-12", "recipe.schedule=constant", "budgets.targets=[0.8]",
+    command = [*TINY, f"out={trained.parent}", "recipe.epochs=1", "recipe.lr=1e-12", "recipe.schedule=constant",
+               "budgets.targets=[0.8]",
                "model.mask_norm=batch", "recipe.weight_decay=0", "budgets.calibrate=false"]
     outcome = run(train_main, [*command, "name=on", f"model.start={exported}"])
     assert outcome.code == 0, outcome.err
