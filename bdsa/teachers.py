@@ -13,6 +13,8 @@ from bdsa.data.datasets import Splits
 from bdsa.errors import UserError
 from bdsa.models.factory import create_dense_model
 
+ADVICE = (": distillation needs a teacher of the same classes, in the same order; give one trained on these data "
+          "(teacher.weights=PATH), teacher=self for the network's own dense path, or teacher=none")
 Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
 
 
@@ -75,9 +77,8 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
                                      **({"num_classes": classes} if config.weights else {}))
     except UserError as error:
         hint = str(error).replace("model.weights=PATH", "teacher.weights=PATH")
-        hint = hint.split(": set model.reset_head")[0]
-        raise UserError(f"teacher {name}: {hint}") from error
+        hint, other_classes, _ = hint.partition(": set model.reset_head")
+        raise UserError(f"teacher {name}: {hint}{ADVICE if other_classes else ''}") from error
     if network.num_classes != classes:
-        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}: distillation needs "
-                        f"a teacher of the same classes, in the same order")
+        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}{ADVICE}")
     return DenseTeacher(network.to(device), splits.mean, splits.std)
