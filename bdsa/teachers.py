@@ -12,6 +12,7 @@ from bdsa.config import TeacherConfig
 from bdsa.data.datasets import Splits
 from bdsa.errors import UserError
 from bdsa.models.factory import create_dense_model
+from bdsa.models.weights import OTHER_CLASSES
 
 Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
 
@@ -76,6 +77,5 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     except UserError as error:
         raise UserError(f"teacher {name}: {error}") from error
     if network.num_classes != classes:
-        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}: distillation needs "
-                        f"a teacher of the same classes, in the same order")
+        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}{OTHER_CLASSES['teacher']}")
     return DenseTeacher(network.to(device), splits.mean, splits.std)

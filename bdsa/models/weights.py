@@ -18,6 +18,12 @@ from bdsa.models import WEIGHT_SUFFIXES
 # Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
 NUMPY_SCALARS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
                  *((np.float64(0).__reduce__()[0], f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
+# What to do about weights of other classes than the data's, by the section of the settings that named them.
+OTHER_CLASSES = {
+    "model": ": set model.reset_head=true to train a new classifier",
+    "teacher": ": distillation needs a teacher of the same classes, in the same order; give one trained on these data "
+               "(teacher.weights=PATH), teacher=self for the network's own dense path, or teacher=none",
+}
 NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
 
 
@@ -109,7 +115,7 @@ def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = Fa
     classes = {state[k].shape[0] for k in head}
     if classes and classes != {model.num_classes}:
         if not reset_head:
-            advice = ": set model.reset_head=true to train a new classifier" if section == "model" else ""
-            raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}{advice}")
+            raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}"
+                            f"{OTHER_CLASSES[section]}")
         state.update({k: own[k] for k in head})
     load_completely(model, state, path)
