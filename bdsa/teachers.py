@@ -77,5 +77,6 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     except UserError as error:
         raise UserError(f"teacher {name}: {error}") from error
     if network.num_classes != classes:
-        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}{OTHER_CLASSES['teacher']}")
+        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
+                        f"{OTHER_CLASSES['teacher']}")
     return DenseTeacher(network.to(device), splits.mean, splits.std)
