@@ -15,15 +15,19 @@ class MaskUnit(nn.Module):
     Args:
         channels: channels C of the block's input.
         stride: stride s of the block, so that the logits have the block's output resolution.
-        norm: "none", or "batch": batch norm of the logits, which keeps their spread at what the
-            threshold and the temperature are made for; at inference it is a scale and an offset.
+        norm: "none", or "batch": the logits are normalised over the batch and get a bias, but no scale
+            of their own. Their spread stays what threshold and temperature are made for; where it was
+            learned it shrank until a whole map crossed the threshold at once.
     """
 
     def __init__(self, channels: int, stride: int = 1, norm: str = "none") -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, kernel_size=3, stride=stride, padding=1, bias=True)
         self.fc = nn.Linear(channels, 1)
-        self.norm = nn.BatchNorm2d(1) if norm == "batch" else nn.Identity()
+        self.norm = nn.Identity()
+        if norm == "batch":
+            self.norm = nn.BatchNorm2d(1)
+            self.norm.weight.requires_grad_(False)  # one, for good
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W] -> logits [B, 1, ceil(H/s), ceil(W/s)], always float32."""
