@@ -121,7 +121,7 @@ def create_splits(spec: DataSpec) -> Splits:
     size = known.image_size if spec.image_size is None else spec.image_size
     mean = list(IMAGENET_DEFAULT_MEAN if spec.mean is None else spec.mean)
     std = list(IMAGENET_DEFAULT_STD if spec.std is None else spec.std)
-    check_transforms(spec.augmentation, size, spec.resize, mean, std)
+    check_transforms(spec.augmentation, size, spec.resize, mean, std, spec.border)
     check_held_out(spec.held_out)
     check_extras(spec.rand_augment, spec.random_erasing)
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
@@ -138,7 +138,7 @@ def create_splits(spec: DataSpec) -> Splits:
     if spec.held_out is not None:
         train, kept = hold_out(train, spec.held_out, spec.seed, sources.classes)
         held_out = TransformedDataset(kept, evaluation)
-    training = train_transform(*options, spec.rand_augment, spec.random_erasing)
+    training = train_transform(*options, spec.rand_augment, spec.random_erasing, spec.border)
     return Splits(train=TransformedDataset(train, training),
                   val=val, test=test, held_out=held_out,
                   train_eval=TransformedDataset(train, evaluation),

@@ -13,6 +13,7 @@ class DataSpec:
     mean: list[float] | None = None     # of each channel, as fractions of full brightness; default: ImageNet's
     std: list[float] | None = None      # likewise
     augmentation: str = "crop"          # none | crop | crop_flip (CIFAR's) | resized_crop_flip (ImageNet's) | auto
+    border: str = "black"               # what crop and crop_flip show from outside the image: black | reflect
     rand_augment: str | None = None     # timm's policy after the crop and flip, such as rand-m9-mstd0.5-inc1
     random_erasing: float = 0.0         # probability that a rectangle becomes noise
     resize: int | None = None           # evaluation: shorter side before the centre crop; default: 256/224 or none

@@ -13,6 +13,7 @@ from bdsa.data.rand_augment import check_policy, rand_augment
 from bdsa.errors import UserError, unknown
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip", "resized_crop_flip")
+BORDERS = ("black", "reflect")
 SMALL = 96  # pixels: up to here images are shown as they are, beyond it they are cut out and resized
 _IMAGENET_RESIZE = 256 / 224
 
@@ -37,6 +38,28 @@ class ToNormalized:
         return pixels.float().mul_(self.scale).add_(self.shift)
 
 
+class ReflectedCrop:
+    """Random crop of `size` pixels from the image with its mirror image around it, `padding` pixels wide.
+
+    A black border, which test images do not have, is what masks learn first: they leave it out, meet
+    their budgets by it, and run too much where there is none.
+    """
+
+    def __init__(self, size: int, padding: int) -> None:
+        self.size, self.padding = size, padding
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        pixels = np.asarray(image)
+        rows, columns = (self._places(side) for side in pixels.shape[:2])
+        return Image.fromarray(pixels[rows[:, None], columns])
+
+    def _places(self, side: int) -> np.ndarray:
+        """The pixels, along one side, that a random crop shows."""
+        start = int(torch.randint(side + 2 * self.padding - self.size + 1, ())) - self.padding
+        places = np.abs(np.arange(start, start + self.size))
+        return (side - 1) - np.abs((side - 1) - places)
+
+
 class PaddedCrop:
     """Random crop of `size` pixels from the image with `padding` black pixels around it.
 
@@ -57,10 +80,12 @@ class PaddedCrop:
 
 
 def check_transforms(augmentation: str, image_size: int, resize: int | None,
-                     mean: Sequence[float], std: Sequence[float]) -> None:
+                     mean: Sequence[float], std: Sequence[float], border: str = "black") -> None:
     """Raise UserError for an unknown augmentation or a number out of its range."""
     if augmentation not in AUGMENTATIONS:
         raise unknown("augmentation", augmentation, AUGMENTATIONS)
+    if border not in BORDERS:
+        raise unknown("border", border, BORDERS)
     if image_size < 8:
         raise UserError(f"image size {image_size} is below 8 pixels, the smallest that is accepted")
     if resize is not None and resize < image_size:
@@ -101,7 +126,7 @@ def eval_transform(augmentation: str, image_size: int, resize: int | None, nativ
 
 def train_transform(augmentation: str, image_size: int, resize: int | None, native_size: int | None,
                     mean: Sequence[float], std: Sequence[float], policy: str | None = None,
-                    random_erasing: float = 0.0) -> Transform:
+                    random_erasing: float = 0.0, border: str = "black") -> Transform:
     """The augmentation by its name, the extras, then normalisation: PIL -> [3, image_size, image_size] float32.
 
     The random numbers are the global ones of torch, random and numpy; `bdsa.data.loaders` seeds them
@@ -113,7 +138,8 @@ def train_transform(augmentation: str, image_size: int, resize: int | None, nati
         steps = [v2.RandomResizedCrop(image_size, antialias=True)]
     else:
         steps = _resized(resize or image_size, native_size)
-        steps.append(PaddedCrop(image_size, padding=image_size // 8))    # 4 pixels at 32
+        crop = ReflectedCrop if border == "reflect" else PaddedCrop
+        steps.append(crop(image_size, padding=image_size // 8))    # 4 pixels at 32
     if augmentation.endswith("flip"):
         steps.append(v2.RandomHorizontalFlip())
     if policy is not None:
