@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bdsa.budgets import Budgets
-from bdsa.checkpoints import ModelSpec
+from bdsa.checkpoints import ModelSpec, start_from
 from bdsa.compilation import check_compiler
 from bdsa.config import TrainConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits
@@ -83,7 +83,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
     shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
     if config.recipe.batch_size % shares:
-        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes together,"
+        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes,"
                         f" which cannot share it equally: make it a multiple of {shares}")
     splits = create_splits(config.data)
     loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
@@ -108,6 +108,8 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            **model.args, **drop_path(config))
+    if model.start is not None:
+        start_from(network, spec, model.start)
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)

@@ -10,13 +10,14 @@ from bdsa.errors import UserError
 
 @dataclass
 class AskedBudgets:
-    targets: list[float] | None = None  # default: all that were trained, and the dense network
+    targets: list[float] | None = None  # default: all that were trained, and bdsa-train's dense network
 
 
 @dataclass
 class EvaluateConfig:
     """Everything that `bdsa-evaluate` takes."""
-    checkpoint: str | None = None       # best.pt or last.pt of a training
+    checkpoint: str | None = None       # best.pt or last.pt of a training, or a file of the authors' code
+    published: str | None = None        # the architecture of such a file, such as resnet18_multi
     model: ModelConfig = field(default_factory=lambda: ModelConfig(name=""))  # or a dense network
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
@@ -28,6 +29,9 @@ class EvaluateConfig:
         """Raise UserError for the first value that breaks a rule."""
         if (self.checkpoint is None) == (not self.model.name):
             raise UserError("bdsa-evaluate needs either checkpoint=PATH or model=NAME (with model.weights=PATH)")
+        if self.published is not None and self.checkpoint is None:
+            raise UserError(f"published={self.published} says what a file of the authors' code holds: name the file "
+                            f"with checkpoint=PATH")
         if self.budgets.targets is not None:
             Budgets(self.budgets.targets)
         if self.split is not None:

@@ -25,6 +25,7 @@ class ModelConfig:
     name: str = "cifar_resnet14"        # any timm ResNet or ConvNeXt, or cifar_resnet20 ...
     pretrained: bool = False            # timm's weights, from its hub
     weights: str | None = None          # a local file in place of the download
+    start: str | None = None            # a trained adaptive network to go on from: a checkpoint or exported file
     reset_head: bool = False            # allow weights with another number of classes
     norm_affine: str = "separate"       # weight and bias of the norms per budget: separate | shared
     mask_norm: str = "none"             # of the mask units' logits: none | batch
@@ -167,6 +168,9 @@ class TrainConfig:
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("trainer.amp", self.trainer.amp, ("none", "bfloat16", "float16"))
+        if self.model.start is not None and (self.model.pretrained or self.model.weights is not None):
+            raise UserError(f"model.start={self.model.start} brings its weights: leave out "
+                            f"model.{'pretrained' if self.model.pretrained else 'weights'}")
         one_of("budgets.cost_model", self.budgets.cost_model, ("executed", "published"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
         one_of("model.mask_norm", self.model.mask_norm, ("none", "batch"))

@@ -1,4 +1,4 @@
-"""The work of bdsa-evaluate: a checkpoint or a dense network, on the data asked for, into results.json."""
+"""The work of bdsa-evaluate: a checkpoint of ours or the authors' or a dense network, on the data asked for."""
 from __future__ import annotations
 
 from dataclasses import fields
@@ -12,7 +12,7 @@ from bdsa import checkpoints, distributed
 from bdsa.assembly import check_image_size, choose_device
 from bdsa.budgets import DENSE, Budgets
 from bdsa.command_config import EvaluateConfig
-from bdsa.config import DataConfig
+from bdsa.config import DataConfig, ModelConfig
 from bdsa.data.datasets import Splits, create_splits, get_split
 from bdsa.data.loaders import eval_loader
 from bdsa.errors import UserError
@@ -60,27 +60,25 @@ def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str,
     Raises:
         UserError: for the first thing in the config that cannot be.
     """
-    content = checkpoints.read_checkpoint(config.checkpoint) if config.checkpoint else None
-    trained = Budgets(content["model"]["budgets"] if content else [DENSE])
-    budgets = evaluated_budgets(trained, config.budgets.targets)
-    if content is None:
-        check_model_name(config.model.name)
+    network, name, content, asked = None, config.model.name, None, config.budgets.targets
+    if config.checkpoint is not None:
+        stored = checkpoints.open_network(config.checkpoint, config.published, asked)
+        network, name, content = stored.network, stored.name, stored.content
+        if config.published is not None and asked is None:
+            asked = list(network.budgets)  # the authors' code never trains the dense path: its row would say nothing
+    else:
+        check_model_name(name)
+    budgets = evaluated_budgets(Budgets([DENSE]) if network is None else network.budgets, asked)
     data = data_settings(config.data, content)
     splits = create_splits(data)
     split = config.split or splits.reported
     if split != "train":
         get_split(splits, split)
-    if content is not None:
-        name = content["model"]["name"]
-        network = checkpoints.load_network(content, config.checkpoint, len(splits.classes))
-    else:
-        model = config.model
-        name = model.name
-        if model.weights is None and not model.pretrained:
-            raise UserError(f"model={name} has no weights to evaluate: give model.weights=PATH or "
-                            f"model.pretrained=true")
-        network = create_model(name, trained, len(splits.classes), model.pretrained, weights=model.weights,
-                               **model.args)
+    if network is None:
+        network = _dense_network(config.model, len(splits.classes))
+    if network.num_classes != len(splits.classes):
+        raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, the data "
+                        f"{len(splits.classes)}")
     check_image_size(network, name, splits.image_size)
     return name, network, splits, split, budgets, data.workers
 
@@ -97,6 +95,14 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
     for note in splits.notes:
         print(f"note: {note}")
     print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")
+
+
+def _dense_network(model: ModelConfig, classes: int) -> AdaptiveNetwork:
+    """The dense network that the command line names, with its weights."""
+    if model.weights is None and not model.pretrained:
+        raise UserError(f"model={model.name} has no weights to evaluate: give model.weights=PATH or "
+                        f"model.pretrained=true")
+    return create_model(model.name, [DENSE], classes, model.pretrained, weights=model.weights, **model.args)
 
 
 def data_settings(asked: DataConfig, content: dict[str, Any] | None) -> DataConfig:

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from bdsa.errors import UserError
 from bdsa.metrics_file import MetricsFile
 from bdsa.ranks import is_main
-from bdsa.run_name import decisive_settings
+from bdsa.run_name import decisive_settings, default_settings
 
 log = logging.getLogger("bdsa")
 PACKAGES = ("bdsa", "torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb", "numpy")
@@ -74,7 +74,7 @@ class RunFolder:
         return {"raw": self.best, "ema": self.best_ema}[weights]
 
     def _check_same_settings(self) -> None:
-        old = decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))
+        old = {**default_settings(), **decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))}
         new = decisive_settings(self.config)
         changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         if changed:

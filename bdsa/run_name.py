@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from bdsa.config import TrainConfig
 
 # What changes where or how fast a run goes, but not its result: these may differ when a run resumes.
 FREE_TO_CHANGE = {
@@ -30,12 +33,19 @@ def decisive_settings(config: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def default_settings() -> dict[str, Any]:
+    """The decisive settings of a run that sets nothing: what a run from before a setting existed had."""
+    return decisive_settings(asdict(TrainConfig()))
+
+
 def run_name(*, _root_: DictConfig) -> str:
     """Resolver `${run_name:}`: `name` where it is set, else data, model, budgets and a short hash."""
     if _root_.get("name"):
         return str(_root_.name)
     config = OmegaConf.to_container(OmegaConf.masked_copy(_root_, [k for k in _root_ if k != "hydra"]), resolve=True)
-    settings = json.dumps(decisive_settings(config), sort_keys=True, default=str)
+    defaults = default_settings()  # left out, so that a new setting does not rename the runs that leave it alone
+    changed = {k: v for k, v in decisive_settings(config).items() if k not in defaults or v != defaults[k]}
+    settings = json.dumps(changed, sort_keys=True, default=str)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     targets = config["budgets"]["targets"]  # not checked yet: the name is needed before the check
     budgets = "-".join(str(b) for b in targets) if isinstance(targets, list) else str(targets)

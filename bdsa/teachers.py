@@ -12,6 +12,7 @@ from bdsa.config import TeacherConfig
 from bdsa.data.datasets import Splits
 from bdsa.errors import UserError
 from bdsa.models.factory import create_dense_model
+from bdsa.models.weights import OTHER_CLASSES
 
 Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
 
@@ -73,13 +74,11 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         return self_teacher
     name, classes = config.name or student, len(splits.classes)
     try:
-        network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights,
+        network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights, section="teacher",
                                      **({"num_classes": classes} if config.weights else {}))
     except UserError as error:
-        hint = str(error).replace("model.weights=PATH", "teacher.weights=PATH")
-        hint = hint.split(": set model.reset_head")[0]
-        raise UserError(f"teacher {name}: {hint}") from error
+        raise UserError(f"teacher {name}: {error}") from error
     if network.num_classes != classes:
-        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}: distillation needs "
-                        f"a teacher of the same classes, in the same order")
+        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
+                        f"{OTHER_CLASSES['teacher']}")
     return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std)

@@ -118,6 +118,7 @@ class Steps:
     def __init__(self, config: BenchmarkConfig, parts: Parts, variant: Variant,
                  batches: list[tuple[Tensor, Tensor]], device: torch.device) -> None:
         budgets = Budgets(variant.budgets)
+        config = replace(config, model=replace(config.model, start=None))  # a trained network has its own budgets
         spec, network = create_network(config, budgets, parts.splits, device)
         self.teacher = parts.teacher if variant.taught else None
         parts = replace(parts, spec=spec, network=network, budgets=budgets, teacher=self.teacher)

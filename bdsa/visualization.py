@@ -18,8 +18,6 @@ from bdsa.mask_pictures import BlockLabel, Seen, density_sheet, mask_sheet, pond
 from bdsa.measurement import data_settings
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.models.published import load_published_checkpoint
-from bdsa.models.weights import read_file, state_dict_of
 from bdsa.pictures import mask_picture
 from bdsa.progress import progress_bar
 from bdsa.run_folder import write_json
@@ -41,8 +39,8 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
     if config.out is not None and Path(config.out).exists() and not Path(config.out).is_dir():
         raise UserError(f"out={config.out} is a file: name a folder")
     files = None if config.images is None else find_image_files(config.images)
-    network, content = _read_network(config)
-    name = content["model"]["name"] if content else config.published
+    stored = checkpoints.open_network(config.checkpoint, config.published, config.budgets.targets)
+    network, name, content = stored.network, stored.name, stored.content
     budgets = masked_budgets(network.budgets, config.budgets.targets)
     if files is None:
         shown, source = _of_data(config, content, network)
@@ -71,25 +69,6 @@ def block_labels(network: AdaptiveNetwork) -> list[BlockLabel]:
     """A label for each adaptive block, from its weights' name: layer2.1, or stages.2.8 in a ConvNeXt."""
     names = {module: name.replace(".blocks.", ".") for name, module in network.named_modules()}
     return [BlockLabel(names[block], names[block].rpartition(".")[0]) for block in network.adaptive_blocks()]
-
-
-def _read_network(config: VisualizeConfig) -> tuple[AdaptiveNetwork, dict[str, Any] | None]:
-    """The network of a checkpoint, and the checkpoint where it is one of bdsa-train."""
-    path, content = config.checkpoint, read_file(config.checkpoint)
-    ours = content.get("format") == "bdsa" and isinstance(content.get("model"), dict)
-    if ours and config.published is not None:
-        raise UserError(f"{path} is a checkpoint of bdsa-train, which says itself that it holds a "
-                        f"{content['model']['name']}: leave out published={config.published}")
-    if ours:
-        return checkpoints.load_network(content, path), content
-    if config.published is None:
-        raise UserError(f"{path} is not a checkpoint of bdsa-train: for one of the authors' code give its "
-                        f"architecture, such as published=resnet18_multi; a dense network's weights have no masks")
-    asked = config.budgets.targets or []
-    if len(asked) != 1 and any(".masker." in key for key in state_dict_of(content, path)):
-        raise UserError(f"{path} is of a single budget, which the file does not say: give it, such as "
-                        f"budgets.targets=[0.5]")
-    return load_published_checkpoint(path, config.published, budget=asked[0] if len(asked) == 1 else None), None
 
 
 def _of_data(config: VisualizeConfig, content: dict[str, Any] | None,

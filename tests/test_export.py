@@ -60,6 +60,23 @@ def test_it_says_what_it_is_and_nothing_of_the_machine(trained, exported):
     assert content["config"]["recipe"]["epochs"] == 1 and content["results"]["rows"][0]["budget"] == 0.4
 
 
+def test_a_training_goes_on_from_the_file_with_some_of_its_budgets(trained, exported):
+    command = [*TINY, f"out={trained.parent}", "recipe.epochs=1", "recipe.lr=1e-12", "recipe.schedule=constant",
+               "budgets.targets=[0.8]",
+               "model.mask_norm=batch", "recipe.weight_decay=0", "budgets.calibrate=false"]
+    outcome = run(train_main, [*command, "name=on", f"model.start={exported}"])
+    assert outcome.code == 0, outcome.err
+    x = torch.randn(2, 3, 32, 32)
+    on, before = bdsa.load(trained.parent / "on/checkpoints/best.pt"), bdsa.load(exported)
+    assert list(on.budgets) == [0.8]
+    assert torch.allclose(on.conv1.weight, before.conv1.weight, atol=1e-6) and on(x, budget=0.8).shape == (2, 10)
+    for bad, said in ((["budgets.targets=[0.3]"], "not trained for budget 0.3; it has 0.4, 0.8"),
+                      (["model.mask_norm=none"], "has mask_norm=batch, this run asks for none"),
+                      (["model.pretrained=true"], "leave out model.pretrained")):
+        outcome = run(train_main, [*command, "name=bad", f"model.start={exported}", *bad])
+        assert outcome.code == 1 and said in outcome.err, outcome.err
+
+
 @pytest.mark.parametrize("arguments, message", [
     ([], "needs checkpoint=PATH"),
     (["checkpoint={run}/checkpoints/bets.pt"], "did you mean 'best.pt'"),

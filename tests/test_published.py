@@ -1,18 +1,26 @@
 """Published checkpoints: the same masks and logits as the published code, or one clear error."""
 from __future__ import annotations
 
+import json
 import os
 import re
 
 import pytest
 import torch
+from command_line import run
 from published_cases import Case, read_case
+from small_data import write_folder
 from timm.models.convnext import checkpoint_filter_fn
 
 import bdsa
+from bdsa.data.datasets import create_splits
+from bdsa.data.spec import DataSpec
 from bdsa.errors import UserError
+from bdsa.evaluate import main as evaluate_main
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import published_name
+
+TEN = {str(label): 1 for label in range(10)}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,43 @@ def test_a_file_reads_as_its_dictionary_with_and_without_the_data_parallel_prefi
     plain = bdsa.load_published_checkpoint(resnet_case.checkpoint, "resnet18", 10).state_dict()
     assert all(torch.equal(v, plain[k]) for k, v in network.state_dict().items())
     assert_answers(network, resnet_case)
+
+
+@pytest.mark.parametrize("name, architecture, asked", [
+    ("resnet18_multi", "resnet18_multi", []), ("convnext_tiny", "convnext_tiny", ["budgets.targets=[0.5]"])])
+def test_evaluation_measures_the_budgets_of_a_file(tmp_path, name, architecture, asked):
+    case = read_case(name)
+    torch.save(case.checkpoint, tmp_path / "model_best.pth.tar")
+    data = ["data=folder", f"data.root={write_folder(tmp_path / 'data', {s: TEN for s in ('train', 'val')})}"]
+    size = ["data.image_size=64", "data.workers=0"]
+    command = [f"checkpoint={tmp_path}/model_best.pth.tar", f"published={architecture}", *asked, *data, *size]
+    outcome = run(evaluate_main, [*command, f"out={tmp_path / 'out'}", "trainer.pictures=0"])
+    assert outcome.code == 0, outcome.err
+    rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    splits = create_splits(DataSpec("folder", str(tmp_path / "data"), augmentation="auto", image_size=64))
+    network = bdsa.load_published_checkpoint(case.checkpoint, architecture, budget=0.5).eval()
+    images = torch.stack([image for image, _ in splits.val])
+    assert [row["budget"] for row in rows] == list(case.logits) == list(network.budgets)
+    for row in rows:
+        with torch.no_grad():
+            logits, usage = network(images, budget=row["budget"], return_usage=True)
+        right = float((logits.argmax(dim=1) == torch.arange(10)).double().mean())
+        assert row["top1"] == pytest.approx(100 * right) and row["images"] == 10
+        assert row["conditional_fraction"] == pytest.approx(float(usage.conditional_fraction.mean()), abs=1e-4)
+
+
+def test_what_evaluation_cannot_read_is_one_line(tmp_path):
+    torch.save(read_case("convnext_tiny").checkpoint, tmp_path / "single.pth")
+    for arguments, expected in (
+            (["published=convnext_tiny"], "budgets.targets=[0.5]"),
+            ([], "published=resnet18_multi"),
+            (["published=convnext_tinny", "budgets.targets=[0.5]"], "did you mean 'convnext_tiny'"),
+            (["published=convnext_tiny", "budgets.targets=[0.5]"], "which data?")):
+        outcome = run(evaluate_main, [f"checkpoint={tmp_path}/single.pth", *arguments, f"out={tmp_path / 'out'}"])
+        assert outcome.code == 1 and expected in outcome.err and len(outcome.err.splitlines()) == 1, outcome.err
+    assert not (tmp_path / "out").exists()
+    outcome = run(evaluate_main, ["published=resnet18_multi", "model=resnet18"])
+    assert outcome.code == 1 and "checkpoint=PATH" in outcome.err
 
 
 def test_every_tensor_of_the_file_is_used(resnet_case, convnext_case):

@@ -2,17 +2,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import TINY, run
+from omegaconf import OmegaConf
 
 import bdsa
 from bdsa.checkpoints import read_checkpoint
+from bdsa.config import TrainConfig
 from bdsa.evaluate import main as evaluate_main
 from bdsa.metrics_file import MetricsFile
 from bdsa.models.weights import read_file
+from bdsa.run_name import run_name
 from bdsa.tracker import NoTracker
 from bdsa.train import main as train_main
 
@@ -195,3 +200,23 @@ def test_every_job_of_a_multirun_has_a_wandb_run_of_its_own(tmp_path, monkeypatc
 
 def test_checkpoints_hold_nothing_but_tensors_and_plain_values(trained):
     assert read_checkpoint(trained / "checkpoints/best.pt")["model"]["budgets"] == [0.3, 0.7, 1.0]
+
+
+def test_a_run_from_before_a_setting_existed_is_found_again(trained, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(trained, folder)
+    text = (folder / "config.yaml").read_text()
+    older = "".join(line for line in text.splitlines(True) if "control_gain" not in line and "ema_decay" not in line)
+    assert older != text
+    (folder / "config.yaml").write_text(older)
+    assert "this run is finished" in train(folder, LIST).out
+    assert run(train_main, [*TINY, LIST, f"out={tmp_path}", "name=old", "budgets.control_gain=1"]).code == 1
+
+
+def test_a_setting_left_alone_is_no_part_of_the_name():
+    config = {**asdict(TrainConfig()), "name": None}
+    before = run_name(_root_=OmegaConf.create(config))
+    del config["budgets"]["control_gain"]
+    assert run_name(_root_=OmegaConf.create(config)) == before
+    config["recipe"]["lr"] = 0.5
+    assert run_name(_root_=OmegaConf.create(config)) != before

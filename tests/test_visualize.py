@@ -20,6 +20,7 @@ from bdsa.data.image_files import find_image_files, folder_names
 from bdsa.data.loaders import eval_loader
 from bdsa.data.spec import DataSpec
 from bdsa.evaluation import evaluate
+from bdsa.export import main as export_main
 from bdsa.mask_pictures import BlockLabel, Seen, mask_sheet, ponder_sheet, soft_mask_sheet
 from bdsa.pictures import ponder_map
 from bdsa.results import limited
@@ -181,6 +182,14 @@ def test_a_published_checkpoint(files, tmp_path):
               f"images={files / 'photos/3/a.png'}", f"out={tmp_path / 'out'}", "pictures=[]")
     record = json.loads((tmp_path / "out/densities.json").read_text())
     assert [row["name"] for row in record["budgets"]] == ["b030", "b050", "b070"] and len(record["blocks"]) == 8
+
+
+def test_a_file_of_bdsa_export(files, tmp_path):
+    outcome = run(export_main, [f"checkpoint={files / 'away.pt'}", f"out={tmp_path}/net.safetensors"])
+    assert outcome.code == 0, outcome.err
+    visualize(f"checkpoint={tmp_path}/net.safetensors", f"images={files / 'photos/3/a.png'}", f"out={tmp_path / 'out'}",
+              "pictures=[]", "data.image_size=32")
+    assert len(json.loads((tmp_path / "out/densities.json").read_text())["blocks"]) == 3
 
 
 def test_batches_change_no_mask(files):

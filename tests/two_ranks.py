@@ -33,6 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
         recipe=dict(accumulation=3, optimizer="adamw", lr=1e-3, drop_path=0.3, ema_decay=0.5)),
     "ResNet-18, two budgets of three an update": dict(
         model=ModelConfig("resnet18", args=dict(channels=[8, 8, 16, 16])), recipe=dict(accumulation=2)),
+    "normalised mask logits, steered": dict(
+        model=ModelConfig("cifar_resnet8", mask_norm="batch"), budgets=dict(control_gain=3.0, warmup=0.5)),
     "own statistics": dict(sync=False),
 }
 STEPS = 6
@@ -49,11 +51,13 @@ class Trained:
 
 
 def train_steps(model: ModelConfig | None = None, recipe: dict[str, Any] | None = None,
-                teacher: TeacherConfig | None = None, sync: bool = True) -> Trained:
+                teacher: TeacherConfig | None = None, budgets: dict[str, Any] | None = None,
+                sync: bool = True) -> Trained:
     """Train six steps with noise, in float64: in float32 a mask that flips by rounding would hide an error."""
     recipe = {"batch_size": 8, "optimizer": "sgd", "lr": 0.05, "epochs": 2, "warmup_epochs": 0, **(recipe or {})}
     config = TrainConfig(
-        model=model or ModelConfig("cifar_resnet8"), budgets=BudgetsConfig([0.3, 0.7, 1.0], noise_until=1.0),
+        model=model or ModelConfig("cifar_resnet8"),
+        budgets=BudgetsConfig([0.3, 0.7, 1.0], noise_until=1.0, **(budgets or {})),
         teacher=teacher or TeacherConfig(),
         data=DataConfig(name="cluttered_digits", image_size=32, train_images=8 * STEPS, val_images=8, test_images=8),
         recipe=RecipeConfig(**recipe), trainer=TrainerConfig(sync_batch_norm=sync))

@@ -15,22 +15,29 @@ class MaskUnit(nn.Module):
     Args:
         channels: channels C of the block's input.
         stride: stride s of the block, so that the logits have the block's output resolution.
-        norm: "none", or "batch": batch norm of the logits, which keeps their spread at what the
-            threshold and the temperature are made for; at inference it is a scale and an offset.
+        norm: "none", or "batch": the logits are normalised over the batch and get a bias, but no scale
+            of their own. Their spread stays what threshold and temperature are made for; where it was
+            learned it shrank until a whole map crossed the threshold at once.
     """
 
     def __init__(self, channels: int, stride: int = 1, norm: str = "none") -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, kernel_size=3, stride=stride, padding=1, bias=True)
         self.fc = nn.Linear(channels, 1)
-        self.norm = nn.BatchNorm2d(1) if norm == "batch" else nn.Identity()
+        self.norm = nn.Identity()
+        if norm == "batch":
+            self.norm = nn.BatchNorm2d(1)
+            self.norm.weight.requires_grad_(False)  # one, for good
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W] -> logits [B, 1, ceil(H/s), ceil(W/s)], always float32."""
         # A sum, because the gradient of a mean is written out at the size of x.
         pooled = x.sum(dim=(2, 3), dtype=torch.float32) / (x.shape[2] * x.shape[3])
         context = self.fc(pooled.to(x.dtype))  # [B, 1]
-        return self.norm(self.conv(x).float() + context.float()[:, :, None, None])
+        logits = self.conv(x).float() + context.float()[:, :, None, None]
+        if isinstance(self.norm, nn.Identity):
+            return logits
+        return self.norm(logits.to(self.norm.weight.dtype)).float()
 
     def shift(self, offset: float | Tensor) -> None:
         """Add `offset` to all logits, for good: the threshold moves the other way."""

@@ -34,7 +34,8 @@ def check_model_name(name: str, adaptive: bool = True) -> None:
 
 
 def create_dense_model(name: str, num_classes: int | None = None, pretrained: bool = False,
-                       weights: str | Path | None = None, reset_head: bool = False, **kwargs) -> nn.Module:
+                       weights: str | Path | None = None, reset_head: bool = False, section: str = "model",
+                       **kwargs) -> nn.Module:
     """A timm network with complete weights: from the hub (`pretrained`), a local file (`weights`) or fresh.
 
     Raises:
@@ -55,9 +56,9 @@ def create_dense_model(name: str, num_classes: int | None = None, pretrained: bo
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"the pretrained weights of {name} cannot be had ({reason}): give a local file with "
-                        f"model.weights=PATH") from error
+                        f"{section}.weights=PATH") from error
     if weights is not None:
-        load_dense_weights(model, weights, reset_head)
+        load_dense_weights(model, weights, reset_head, section)
     return model
 
 

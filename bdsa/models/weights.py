@@ -18,6 +18,12 @@ from bdsa.models import WEIGHT_SUFFIXES
 # Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
 NUMPY_SCALARS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
                  *((np.float64(0).__reduce__()[0], f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
+# What to do about weights of other classes than the data's, by the section of the settings that named them.
+OTHER_CLASSES = {
+    "model": ": set model.reset_head=true to train a new classifier",
+    "teacher": ": distillation needs a teacher of the same classes, in the same order; give one trained on these data "
+               "(teacher.weights=PATH), teacher=self for the network's own dense path, or teacher=none",
+}
 NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
 
 
@@ -78,21 +84,23 @@ def load_completely(model: nn.Module, state: dict[str, Tensor], source: object) 
     model.load_state_dict(state, strict=not any(k not in state for k in own))
 
 
-def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = False) -> None:
+def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = False, section: str = "model") -> None:
     """Load a dense network's weights from a local file into a timm network that is not yet adapted.
 
     Args:
         model: the network; timm's own name mapping for its family is applied.
         path: .safetensors, .pt, .pth or .bin.
         reset_head: keep the model's new classifier where the file's has another number of classes.
+        section: the section of the settings that asked for the file, for what errors advise.
 
     Raises:
         UserError: if anything is missing, unknown or of another shape.
     """
     state = state_dict_of(read_file(path), path)
     if any(".mask_units." in k or "masker" in k for k in state):
+        advice = "go on from it with model.start=PATH" if section == "model" else "a teacher is dense"
         raise UserError(f"weights file {path} is an adaptive network's checkpoint, not a dense network's weights: "
-                        f"give it as checkpoint=... to bdsa-evaluate")
+                        f"{advice}, or measure it with bdsa-evaluate checkpoint=PATH")
     mapping = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if mapping is not None:
         try:
@@ -107,7 +115,7 @@ def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = Fa
     classes = {state[k].shape[0] for k in head}
     if classes and classes != {model.num_classes}:
         if not reset_head:
-            raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}: "
-                            f"set model.reset_head=true to train a new classifier")
+            raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}"
+                            f"{OTHER_CLASSES[section]}")
         state.update({k: own[k] for k in head})
     load_completely(model, state, path)
