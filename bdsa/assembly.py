@@ -93,6 +93,14 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     if batches < recipe.accumulation:
         raise UserError(f"recipe.accumulation={recipe.accumulation} is more than an epoch's {batches} batches of "
                         f"{recipe.batch_size} images: no update would be made; give {batches} or less")
+    spec, network = create_network(config, budgets, splits, device)
+    teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config))
+    return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
+
+
+def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
+                   device: torch.device) -> tuple[ModelSpec, AdaptiveNetwork]:
+    """The network to train, as the config says but for the budgets, and what rebuilds it."""
     torch.manual_seed(config.trainer.seed)
     model = config.model
     spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args,
@@ -105,11 +113,12 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)
-    network.to(device)
-    if config.trainer.channels_last:
-        network.to(memory_format=torch.channels_last)
-    teacher = create_teacher(config.teacher, splits, model.name, device)
-    return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
+    return spec, network.to(device, memory_format=layout(config))
+
+
+def layout(config: TrainConfig) -> torch.memory_format:
+    """The memory layout of images, weights and teacher."""
+    return torch.channels_last if config.trainer.channels_last else torch.contiguous_format
 
 
 def drop_path(config: TrainConfig) -> dict[str, float]:

@@ -70,7 +70,7 @@ class TeacherConfig:
 @dataclass
 class DataConfig(DataSpec):
     """A data set (see DataSpec) and how it is read."""
-    workers: int = 0                    # processes that read ahead; 0 reads in this one
+    workers: int | None = None          # processes that read ahead, 0: this one reads; default: cores - 1, up to 8
 
 
 @dataclass

@@ -33,6 +33,11 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world() -> int:
+    """Number of processes on this machine, which share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world()))
+
+
 def in_submitted_job() -> bool:
     """Whether submitit started this process, on Slurm or locally."""
     return "SUBMITIT_EXECUTOR" in os.environ

@@ -13,7 +13,7 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from bdsa.assembly import Parts
+from bdsa.assembly import Parts, layout
 from bdsa.compilation import compiled
 from bdsa.config import TrainConfig
 from bdsa.data.loaders import mixed_seed
@@ -50,7 +50,7 @@ class TrainStep:
         self.network, self.budgets, self.device = parts.network, parts.budgets, device
         self.seed = config.trainer.seed
         self.precision = PRECISIONS[config.trainer.amp]
-        self.layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+        self.layout = layout(config)
         updates = parts.batches // recipe.accumulation
         self.per_epoch = updates * recipe.accumulation
         self.total = recipe.epochs * self.per_epoch

@@ -52,13 +52,17 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, dense_macs: float, param
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, dense_macs: float, parameters: int,
                 file: TextIO | None = None) -> None:
-    """Print `results_table` to `file` (standard output): styled in a terminal, plain text elsewhere.
+    """Print `results_table` to `file` (standard output)."""
+    print_whole(results_table(rows, dense_macs=dense_macs, parameters=parameters), file)
 
-    The table is never cut or wrapped to a width: where nothing says how wide the output is, rich
+
+def print_whole(table: Table, file: TextIO | None = None) -> None:
+    """Print a table to `file` (standard output): styled in a terminal, plain text elsewhere.
+
+    It is never cut or wrapped to a width: where nothing says how wide the output is, rich
     takes 80 columns, and a narrow terminal folds long lines itself.
     """
     file = sys.stdout if file is None else file
-    table = results_table(rows, dense_macs=dense_macs, parameters=parameters)
     console = Console(file=file, force_terminal=file.isatty(), highlight=False)
     wide = console.options.update(width=10_000)
     console.width = max(console.width, Measurement.get(console, wide, table).maximum)

@@ -54,7 +54,8 @@ class DenseTeacher:
             return self.network(images)
 
 
-def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device) -> Teacher | None:
+def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device,
+                   layout: torch.memory_format = torch.contiguous_format) -> Teacher | None:
     """The teacher that the config asks for, or None.
 
     Args:
@@ -62,6 +63,7 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         splits: for the number of classes and the images' normalisation.
         student: name of the student's model, the default of a checkpoint teacher's.
         device: where it runs.
+        layout: of its weights; another one than the images' would be converted in every step.
 
     Raises:
         UserError: for an unknown model, weights that do not fit, or other classes than the data's.
@@ -79,4 +81,4 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
                         f"{OTHER_CLASSES['teacher']}")
-    return DenseTeacher(network.to(device), splits.mean, splits.std)
+    return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std)

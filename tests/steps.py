@@ -12,15 +12,17 @@ CPU = torch.device("cpu")
 
 
 def make_step(budgets=(0.3, 0.7, 1.0), *, trainer: dict | None = None, teacher: dict | None = None,
-              noise_until: float = 0.8, images: int = 48, **recipe) -> TrainStep:
+              noise_until: float = 0.8, control_gain: float = 0.0, images: int = 48, device: torch.device = CPU,
+              **recipe) -> TrainStep:
     """The step of a cifar_resnet8 with micro-batches of 4, for an epoch of `images` images."""
     config = TrainConfig(
         model=ModelConfig(name="cifar_resnet8"), teacher=TeacherConfig(**teacher or {}),
-        budgets=BudgetsConfig(targets=list(budgets), noise_until=noise_until), trainer=TrainerConfig(**trainer or {}),
+        budgets=BudgetsConfig(targets=list(budgets), noise_until=noise_until, control_gain=control_gain),
+        trainer=TrainerConfig(**trainer or {}),
         data=DataConfig(image_size=32, train_images=images, val_images=8, test_images=8),
         recipe=RecipeConfig(**{"epochs": 4, "batch_size": 4, "warmup_epochs": 0, **recipe}))
     config.check()
-    step = TrainStep(config, assemble(config, CPU), CPU)
+    step = TrainStep(config, assemble(config, device), device)
     step.network.dense_macs((32, 32))  # counted once, by a forward pass that hooks of tests should not see
     return step
 

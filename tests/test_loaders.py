@@ -1,6 +1,7 @@
 """Loaders: what replays, what is shared between ranks, and what is refused."""
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_batches_depend_on_seed_and_epoch_alone():
     assert not same(one_pass(train_loader(dataset, 8, 0, seed=5), 0), first[0])
     workers = train_loader(dataset, 8, 2, seed=4)              # persistent: they must hear of the epoch
     assert all(same(one_pass(workers, epoch), first[epoch]) for epoch in (0, 2, 1))
+    automatic = train_loader(dataset, 8, None, seed=4)
+    assert same(one_pass(automatic, 1), first[1])
+
+
+@pytest.mark.parametrize("cores, processes, workers", [(1, 1, 0), (2, 1, 1), (6, 1, 5), (64, 1, 8), (16, 4, 3),
+                                                       (4, 8, 0)])
+def test_the_cores_to_spare_read_ahead(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert train_loader(Noisy(), 1, None, 0).num_workers == workers
+    assert eval_loader(Noisy(), 6, None).num_workers == min(workers, 2)    # no more than batches
+    assert eval_loader(Noisy(), 6, 3).num_workers == 3                     # as asked
 
 
 def test_every_global_generator_is_seeded_per_sample_and_given_back():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import run
 
+from bdsa.benchmark import main as benchmark_main
 from bdsa.cli import experiments
 from bdsa.evaluate import main as evaluate_main
 from bdsa.export import main as export_main
@@ -18,7 +19,7 @@ from bdsa.visualize import main as visualize_main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
-                "bdsa-export": export_main}
+                "bdsa-export": export_main, "bdsa-benchmark": benchmark_main}
 
 
 def commands() -> list[str]:

@@ -8,6 +8,8 @@ run needs only the number of its epoch.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bdsa.errors import UserError
+from bdsa.ranks import local_world
+
+MOST_WORKERS = 8  # of the automatic choice: more rarely read faster, and each costs memory
 
 
 class EpochLoader(DataLoader):
@@ -40,14 +45,14 @@ class EpochLoader(DataLoader):
             raise UserError(line.removeprefix(name)) from None
 
 
-def train_loader(dataset: Dataset, batch_size: int, workers: int, seed: int,
+def train_loader(dataset: Dataset, batch_size: int, workers: int | None, seed: int,
                  rank: int = 0, world: int = 1) -> EpochLoader:
     """Shuffled, augmented batches of exactly `batch_size`; call `set_epoch(e)` before each pass.
 
     Args:
         dataset: gives (float32 [3, H, W], int).
         batch_size: images of one process and step.
-        workers: processes that read ahead; 0 reads in this one.
+        workers: processes that read ahead; 0 reads in this one, None takes what `spare_cores` says.
         seed: with the epoch, fixes the order and every augmentation.
         rank, world: with several processes, rank r takes the r-th part of each batch of
             `batch_size * world`, so together they see what one process with that batch would.
@@ -64,7 +69,8 @@ def train_loader(dataset: Dataset, batch_size: int, workers: int, seed: int,
     return _loader(ReplayedDataset(dataset, seed), batch_size, workers, order)
 
 
-def eval_loader(dataset: Dataset, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> EpochLoader:
+def eval_loader(dataset: Dataset, batch_size: int, workers: int | None, rank: int = 0,
+                world: int = 1) -> EpochLoader:
     """Every image once and in order; the last batch may be smaller. Arguments as for training.
 
     With several processes, rank r takes every world-th batch from batch r on: the same batches as in
@@ -137,16 +143,28 @@ def _forked_generators() -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-def _loader(dataset: Dataset, batch_size: int, workers: int,
+def spare_cores() -> int:
+    """Cores of this machine that may read ahead while one process each trains, at most `MOST_WORKERS`.
+
+    Cores are those that this process may run on, which a container or a scheduler restricts, shared
+    among the training's processes on this machine. 0 where there is none to spare.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(cores // local_world() - 1, MOST_WORKERS))
+
+
+def _loader(dataset: Dataset, batch_size: int, workers: int | None,
             order: EpochOrder | list[int] | None) -> EpochLoader:
+    if workers is None:  # no more than there are batches to read
+        workers = min(spare_cores(), math.ceil(len(dataset if order is None else order) / batch_size))
     # Its own generator: a DataLoader without one draws from the global generator at every pass.
     return EpochLoader(dataset, batch_size, sampler=order, num_workers=workers,
                        persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
                        generator=torch.Generator().manual_seed(0))
 
 
-def _check(batch_size: int, workers: int) -> None:
+def _check(batch_size: int, workers: int | None) -> None:
     if batch_size < 1:
         raise UserError(f"batch size {batch_size} is below 1: give 1 or more images")
-    if workers < 0:
+    if workers is not None and workers < 0:
         raise UserError(f"{workers} workers: give 0 to read in the main process, or more")

@@ -1,0 +1,21 @@
+"""Measure how fast a training goes on this machine: `bdsa-benchmark`; see --help."""
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from bdsa.benchmark_config import BENCHMARKS, BenchmarkConfig
+from bdsa.cli import launch
+
+
+def main() -> None:
+    """Entry point of bdsa-benchmark."""
+    launch(_benchmark, BenchmarkConfig, "benchmark")
+
+
+def _benchmark(config: BenchmarkConfig, folder: Path) -> None:
+    import_module(BENCHMARKS[config.what]).benchmark(config)  # torch and timm take seconds: --help does not wait
+
+
+if __name__ == "__main__":
+    main()
