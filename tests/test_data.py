@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from bdsa.data import registry
 from bdsa.data.cluttered_digits import DEFAULT_IMAGES, ClutteredDigits, split_originals
 from bdsa.data.datasets import DataSpec, Sources, create_splits, get_split, register_dataset
-from bdsa.data.transforms import PaddedCrop, ToNormalized
+from bdsa.data.transforms import PaddedCrop, ReflectedCrop, ToNormalized
 from bdsa.errors import UserError
 
 # ---------------------------------------------------------------- cluttered digits
@@ -132,13 +132,25 @@ def test_normalisation_agrees_with_torchvision():
     torch.testing.assert_close(splits.val[0][0], steps(splits.val.source[0][0]), rtol=1e-5, atol=1e-5)
 
 
-def test_padded_crop_reaches_every_place_and_fills_with_black():
+@pytest.mark.parametrize("made, mode", [(PaddedCrop, "constant"), (ReflectedCrop, "reflect")])
+def test_a_random_crop_reaches_every_place_and_shows_the_border(made, mode):
     pixels = np.arange(1, 65, dtype=np.uint8).reshape(8, 8)
-    image, crop = Image.fromarray(np.stack([pixels] * 3, axis=2)), PaddedCrop(8, padding=1)
+    image, crop = Image.fromarray(np.stack([pixels] * 3, axis=2)), made(8, padding=2)
     torch.manual_seed(0)
-    seen = {np.asarray(crop(image))[..., 0].tobytes() for _ in range(200)}
-    padded = np.pad(pixels, 1)
-    assert seen == {padded[y:y + 8, x:x + 8].tobytes() for y in range(3) for x in range(3)}
+    seen = {np.asarray(crop(image))[..., 0].tobytes() for _ in range(500)}
+    padded = np.pad(pixels, 2, mode=mode)
+    assert seen == {padded[y:y + 8, x:x + 8].tobytes() for y in range(5) for x in range(5)}
+
+
+def test_the_border_is_what_the_settings_say():
+    for border, corner_is_black in (("black", True), ("reflect", False)):
+        splits = create_splits(small(image_size=32, border=border, augmentation="crop", mean=[0, 0, 0], std=[1, 1, 1]))
+        splits.train.source = [(Image.new("RGB", (32, 32), (200, 200, 200)), 0)]
+        torch.manual_seed(1)
+        darkest = min(float(splits.train[0][0].min()) for _ in range(20))
+        assert (darkest == 0) == corner_is_black
+    with pytest.raises(UserError, match="border 'mirror'"):
+        create_splits(small(border="mirror"))
 
 
 def test_evaluation_resizes_by_the_imagenet_ratio_for_resized_crops(folder):

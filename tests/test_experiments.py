@@ -26,6 +26,7 @@ from bdsa.command_config import EvaluateConfig
 from bdsa.config import TrainConfig
 from bdsa.evaluate import main as evaluate_main
 from bdsa.metrics_file import MetricsFile
+from bdsa.models.factory import create_dense_model
 from bdsa.step import TrainStep
 from bdsa.targets import SHIPPED, read_targets
 from bdsa.train import main as train_main
@@ -81,6 +82,11 @@ def dry_run(name: str, images: Path, tmp_path: Path) -> list[str]:
     if config.teacher.kind == "model":
         torch.save(timm.create_model(f"test_{kind}", num_classes=3).state_dict(), tmp_path / "teacher.pt")
         arguments += [f"teacher.name=test_{kind}", f"teacher.weights={tmp_path}/teacher.pt"]
+    if config.teacher.kind == "checkpoint":
+        torch.save(create_dense_model(config.model.name, num_classes=3).state_dict(), tmp_path / "teacher.pt")
+        arguments.append(f"teacher.weights={tmp_path}/teacher.pt")
+    if config.data.held_out is not None:
+        arguments.append("data.held_out=0.25")
     if config.recipe.accumulation > 1:  # so that frozen and free, warming up and falling are seen
         arguments += ["recipe.accumulation=2", "recipe.freeze_backbone_epochs=1", "recipe.warmup_epochs=1"]
     return arguments
@@ -108,7 +114,7 @@ def test_a_dry_run_trains_stops_resumes_and_evaluates_twice(name, images, tmp_pa
     assert [(r["epoch"], r["weights"], r["budget"]) for r in rows if r["kind"] == "eval"] == [
         (epoch, w, b) for epoch in (1, 2) for w in weights for b in budgets]
     trained = [r for r in rows if r["kind"] == "train"]
-    assert len(trained) == 2 and all(("kd" in r["loss"]) == (config.teacher.kind == "model") for r in trained)
+    assert len(trained) == 2 and all(("kd" in r["loss"]) == (config.teacher.kind != "none") for r in trained)
 
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert [r["budget"] for r in results["rows"]] == sorted({*budgets, 1.0}) and results["weights"] == weights[-1]
