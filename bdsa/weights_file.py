@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from bdsa import checkpoints
 from bdsa.budgets import Budgets
@@ -44,7 +44,7 @@ def write_weights_file(path: Path, content: dict[str, Any], attribution: str | N
                for name, t in content["state_dict"].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"bdsa": json.dumps(carried)})
+    temporary.write_bytes(save(tensors, metadata={"bdsa": json.dumps(carried)}))  # save_file: readable by its owner only
     os.replace(temporary, path)
 
 
