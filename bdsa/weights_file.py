@@ -44,7 +44,8 @@ def write_weights_file(path: Path, content: dict[str, Any], attribution: str | N
                for name, t in content["state_dict"].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(tensors, metadata={"bdsa": json.dumps(carried)}))  # save_file: readable by its owner only
+    # Not save_file, whose files only their owner may read.
+    temporary.write_bytes(save(tensors, metadata={"bdsa": json.dumps(carried)}))
     os.replace(temporary, path)
 
 
