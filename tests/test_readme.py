@@ -9,7 +9,9 @@ import pytest
 import torch
 from command_line import run
 
+import bdsa
 from bdsa.benchmark import main as benchmark_main
+from bdsa.checkpoints import read_checkpoint
 from bdsa.cli import experiments
 from bdsa.evaluate import main as evaluate_main
 from bdsa.export import main as export_main
@@ -53,3 +55,14 @@ def test_the_code_in_the_readme_runs():
 def test_pictures_and_folders_that_the_readme_names_are_there():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_published_weights_hold_the_numbers_that_are_written():
+    folder = ROOT / "experiments" / "cifar10_resnet20"
+    content = read_checkpoint(folder / "cifar_resnet20.safetensors")
+    assert bdsa.load(folder / "cifar_resnet20.safetensors").budgets.values == (0.3, 0.5, 0.7)
+    assert "BSD-2-Clause" in content["attribution"] and (folder / "LICENSE-weights").exists()
+    for row in content["results"]["rows"]:
+        written = f"| {row['top1']:.2f} % | {row['conditional_fraction']:.3f} |"
+        assert written in (folder / "README.md").read_text()
+        assert row["budget"] == 1.0 or written in README
