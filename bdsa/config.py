@@ -162,9 +162,8 @@ class TrainConfig:
         self.recipe.check()
         positive(self.trainer, "trainer", "eval_batch_size")
         positive(self.teacher, "teacher", "temperature")
-        for name in ("network_weight", "block_weight", "task_weight", "warmup", "control_gain"):
-            if getattr(self.budgets, name) < 0:
-                raise UserError(f"budgets.{name}={getattr(self.budgets, name)} must not be below zero")
+        within(self.budgets, "budgets", 0, math.inf, "network_weight", "block_weight", "task_weight", "warmup",
+               "control_gain")
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("trainer.amp", self.trainer.amp, ("none", "bfloat16", "float16"))

@@ -21,8 +21,9 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.table import human_count
 
 CARRIED = ("format", "model", "epoch", "calibrated", "weights", "config", "results", "classes")
-PATHS = (("model", "weights"), ("teacher", "weights"), ("awareness", "targets"))  # reduced to the file's name
-PLACES = (("data", "root"), (None, "out"), (None, "name"))                        # of one machine only
+# Settings that are reduced to a file's name, and those that belong to one machine.
+PATHS = (("model", "weights"), ("model", "start"), ("teacher", "weights"), ("awareness", "targets"))
+PLACES = (("data", "root"), (None, "out"), (None, "name"))
 
 
 def write_weights_file(path: Path, content: dict[str, Any], attribution: str | None = None) -> None:

@@ -10,6 +10,7 @@ from command_line import TINY, run
 from safetensors import safe_open
 
 import bdsa
+from bdsa.checkpoints import read_checkpoint
 from bdsa.evaluate import main as evaluate_main
 from bdsa.export import main as export_main
 from bdsa.train import main as train_main
@@ -66,6 +67,9 @@ def test_a_training_goes_on_from_the_file_with_some_of_its_budgets(trained, expo
                "model.mask_norm=batch", "recipe.weight_decay=0", "budgets.calibrate=false"]
     outcome = run(train_main, [*command, "name=on", f"model.start={exported}"])
     assert outcome.code == 0, outcome.err
+    assert run(export_main, [f"checkpoint={trained.parent}/on/checkpoints/best.pt"]).code == 0
+    stated = read_checkpoint(trained.parent / "on/checkpoints/best.safetensors")["config"]["model"]
+    assert stated["start"] == exported.name  # and not its folder on this machine
     x = torch.randn(2, 3, 32, 32)
     on, before = bdsa.load(trained.parent / "on/checkpoints/best.pt"), bdsa.load(exported)
     assert list(on.budgets) == [0.8]

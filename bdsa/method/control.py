@@ -19,8 +19,8 @@ def steer(units: Iterable[MaskUnit], fraction: Tensor, target: float, gain: floa
         units: the mask units of one budget, of all blocks.
         fraction: scalar, the batch's mean conditional fraction; it stays on its device.
         target: the fraction that is wanted now.
-        gain: logits per unit of fraction. With normalised logits 1 / gain is a few times the
-            change of the fraction per logit, about 0.3; 3 forgets a miss within a few batches.
+        gain: logits per unit of fraction. The larger, the fewer batches a miss lasts; a gain that moves
+            the logits by more than their own spread switches whole maps on and off.
     """
     offset = gain * (target - fraction.detach().float())
     for unit in units:
