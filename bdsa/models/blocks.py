@@ -40,8 +40,14 @@ class AdaptiveBlock:
         for norm in norms:
             add_budget_norms(norm, names, affine)
 
-    def run(self, x: Tensor, request: Request) -> tuple[Tensor, BlockUsage]:
-        """x: [B, C, H, W] -> the block's output and what it used for the requested budget."""
+    def run(self, x: Tensor, request: Request, given: Tensor | None = None) -> tuple[Tensor, BlockUsage]:
+        """The block's output and what it used for the requested budget.
+
+        Args:
+            x: [B, C, H, W].
+            request: the budget and how masks are made.
+            given: bool [B, 1, h, w], a mask that replaces the mask unit's decision.
+        """
         if request.budget is None:
             y = self(x)
             dilated_macs, masked_macs = self.macs_per_position()
@@ -51,7 +57,11 @@ class AdaptiveBlock:
             return y, BlockUsage(mask, cost, total, 0, None)
         unit = self.mask_units[request.budget]
         clean = logits = unit(x)                                            # [B, 1, h, w]
-        if request.noise:
+        if given is not None:
+            if given.shape != logits.shape:
+                raise ValueError(f"a given mask is {list(given.shape)} and the block decides {list(logits.shape)}")
+            logits = given.float() - 0.5
+        elif request.noise:
             logits = logits + gumbel_difference(logits, request.part)
         mask = straight_through(logits, request.temperature)
         y = self.masked(x, mask.to(x.dtype), request.budget)

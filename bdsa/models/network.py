@@ -1,6 +1,9 @@
 """The adaptive network: the budget is an input of the forward pass."""
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
@@ -33,7 +36,8 @@ class AdaptiveNetwork:
 
     def forward(self, x: Tensor, budget: float = DENSE, return_usage: bool = False, *, temperature: float = 1.0,
                 noise: bool = False, differentiable_dilation: bool = True,
-                published_cost: bool = False, part: tuple[int, int] = (0, 1)) -> Tensor | tuple[Tensor, Usage]:
+                published_cost: bool = False, part: tuple[int, int] = (0, 1),
+                masks: Sequence[Tensor] | None = None) -> Tensor | tuple[Tensor, Usage]:
         """Classify images at a budget.
 
         Args:
@@ -45,16 +49,20 @@ class AdaptiveNetwork:
             differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
             published_cost: whether the fractions for the budget losses are those of the authors' count.
             part: (rank, world) where several processes share the batch in equal parts: for the noise.
+            masks: decide instead of the mask units, which still run: a bool [B, 1, h, w] a block, at its
+                output resolution. For measurements at a chosen density.
 
         Returns:
             Logits [B, classes], or (logits, Usage).
 
         Raises:
             UserError: for a budget that this network was not trained for.
+            ValueError: for masks that are not one a block.
         """
         name = self.budgets.require(budget)
         if budget == DENSE and not return_usage:
             return super().forward(x)
+        given = itertools.repeat(None) if masks is None else self.one_a_block(masks)
         request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
                           published_cost, part)
         size = tuple(x.shape[2:])
@@ -64,12 +72,18 @@ class AdaptiveNetwork:
                 x = module(x)
                 continue
             if getattr(self, "grad_checkpointing", False) and self.training and x.requires_grad:
-                x, usage = checkpoint(module.run, x, request, use_reentrant=False)
+                x, usage = checkpoint(module.run, x, request, next(given), use_reentrant=False)
             else:
-                x, usage = module.run(x, request)
+                x, usage = module.run(x, request, next(given))
             used.append(usage)
         logits = self.forward_head(x)
         return (logits, Usage.gather(used, self.dense_macs(size))) if return_usage else logits
+
+    def one_a_block(self, masks: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Iterate over given masks, if they are as many as the adaptive blocks."""
+        if len(masks) != len(self.adaptive_blocks()):
+            raise ValueError(f"{len(masks)} masks for {len(self.adaptive_blocks())} adaptive blocks")
+        return iter(masks)
 
     def dense_macs(self, size: tuple[int, int]) -> int:
         """MACs of the dense network for one image of (height, width), counted once per size."""
