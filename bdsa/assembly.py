@@ -107,7 +107,7 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
                      model.mask_norm)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
-                           **model.args, **drop_path(config))
+                           mask_start=model.mask_start, **model.args, **drop_path(config))
     if model.start is not None:
         start_from(network, spec, model.start)
     check_image_size(network, model.name, splits.image_size)

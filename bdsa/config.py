@@ -29,6 +29,7 @@ class ModelConfig:
     reset_head: bool = False            # allow weights with another number of classes
     norm_affine: str = "separate"       # weight and bias of the norms per budget: separate | shared
     mask_norm: str = "none"             # of the mask units' logits: none | batch
+    mask_start: str = "random"          # of the mask units: random | activity (where the block's input is strong)
     args: dict[str, Any] = field(default_factory=dict)  # further arguments of the timm model
 
 
@@ -39,6 +40,7 @@ class BudgetsConfig:
     block_weight: float = 10.0          # of the bounds on every block
     warmup: float = 0.0                 # share of the training in which the wanted fraction falls from 1 to b
     control_gain: float = 0.0           # thresholds move by this times the missed fraction; 0: losses alone
+    price: float = 0.0                  # of a MAC: adds price * F to the loss, so that masks spend where it pays (with control)
     task_weight: float = 1.0            # of the cross-entropy
     anneal: float = 0.33                # share of the epochs after which blocks are free
     temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order
@@ -163,7 +165,7 @@ class TrainConfig:
         positive(self.trainer, "trainer", "eval_batch_size")
         positive(self.teacher, "teacher", "temperature")
         within(self.budgets, "budgets", 0, math.inf, "network_weight", "block_weight", "task_weight", "warmup",
-               "control_gain")
+               "control_gain", "price")
         one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("trainer.amp", self.trainer.amp, ("none", "bfloat16", "float16"))
@@ -173,6 +175,7 @@ class TrainConfig:
         one_of("budgets.cost_model", self.budgets.cost_model, ("executed", "published"))
         one_of("model.norm_affine", self.model.norm_affine, ("separate", "shared"))
         one_of("model.mask_norm", self.model.mask_norm, ("none", "batch"))
+        one_of("model.mask_start", self.model.mask_start, ("random", "activity"))
         one_of("tracker.mode", self.tracker.mode, ("wandb", "none"))
         one_of("trainer.device", self.trainer.device.split(":")[0], ("auto", "cpu", "cuda"))
         if self.teacher.kind == "model" and self.teacher.name is None:

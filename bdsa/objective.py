@@ -1,6 +1,7 @@
 """The training objective of one batch at one budget: named losses and their weighted sum.
 
-    total = w_b * (task + network_weight * network + block_weight * block + teacher.weight * kd)
+    total = w_b * (task_weight * task + network_weight * network + block_weight * block + price * F
+                   + teacher.weight * kd)
 """
 from __future__ import annotations
 
@@ -70,6 +71,8 @@ class Objective:
             losses["network"] = network_budget_loss(loss_fractions, target)
             losses["block"] = block_budget_loss(loss_block_fractions, lower, upper)
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
+            if settings.price:  # controlled thresholds hold F: what is left of this is which MACs are worth it
+                total = total + settings.price * loss_fractions.mean()
         if self.teacher is not None and not (self.teacher is self_teacher and budget == DENSE):
             losses["kd"] = distillation_loss(logits, self.teacher(network, images), self.teaching.temperature)
             total = total + self.teaching.weight * losses["kd"]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 MASK_NORMS = ("none", "batch")
+MASK_STARTS = ("random", "activity")
 
 
 class MaskUnit(nn.Module):
@@ -18,12 +19,18 @@ class MaskUnit(nn.Module):
         norm: "none", or "batch": the logits are normalised over the batch and get a bias, but no scale
             of their own. Their spread stays what threshold and temperature are made for; where it was
             learned it shrank until a whole map crossed the threshold at once.
+        start: "random", or "activity": the logits are the mean of the input around a position, so that a
+            pretrained network's masks begin where its features are strong, in connected pieces.
     """
 
-    def __init__(self, channels: int, stride: int = 1, norm: str = "none") -> None:
+    def __init__(self, channels: int, stride: int = 1, norm: str = "none", start: str = "random") -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, kernel_size=3, stride=stride, padding=1, bias=True)
         self.fc = nn.Linear(channels, 1)
+        if start == "activity":
+            nn.init.constant_(self.conv.weight, 1 / (9 * channels))
+            for rest in (self.conv.bias, self.fc.weight, self.fc.bias):
+                nn.init.zeros_(rest)
         self.norm = nn.Identity()
         if norm == "batch":
             self.norm = nn.BatchNorm2d(1)

@@ -29,11 +29,11 @@ class AdaptiveBlock:
     mask_units: nn.ModuleDict
     norm_names: tuple[str, ...]
 
-    def add_budgets(self, names: list[str], affine: str, mask_norm: str) -> None:
+    def add_budgets(self, names: list[str], affine: str, mask_norm: str, mask_start: str) -> None:
         """Add a mask unit and norms for each budget; the block's device and dtype are kept."""
         like = next(self.parameters())
         channels, stride = self.geometry()
-        self.mask_units = nn.ModuleDict({n: MaskUnit(channels, stride, mask_norm).to(like) for n in names})
+        self.mask_units = nn.ModuleDict({n: MaskUnit(channels, stride, mask_norm, mask_start).to(like) for n in names})
         norms = [getattr(self, n) for n in self.norm_names]
         shortcut = getattr(self, "downsample", None)
         norms += [m for m in shortcut.modules() if isinstance(m, nn.BatchNorm2d)] if shortcut is not None else []

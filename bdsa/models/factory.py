@@ -64,7 +64,8 @@ def create_dense_model(name: str, num_classes: int | None = None, pretrained: bo
 
 def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_classes: int | None = None,
                  pretrained: bool = False, *, weights: str | Path | None = None, reset_head: bool = False,
-                 norm_affine: str = "separate", mask_norm: str = "none", **kwargs) -> AdaptiveNetwork:
+                 norm_affine: str = "separate", mask_norm: str = "none", mask_start: str = "random",
+                 **kwargs) -> AdaptiveNetwork:
     """An adaptive network: `model(x, budget=0.5)` gives logits, `budget=1.0` is the dense network.
 
     Args:
@@ -78,6 +79,7 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
         norm_affine: "separate" or "shared" weight and bias of the norms (statistics are always
             separate).
         mask_norm: "batch" normalises the mask units' logits, "none" is the published unit.
+        mask_start: "activity" starts the mask units where a block's input is strong, "random" anywhere.
         kwargs: passed to timm, such as `drop_path_rate=0.1`.
 
     Raises:
@@ -87,5 +89,5 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     checked = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
     check_model_name(name)
     model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
-    adapt(model, checked, norm_affine, name, mask_norm)
+    adapt(model, checked, norm_affine, name, mask_norm, mask_start)
     return model

@@ -7,7 +7,7 @@ from torch import nn
 
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError, nearest
-from bdsa.method.masks import MASK_NORMS
+from bdsa.method.masks import MASK_NORMS, MASK_STARTS
 from bdsa.method.norms import AFFINE, NORMS
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import CifarResNet
@@ -28,7 +28,7 @@ SUPPORTED = ("resnet10t ... resnet152 (also b, c, d, s, t stems), resnext*, wide
 
 
 def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", name: str = "this network",
-          mask_norm: str = "none") -> int:
+          mask_norm: str = "none", mask_start: str = "random") -> int:
     """Give every residual block of a timm network mask units and norms per budget, in place.
 
     Args:
@@ -38,6 +38,7 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
         norm_affine: "separate" or "shared" weight and bias of the norms.
         name: what to call the network in errors.
         mask_norm: "none" or "batch" norm of the mask units' logits.
+        mask_start: "random" or "activity", how the mask units start.
 
     Returns:
         The number of adapted blocks.
@@ -49,13 +50,15 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
         raise UserError(f"norm_affine '{norm_affine}' is neither separate nor shared{nearest(norm_affine, AFFINE)}")
     if mask_norm not in MASK_NORMS:
         raise UserError(f"mask_norm '{mask_norm}' is neither none nor batch{nearest(mask_norm, MASK_NORMS)}")
+    if mask_start not in MASK_STARTS:
+        raise UserError(f"mask_start '{mask_start}' is neither random nor activity{nearest(mask_start, MASK_STARTS)}")
     reason = _why_not(network)
     if reason:
         raise UserError(f"{name} cannot be adapted: {reason}; these can: {SUPPORTED}")
     blocks = [m for m in network.modules() if type(m) in BLOCKS]
     for block in blocks:
         block.__class__ = BLOCKS[type(block)]
-        block.add_budgets(list(budgets.adaptive), norm_affine, mask_norm)
+        block.add_budgets(list(budgets.adaptive), norm_affine, mask_norm, mask_start)
     network.__class__ = NETWORKS[type(network)]
     network.set_budgets(budgets)
     return len(blocks)
