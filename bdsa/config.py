@@ -40,7 +40,7 @@ class BudgetsConfig:
     block_weight: float = 10.0          # of the bounds on every block
     warmup: float = 0.0                 # share of the training in which the wanted fraction falls from 1 to b
     control_gain: float = 0.0           # thresholds move by this times the missed fraction; 0: losses alone
-    price: float = 0.0                  # of a MAC: adds price * F to the loss, so that masks spend where it pays (with control)
+    price: float = 0.0                  # of MACs: adds price * F to the loss; with control, masks spend where it pays
     task_weight: float = 1.0            # of the cross-entropy
     anneal: float = 0.33                # share of the epochs after which blocks are free
     temperatures: list[float] = field(default_factory=lambda: [5.0, 2.5, 1.0])  # of the masks' gradient, in order

@@ -10,16 +10,36 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bdsa.budgets import DENSE, Budgets
+from bdsa.errors import unknown
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.usage import BlockUsage, Request, Usage
+
+EXECUTIONS = ("masked", "sparse", "auto")
 
 
 class AdaptiveNetwork:
     """What every adaptive network adds to its timm class: a forward pass with a budget."""
 
     budgets: Budgets
+    _execution = "masked"
+
+    @property
+    def execution(self) -> str:
+        """How a budget below 1 runs in evaluation mode without gradients.
+
+        "masked" computes densely and multiplies by the masks, which is what training does; "sparse" computes
+        the active positions alone, with the same results to rounding; "auto" lets each block go the faster way
+        (`bdsa.sparse.auto`). Weights may change at any time: what was made from them is made anew.
+        """
+        return self._execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        if value not in EXECUTIONS:
+            raise unknown("execution", value, EXECUTIONS)
+        self._execution = value
 
     def set_budgets(self, budgets: Budgets) -> None:
         """Remember which budgets the blocks were given (called by `adapt`)."""
@@ -66,6 +86,12 @@ class AdaptiveNetwork:
         request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
                           published_cost, part)
         size = tuple(x.shape[2:])
+        if budget != DENSE and self._execution != "masked":
+            from bdsa.sparse.execution import run_sparse  # not above: it needs the blocks, which need nothing of it
+
+            if (ran := run_sparse(self, x, request, masks, return_usage)) is not None:
+                logits = self.forward_head(ran[0])
+                return (logits, Usage.gather(ran[1], self.dense_macs(size))) if return_usage else logits
         used: list[BlockUsage] = []
         for module in self.trunk():
             if not isinstance(module, AdaptiveBlock):

@@ -1,0 +1,1 @@
+"""Sparse execution: compute only where the masks say so, with the results of masked execution."""

@@ -1,0 +1,108 @@
+"""Build the native kernels at first use with the system's C++ compiler, and keep them, as torch.compile does.
+
+The library is plain C to the outside, so that it needs neither torch's headers nor a minute: two seconds,
+once per machine, source and compiler. `BDSA_KERNELS` chooses the instructions:
+
+    native   (default) all that this processor has
+    avx2     x86-64-v3; plain: the least that every processor of its kind has
+    off      no native kernels: everything runs as PyTorch operators
+"""
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bdsa.errors import UserError, unknown
+
+SOURCES = Path(__file__).parent / "native"
+MACHINE_FLAGS = {"native": ["-march=native"], "avx2": ["-march=x86-64-v3"], "plain": []}
+CHOICES = (*MACHINE_FLAGS, "off")
+BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno"]
+
+
+class Unavailable(Exception):
+    """The native kernels cannot be had; the message says in one line what is missing."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded kernels, built if need be.
+
+    Raises:
+        Unavailable: there is no compiler, it failed, or the user switched them off.
+        UserError: for a value of BDSA_KERNELS that is none of its choices.
+    """
+    choice = os.environ.get("BDSA_KERNELS", "native")
+    if choice not in CHOICES:
+        raise unknown("value of BDSA_KERNELS", choice, CHOICES)
+    if choice == "off":
+        raise Unavailable("BDSA_KERNELS=off")
+    return ctypes.CDLL(str(build(choice)))
+
+
+def build(choice: str) -> Path:
+    """Compile the kernels for one of MACHINE_FLAGS unless that was done before; return the file.
+
+    Raises:
+        Unavailable: there is no compiler, or it failed.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if compiler is None or shutil.which(compiler) is None:
+        raise Unavailable(f"no C++ compiler ({compiler or 'g++, clang++'}) on this machine: install one, for example "
+                          f"apt install g++")
+    flags = [*BASE_FLAGS, *MACHINE_FLAGS[choice]]
+    folder = cache_folder() / _key(compiler, flags)
+    target = folder / "bdsa_kernels.so"
+    if target.exists():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # whole or not at all: others may build it too
+            made = Path(scratch) / target.name
+            failure = ""
+            for threading in (["-fopenmp"], []):  # a compiler without OpenMP still gives kernels for one thread
+                command = [compiler, *flags, *threading, str(SOURCES / "blocks.cpp"), "-o", str(made)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+                if done.returncode == 0:
+                    os.replace(made, target)
+                    return target
+                failure = failure or done.stderr.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"the kernels could not be built in {folder}: {error}") from error
+    raise Unavailable(f"{compiler} could not build the kernels: {(failure.splitlines() or ['no message'])[0]}")
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept: $BDSA_CACHE, else the user's cache folder."""
+    if asked := os.environ.get("BDSA_CACHE"):
+        if Path(asked).exists() and not Path(asked).is_dir():
+            raise UserError(f"BDSA_CACHE={asked} is a file: name a folder")
+        return Path(asked)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "bdsa"
+
+
+def _key(compiler: str, flags: list[str]) -> str:
+    """A name for what these sources, this compiler and this processor give."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    content = [version, *flags, platform.machine(), torch.backends.cpu.get_cpu_capability(), _processor_flags()]
+    content += [path.name + path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")]
+    return hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
+
+
+def _processor_flags() -> str:
+    """The instruction sets, which -march=native follows; a cache may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

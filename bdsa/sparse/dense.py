@@ -1,0 +1,87 @@
+"""What is dense in every budget (stem, down-sampling between stages), with norms folded and packed like the blocks."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from bdsa.sparse import operators
+from bdsa.sparse.packing import folded, pack, rows_first
+
+Step = Callable[[Tensor], Tensor]  # [B, H, W, C] -> [B, h, w, C']
+
+
+def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
+    """Steps that do what the modules do one after another, in evaluation mode.
+
+    Args:
+        modules: of a network's trunk; what the kernels do not know runs as it is.
+        width: columns of a panel.
+    """
+    left = [leaf for module in modules for leaf in _leaves(module)]
+    steps: list[Step] = []
+    while left:
+        module = left.pop(0)
+        if isinstance(module, nn.Conv2d) and _known(module):
+            norm = left.pop(0) if left and isinstance(left[0], nn.BatchNorm2d) else None
+            relu = bool(left) and isinstance(left[0], nn.ReLU)
+            if relu:
+                left.pop(0)
+            steps.append(_Convolution(module, norm, relu, width))
+        elif isinstance(module, LayerNorm2d):
+            steps.append(_LayerNorm(module))
+        elif isinstance(module, nn.MaxPool2d) and _pair(module.kernel_size) == (3, 3) \
+                and _pair(module.stride) == (2, 2) and _pair(module.padding) == (1, 1) and not module.ceil_mode:
+            steps.append(operators.max_pool)
+        else:
+            steps.append(_AsItIs(module))
+    return steps
+
+
+class _Convolution:
+    def __init__(self, layer: nn.Conv2d, norm: nn.Module | None, relu: bool, width: int) -> None:
+        weight, bias = folded(layer, norm)
+        self.matrix = pack(rows_first(weight), bias, width)
+        self.stride, self.padding = layer.stride[0], layer.padding[0]
+        self.activation = "relu" if relu else "none"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.padding:
+            x = F.pad(x, (0, 0, *(self.padding,) * 4))
+        return operators.convolution(x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
+
+
+class _LayerNorm:
+    def __init__(self, norm: LayerNorm2d) -> None:
+        self.norm = norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, self.norm.eps)
+
+
+class _AsItIs:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+def _leaves(module: nn.Module) -> Iterable[nn.Module]:
+    if type(module) is nn.Sequential:
+        for child in module:
+            yield from _leaves(child)
+    elif not isinstance(module, nn.Identity):
+        yield module
+
+
+def _known(layer: nn.Conv2d) -> bool:
+    square = layer.kernel_size[0] == layer.kernel_size[1] and layer.stride[0] == layer.stride[1]
+    padded = isinstance(layer.padding, tuple) and layer.padding[0] == layer.padding[1] and layer.padding_mode == "zeros"
+    return type(layer) is nn.Conv2d and layer.groups == 1 and layer.dilation == (1, 1) and square and padded
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)

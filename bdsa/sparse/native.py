@@ -1,0 +1,114 @@
+"""The native kernels as functions of tensors: pointers and sizes out, the rest is C++."""
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import byref, c_char_p, c_float, c_int, c_void_p
+
+import torch
+from torch import Tensor
+
+from bdsa.sparse.build import Unavailable, library
+
+ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [("packed", c_void_p), ("bias", c_void_p), ("taps", c_int), ("depth", c_int), ("columns", c_int)]
+
+
+class _Depthwise(ctypes.Structure):
+    _fields_ = [("weights", c_void_p), ("bias", c_void_p), ("kernel", c_int), ("channels", c_int)]
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why there are no native kernels on this machine, in a line; None where there are."""
+    try:
+        library()
+    except Unavailable as reason:
+        return str(reason)
+    return None
+
+
+def panel() -> int:
+    """Columns of a panel of a packed matrix; 0 where there are no kernels to pack for."""
+    return 0 if missing() else library().bdsa_panel()
+
+
+def description() -> str:
+    """Which instructions the kernels use."""
+    kernels = library()
+    kernels.bdsa_instructions.restype = c_char_p
+    threads = "" if kernels.bdsa_parallel() else ", one thread (the compiler lacks OpenMP)"
+    return kernels.bdsa_instructions().decode() + threads
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
+    """See `operators.convolution`."""
+    images, height, width, channels = x.shape
+    columns, taps = len(bias), weight.shape[1]
+    out_height = (height - taps) // stride + 1
+    out_width = (width - weight.shape[2] // channels) // stride + 1
+    out = x.new_empty(images, out_height, out_width, columns)
+    library().bdsa_convolution(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias), out_height,
+                               out_width, _pointer(out), ACTIVATIONS[activation], torch.get_num_threads())
+    return out
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """See `operators.max_pool`."""
+    images, height, width, channels = x.shape
+    out = x.new_empty(images, (height - 1) // 2 + 1, (width - 1) // 2 + 1, channels)
+    library().bdsa_max_pool(_pointer(x), images, height, width, channels, _pointer(out), torch.get_num_threads())
+    return out
+
+
+def scores(x: Tensor, weight: Tensor, bias: Tensor, stride: int, offset: float) -> Tensor:
+    """See `operators.scores`."""
+    images, height, width, channels = x.shape
+    out = x.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    library().bdsa_scores(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias), c_float(offset),
+                          out.shape[1], out.shape[2], _pointer(out), torch.get_num_threads())
+    return out
+
+
+def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+          rectify: bool) -> Tensor:
+    """See `operators.basic`."""
+    rows = torch.zeros(2, dtype=torch.int64)
+    images, height, width, _ = x.shape
+    library().bdsa_basic(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1], out.shape[2],
+                         stride, _matrix(w1, b1), _matrix(w2, b2), int(rectify), _pointer(rows),
+                         torch.get_num_threads())
+    return rows
+
+
+def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+               w3: Tensor, b3: Tensor, rectify: bool) -> Tensor:
+    """See `operators.bottleneck`."""
+    rows = torch.zeros(2, dtype=torch.int64)
+    images, height, width, _ = x.shape
+    library().bdsa_bottleneck(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1],
+                              out.shape[2], stride, _matrix(w1, b1), _matrix(w2, b2), _matrix(w3, b3), int(rectify),
+                              _pointer(rows), torch.get_num_threads())
+    return rows
+
+
+def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
+             b2: Tensor) -> Tensor:
+    """See `operators.convnext`."""
+    rows = torch.zeros(2, dtype=torch.int64)
+    images, height, width, channels = x.shape
+    depthwise = _Depthwise(_pointer(taps), _pointer(taps_bias), round(len(taps) ** 0.5), channels)
+    library().bdsa_convnext(_pointer(x), _pointer(mask), images, height, width, byref(depthwise), c_float(eps),
+                            _matrix(w1, b1), _matrix(w2, b2), _pointer(rows), torch.get_num_threads())
+    return rows
+
+
+def _pointer(x: Tensor) -> c_void_p:
+    return c_void_p(x.data_ptr())
+
+
+def _matrix(weight: Tensor, bias: Tensor) -> ctypes.Structure:
+    return byref(_Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias)))

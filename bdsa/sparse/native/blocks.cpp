@@ -1,0 +1,304 @@
+// Residual blocks at the positions that a mask selects. Maps are [images][height][width][channels] of float32.
+//
+// A block goes through its images in groups, so that what one layer writes is still near when the next one reads
+// it; within a group all threads share every layer. The result is added into `out`, which already holds the
+// block's identity: positions that are not selected are never touched.
+#include <algorithm>
+#include <vector>
+
+#include "depthwise.h"
+#include "rows.h"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace {
+
+constexpr int GROUP_POSITIONS = 2048;  // positions of a group of images, at least, if there are as many
+
+template <typename Work>
+void in_parallel(int threads, const Work& work) {
+#if defined(_OPENMP)
+    if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+        work(Team{omp_get_thread_num(), omp_get_num_threads()});
+        return;
+    }
+#endif
+    work(Team{0, 1});
+}
+
+inline void wait_for_all(Team team) {
+#if defined(_OPENMP)
+    if (team.threads > 1) {
+#pragma omp barrier
+    }
+#endif
+}
+
+// What a calling thread keeps between calls.
+struct Workspace {
+    Buffer<Position> active, dilated;
+    Buffer<float> first, second, zeros;
+    Buffer<uint8_t> map, scratch;
+    const float* zero_row(int count) {
+        float* row = zeros.at_least(count);
+        std::memset(row, 0, count * sizeof(float));
+        return row;
+    }
+};
+thread_local Workspace workspace;
+
+void relu(float* x, int64_t count, Team team) {
+    const int64_t last = count * (team.thread + 1) / team.threads;
+    for (int64_t i = count * team.thread / team.threads; i < last; i++) x[i] = std::max(x[i], 0.0f);
+}
+
+int group_size(int images, Grid grid) { return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size())); }
+
+}  // namespace
+
+extern "C" {
+
+int bdsa_panel() { return PANEL; }
+
+const char* bdsa_instructions() {
+#if defined(__AVX512F__)
+    return "AVX-512";
+#elif defined(__AVX2__)
+    return "AVX2";
+#elif defined(__AVX__)
+    return "AVX";
+#elif defined(__aarch64__)
+    return "NEON";
+#else
+    return "plain";
+#endif
+}
+
+int bdsa_parallel() {
+#if defined(_OPENMP)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Dense convolution without padding: out[b][i][j] = act(bias + W x[b][i * stride ...][j * stride ...]).
+// x: [images][H][W][C], already padded; a tap is a row of the kernel, whose columns and channels lie side by side:
+// matrix.taps = kernel height, matrix.depth = kernel width * C.
+void bdsa_convolution(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
+                      int out_height, int out_width, float* out, int activation, int threads) {
+    const int per_image = out_height * out_width;
+    in_parallel(threads, [&](Team team) {
+        static thread_local Buffer<const float*> pointers;
+        const Split split(images * per_image, *matrix, team.threads);
+        const int r = team.thread % split.rows, c = team.thread / split.rows, panels = matrix->panels(), taps = matrix->taps;
+        const int first = (int)((int64_t)images * per_image * r / split.rows);
+        const int last = (int)((int64_t)images * per_image * (r + 1) / split.rows);
+        const size_t bytes = (size_t)taps * matrix->depth * matrix->columns * sizeof(float);
+        const int chunk = std::min(MAX_TILES, 1 + (int)(bytes >> 16)) * MAX_ROWS;
+        const float** table = pointers.at_least((size_t)chunk * taps);
+        for (int start = first; start < last; start += chunk) {
+            const int stop = std::min(last, start + chunk);
+            for (int i = start; i < stop; i++) {
+                const int image = i / per_image, row = i % per_image / out_width, column = i % out_width;
+                const float* corner = x + (((size_t)image * height + row * stride) * width + column * stride) * channels;
+                const int tile = (i - start) / MAX_ROWS, slot = (i - start) % MAX_ROWS;
+                for (int tap = 0; tap < taps; tap++)
+                    table[((size_t)tile * taps + tap) * MAX_ROWS + slot] = corner + (size_t)tap * width * channels;
+            }
+            for (int panel = panels * c / split.columns; panel < panels * (c + 1) / split.columns; panel++) {
+                const int column = panel * PANEL, columns = std::min(PANEL, matrix->columns - column);
+                for (int i = start; i < stop; i += MAX_ROWS) {
+                    float* rows[MAX_ROWS];
+                    const int count = std::min(MAX_ROWS, stop - i);
+                    for (int k = 0; k < count; k++) rows[k] = out + (size_t)(i + k) * matrix->columns + column;
+                    const Multiply multiply = columns > LANES ? multiply_of<2>(count) : multiply_of<1>(count);
+                    multiply(table + (size_t)((i - start) / MAX_ROWS) * taps * MAX_ROWS, taps, matrix->depth,
+                             matrix->panel(panel), matrix->bias + column, rows, columns, Finish{activation, false});
+                }
+            }
+        }
+    });
+}
+
+// Logits of a mask unit: conv3x3(x, stride) + linear(mean of x) + bias, as one product with ten columns: nine taps and
+// the linear layer (times height * width).
+void bdsa_scores(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
+                 float bias, int out_height, int out_width, float* logits, int threads) {
+    const Grid grid{height, width};
+    const int columns = matrix->columns, group = group_size(images, grid);
+    Workspace& own = workspace;
+    float* products = own.first.at_least((size_t)group * grid.size() * columns);
+    Position* all = own.active.at_least((size_t)group * grid.size());
+    list_all(group, grid, all);
+    in_parallel(threads, [&](Team team) {
+        for (int start = 0; start < images; start += group) {
+            const int count = std::min(group, images - start);
+            const Source source{Source::IN_ORDER, x + (size_t)start * grid.size() * channels, grid, 1, 1, 0, nullptr, grid.size()};
+            product(all, count * grid.size(), source, *matrix, Target{products, (size_t)columns, true}, Finish{NONE, false}, team);
+            wait_for_all(team);
+            for (int image = 0; image < count; image++) {
+                const float* maps = products + (size_t)image * grid.size() * columns;
+                double context = 0;
+                for (int i = 0; i < grid.size(); i++) context += maps[(size_t)i * columns + 9];
+                const float offset = bias + (float)(context / grid.size());
+                float* out = logits + (size_t)(start + image) * out_height * out_width;
+                for (int row = out_height * team.thread / team.threads; row < out_height * (team.thread + 1) / team.threads; row++)
+                    for (int column = 0; column < out_width; column++) {
+                        float sum = offset;
+                        for (int dy = 0; dy < 3; dy++) {
+                            const int y = row * stride + dy - 1;
+                            if ((unsigned)y >= (unsigned)height) continue;
+                            for (int dx = 0; dx < 3; dx++) {
+                                const int z = column * stride + dx - 1;
+                                if ((unsigned)z < (unsigned)width) sum += maps[((size_t)y * width + z) * columns + dy * 3 + dx];
+                            }
+                        }
+                        out[(size_t)row * out_width + column] = sum;
+                    }
+            }
+            wait_for_all(team);
+        }
+    });
+}
+
+// out += conv2(relu(conv1(x))) at m, then relu: two 3x3 convolutions, the first with the stride, computed at D(m).
+// out: [images][h][w][C2], the identity; mask: [images][h][w]; rows: adds how many were computed at D(m) and at m;
+// rectify: whether the identity may be negative, so that what is not selected needs the relu too.
+void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
+                int out_width, int stride, const Matrix* first, const Matrix* second, int rectify, int64_t* rows,
+                int threads) {
+    const Grid from{height, width}, to{out_height, out_width};
+    const int group = group_size(images, to), middle = first->columns;
+    Workspace& own = workspace;
+    Position* active = own.active.at_least((size_t)group * to.size());
+    Position* dilated = own.dilated.at_least((size_t)group * to.size());
+    float* hidden = own.first.at_least((size_t)group * to.size() * middle);
+    uint8_t* map = own.map.at_least((size_t)group * to.size());
+    uint8_t* scratch = own.scratch.at_least((size_t)out_height * (out_width + 2));
+    const float* zeros = own.zero_row(std::max(first->depth, middle));
+    int counts[2] = {0, 0};
+    in_parallel(threads, [&](Team team) {
+        for (int start = 0; start < images; start += group) {
+            const int count = std::min(group, images - start);
+            if (team.thread == 0) {
+                const uint8_t* part = mask + (size_t)start * to.size();
+                dilate(part, count, to, to, 1, scratch, map);
+                counts[0] = list_active(map, count, to, dilated);
+                counts[1] = list_active(part, count, to, active);
+                rows[0] += counts[0], rows[1] += counts[1];
+            }
+            wait_for_all(team);
+            const Source images_in{Source::WINDOWS, x + (size_t)start * from.size() * first->depth, from, stride, 3, 1, zeros, to.size()};
+            product(dilated, counts[0], images_in, *first, Target{hidden, (size_t)middle, false}, Finish{RELU, false}, team);
+            wait_for_all(team);
+            const Source between{Source::WINDOWS, hidden, to, 1, 3, 1, zeros, to.size()};
+            float* result = out + (size_t)start * to.size() * second->columns;
+            product(active, counts[1], between, *second, Target{result, (size_t)second->columns, false}, Finish{RELU, true}, team);
+            wait_for_all(team);
+            if (rectify) relu(result, (int64_t)count * to.size() * second->columns, team);
+        }
+    });
+}
+
+// out += conv3(act(conv2(act(conv1(x))))) at m, then relu: 1x1 at D(m) of the input, 3x3 with the stride, 1x1.
+void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
+                     int out_width, int stride, const Matrix* first, const Matrix* second, const Matrix* third,
+                     int rectify, int64_t* rows, int threads) {
+    const Grid from{height, width}, to{out_height, out_width};
+    const int group = group_size(images, to), middle = first->columns, inner = second->columns;
+    Workspace& own = workspace;
+    Position* active = own.active.at_least((size_t)group * to.size());
+    Position* dilated = own.dilated.at_least((size_t)group * from.size());
+    float* hidden = own.first.at_least((size_t)group * from.size() * middle);
+    float* narrow = own.second.at_least((size_t)group * to.size() * inner);
+    uint8_t* map = own.map.at_least((size_t)group * from.size());
+    uint8_t* scratch = own.scratch.at_least((size_t)out_height * (width + 2 + stride));
+    const float* zeros = own.zero_row(middle);
+    int counts[2] = {0, 0};
+    in_parallel(threads, [&](Team team) {
+        for (int start = 0; start < images; start += group) {
+            const int count = std::min(group, images - start);
+            if (team.thread == 0) {
+                const uint8_t* part = mask + (size_t)start * to.size();
+                dilate(part, count, to, from, stride, scratch, map);
+                counts[0] = list_active(map, count, from, dilated);
+                counts[1] = list_active(part, count, to, active);
+                rows[0] += counts[0], rows[1] += counts[1];
+            }
+            wait_for_all(team);
+            const Source images_in{Source::POSITIONS, x + (size_t)start * from.size() * first->depth, from, 1, 1, 0, nullptr, from.size()};
+            product(dilated, counts[0], images_in, *first, Target{hidden, (size_t)middle, false}, Finish{RELU, false}, team);
+            wait_for_all(team);
+            const Source windows{Source::WINDOWS, hidden, from, stride, 3, 1, zeros, to.size()};
+            product(active, counts[1], windows, *second, Target{narrow, (size_t)inner, true}, Finish{RELU, false}, team);
+            wait_for_all(team);
+            const Source rows_in{Source::IN_ORDER, narrow, to, 1, 1, 0, nullptr, to.size()};
+            float* result = out + (size_t)start * to.size() * third->columns;
+            product(active, counts[1], rows_in, *third, Target{result, (size_t)third->columns, false}, Finish{RELU, true}, team);
+            wait_for_all(team);
+            if (rectify) relu(result, (int64_t)count * to.size() * third->columns, team);
+        }
+    });
+}
+
+// x += fc2(gelu(fc1(normalise(depthwise(x))))) at m, in place. Returns 0, or 1 for a kernel size that is not built.
+int bdsa_convnext(float* x, const uint8_t* mask, int images, int height, int width, const Depthwise* depthwise,
+                  float eps, const Matrix* first, const Matrix* second, int64_t* rows, int threads) {
+    if (depthwise->kernel != 7) return 1;
+    const Grid grid{height, width};
+    const int group = group_size(images, grid), channels = depthwise->channels;
+    Workspace& own = workspace;
+    Position* active = own.active.at_least((size_t)group * grid.size());
+    float* narrow = own.first.at_least((size_t)group * grid.size() * channels);
+    float* hidden = own.second.at_least((size_t)group * grid.size() * first->columns);
+    int total = 0;
+    in_parallel(threads, [&](Team team) {
+        for (int start = 0; start < images; start += group) {
+            const int count = std::min(group, images - start);
+            float* maps = x + (size_t)start * grid.size() * channels;
+            if (team.thread == 0) {
+                total = list_active(mask + (size_t)start * grid.size(), count, grid, active);
+                rows[1] += total;
+            }
+            wait_for_all(team);
+            convolve_runs<7>(maps, grid, *depthwise, eps, active, (int)((int64_t)total * team.thread / team.threads),
+                             (int)((int64_t)total * (team.thread + 1) / team.threads), narrow);
+            wait_for_all(team);
+            const Source from{Source::IN_ORDER, narrow, grid, 1, 1, 0, nullptr, grid.size()};
+            product(active, total, from, *first, Target{hidden, (size_t)first->columns, true}, Finish{GELU, false}, team);
+            wait_for_all(team);
+            const Source wide{Source::IN_ORDER, hidden, grid, 1, 1, 0, nullptr, grid.size()};
+            product(active, total, wide, *second, Target{maps, (size_t)channels, false}, Finish{NONE, true}, team);
+            wait_for_all(team);
+        }
+    });
+    return 0;
+}
+
+// Largest of each 3x3 window of stride 2 and padding 1. x: [images][H][W][C] -> [images][h][w][C].
+void bdsa_max_pool(const float* x, int images, int height, int width, int channels, float* out, int threads) {
+    const int out_height = (height - 1) / 2 + 1, out_width = (width - 1) / 2 + 1;
+    in_parallel(threads, [&](Team team) {
+        const int rows = images * out_height;
+        for (int r = rows * team.thread / team.threads; r < rows * (team.thread + 1) / team.threads; r++) {
+            const int image = r / out_height, row = r % out_height;
+            for (int column = 0; column < out_width; column++) {
+                float* target = out + ((size_t)r * out_width + column) * channels;
+                const int top = std::max(0, 2 * row - 1), bottom = std::min(height - 1, 2 * row + 1);
+                const int left = std::max(0, 2 * column - 1), right = std::min(width - 1, 2 * column + 1);
+                for (int y = top; y <= bottom; y++)
+                    for (int z = left; z <= right; z++) {
+                        const float* source = x + (((size_t)image * height + y) * width + z) * channels;
+                        if (y == top && z == left) std::memcpy(target, source, channels * sizeof(float));
+                        else for (int c = 0; c < channels; c++) target[c] = std::max(target[c], source[c]);
+                    }
+            }
+        }
+    });
+}
+
+}  // extern "C"

@@ -1,0 +1,69 @@
+"""The sparse kernels as torch operators, `torch.ops.bdsa.*`, so that profiler and compiler see them.
+
+On a CPU the native kernels run where they can be built, else PyTorch's own operators (`reference`); on other
+devices always the latter. Maps are [B, H, W, C], contiguous float32; masks bool [B, h, w]; matrices as
+`packing.pack` makes them. What is named `out` holds the block's identity and receives the result in place.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bdsa.sparse import native, reference
+
+SCHEMAS = {
+    # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
+    "convolution": "(Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> Tensor",
+    # 3x3, stride 2, padding 1.
+    "max_pool": "(Tensor x) -> Tensor",
+    # Logits [B, h, w] of a mask unit: nine taps and the linear layer as ten columns.
+    "scores": "(Tensor x, Tensor weight, Tensor bias, int stride, float offset) -> Tensor",
+    # Blocks at the masked positions; they return int64 [2], the rows computed at D(m) and at m.
+    "basic": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+             "bool rectify) -> Tensor",
+    "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+                  "Tensor w3, Tensor b3, bool rectify) -> Tensor",
+    "convnext": "(Tensor(a!) x, Tensor mask, Tensor taps, Tensor taps_bias, float eps, Tensor w1, Tensor b1, "
+                "Tensor w2, Tensor b2) -> Tensor",
+}
+_library = torch.library.Library("bdsa", "DEF")
+
+
+def _on_cpu(name: str) -> Callable[..., Tensor]:
+    fast, slow = getattr(native, name), getattr(reference, name)
+
+    def run(*arguments: object) -> Tensor:
+        return slow(*arguments) if native.missing() else fast(*arguments)
+    return run
+
+
+def _shape_of(name: str) -> Callable[..., Tensor]:
+    """Shapes without computing, for torch.compile."""
+    def of_map(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
+        height = (x.shape[1] - weight.shape[1]) // stride + 1
+        width = (x.shape[2] - weight.shape[2] // x.shape[3]) // stride + 1
+        return x.new_empty(x.shape[0], height, width, bias.shape[0])
+
+    def of_scores(x: Tensor, weight: Tensor, bias: Tensor, stride: int, offset: float) -> Tensor:
+        return x.new_empty(x.shape[0], (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1)
+
+    special = {"convolution": of_map, "scores": of_scores,
+               "max_pool": lambda x: x.new_empty(x.shape[0], (x.shape[1] - 1) // 2 + 1, (x.shape[2] - 1) // 2 + 1,
+                                                 x.shape[3])}
+    return special.get(name, lambda first, *rest: first.new_empty(2, dtype=torch.int64))
+
+
+for _name, _schema in SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, _on_cpu(_name), "CPU")
+    _library.impl(_name, getattr(reference, _name), "CUDA")
+    _library.impl(_name, _shape_of(_name), "Meta")
+
+convolution = torch.ops.bdsa.convolution.default
+max_pool = torch.ops.bdsa.max_pool.default
+scores = torch.ops.bdsa.scores.default
+basic = torch.ops.bdsa.basic.default
+bottleneck = torch.ops.bdsa.bottleneck.default
+convnext = torch.ops.bdsa.convnext.default

@@ -1,0 +1,195 @@
+"""How each block runs sparsely at one budget: its weights folded and packed, and which operator takes them.
+
+A plan holds copies; the network's weights are never touched. Maps between blocks are [B, H, W, C].
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import GELU, GlobalResponseNormMlp
+from torch import Tensor, nn
+
+from bdsa.method.masks import MaskUnit
+from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
+from bdsa.sparse import operators
+from bdsa.sparse.packing import Packed, budget_norm, folded, pack, rows_first, taps_first
+
+
+class Scores:
+    """A mask unit: logits of every output position of a block.
+
+    Args:
+        unit: the trained unit.
+        width: columns of a panel.
+    """
+
+    def __init__(self, unit: MaskUnit, width: int) -> None:
+        local, context = unit.conv.weight.detach().double(), unit.fc.weight.detach().double()  # [1, C, 3, 3], [1, C]
+        scale, shift = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        if isinstance(unit.norm, nn.BatchNorm2d):
+            scale = unit.norm.weight.detach().double() * (unit.norm.running_var.double() + unit.norm.eps).rsqrt()
+            shift = unit.norm.bias.detach().double() - unit.norm.running_mean.double() * scale
+        self.offset = float((unit.conv.bias.detach().double() + unit.fc.bias.detach().double()) * scale + shift)
+        columns = torch.cat([taps_first(local)[:, :, 0].T, context.T], dim=1) * scale            # [C, 10]
+        self.matrix = pack(columns[None], columns.new_zeros(columns.shape[1]), width)
+        self.stride = unit.conv.stride[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [B, H, W, C] -> logits [B, h, w]."""
+        return operators.scores(x, self.matrix.weight, self.matrix.bias, self.stride, self.offset)
+
+
+class Shortcut:
+    """The dense identity branch of a ResNet block: what comes before its projection by torch, the projection packed."""
+
+    def __init__(self, block: AdaptiveBlock, budget: str, width: int) -> None:
+        layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
+        self.before: list[nn.Module] = layers
+        self.matrix: Packed | None = None
+        if len(layers) >= 2 and isinstance(layers[-2], nn.Conv2d) and plain_convolution(layers[-2], 1):
+            *self.before, convolution, norm = layers
+            self.stride = convolution.stride[0]
+            weight, bias = folded(convolution, budget_norm(norm, budget))
+            self.matrix = pack(rows_first(weight), bias, width)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [B, H, W, C] -> the identity [B, h, w, C'], memory of its own."""
+        if self.before:
+            y = x.permute(0, 3, 1, 2)
+            for layer in self.before:
+                y = layer(y)
+            x = y.permute(0, 2, 3, 1).contiguous()
+        if self.matrix is None:
+            return x
+        return operators.convolution(x, self.matrix.weight, self.matrix.bias, self.stride, "none")
+
+
+class BasicPlan:
+    """3x3 with the stride at D(m), 3x3 at m."""
+
+    def __init__(self, block: AdaptiveBasicBlock, budget: str, width: int) -> None:
+        self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), width)
+        self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), width)
+        self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
+        self.stride = block.conv1.stride[0]
+
+    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x: [B, H, W, C], which may be overwritten; mask: bool [B, h, w] -> output and rows computed [2]."""
+        out = x if self.shortcut is None else self.shortcut(x)
+        rows = operators.basic(out, x, mask, self.stride, self.first.weight, self.first.bias, self.second.weight,
+                               self.second.bias, self.shortcut is not None)
+        return out, rows
+
+
+class BottleneckPlan:
+    """1x1 at D(m) of the input, 3x3 with the stride and 1x1 at m."""
+
+    def __init__(self, block: AdaptiveBottleneck, budget: str, width: int) -> None:
+        layers = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
+        self.matrices = [pack_layer(layer, budget_norm(norm, budget), width) for layer, norm in layers]
+        self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
+        self.stride = block.conv2.stride[0]
+
+    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See `BasicPlan`."""
+        out = x if self.shortcut is None else self.shortcut(x)
+        weights = [t for m in self.matrices for t in (m.weight, m.bias)]
+        return out, operators.bottleneck(out, x, mask, self.stride, *weights, self.shortcut is not None)
+
+
+class ConvNeXtPlan:
+    """Depthwise 7x7, norm, 1x1, GELU, 1x1 and layer scale at m; the norm's and the scale's weights are folded."""
+
+    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str, width: int) -> None:
+        spatial, norm = block.conv_dw, budget_norm(block.norm, budget)
+        channels, side = spatial.in_channels, spatial.kernel_size[0]
+        padded = -(-channels // 16) * 16
+        self.taps = torch.zeros(side * side, padded)
+        self.taps[:, :channels] = spatial.weight.detach().float().reshape(channels, -1).T
+        self.taps_bias = torch.zeros(padded)
+        if spatial.bias is not None:
+            self.taps_bias[:channels] = spatial.bias.detach().float()
+        self.eps = norm.eps
+        (w1, b1), (w2, b2) = folded(block.mlp.fc1), folded(block.mlp.fc2)
+        if norm.weight is not None:
+            b1 = b1 + w1[:, :, 0, 0] @ norm.bias.detach().double()
+            w1 = w1 * norm.weight.detach().double()[None, :, None, None]
+        if block.gamma is not None:
+            scale = block.gamma.detach().double()
+            w2, b2 = w2 * scale[:, None, None, None], b2 * scale
+        self.first, self.second = pack(taps_first(w1), b1, width), pack(taps_first(w2), b2, width)
+
+    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See `BasicPlan`."""
+        return x, operators.convnext(x, mask, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
+                                     self.second.weight, self.second.bias)
+
+
+class MaskedPlan:
+    """The block as training runs it, dense and multiplied by the mask."""
+
+    def __init__(self, block: AdaptiveBlock, budget: str) -> None:
+        self.block, self.budget = block, budget
+
+    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
+        """See `BasicPlan`; no rows are counted."""
+        y = self.block.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.budget)
+        return y.permute(0, 2, 3, 1).contiguous(), None
+
+
+Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan | MaskedPlan
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block at one budget: how it decides and how it runs; `masked_because` names what has no sparse form."""
+    block: AdaptiveBlock
+    scores: Scores
+    run: Plan
+    masked_because: str | None = None
+
+
+def plan_block(block: AdaptiveBlock, budget: str, width: int) -> BlockPlan:
+    """Plan a block in evaluation mode, on a CPU, in float32."""
+    scores = Scores(block.mask_units[budget], width)
+    if reason := why_masked(block):
+        return BlockPlan(block, scores, MaskedPlan(block, budget), reason)
+    kind = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, AdaptiveConvNeXtBlock: ConvNeXtPlan}
+    return BlockPlan(block, scores, kind[type(block)](block, budget, width))
+
+
+def why_masked(block: AdaptiveBlock) -> str | None:
+    """What in a block has no sparse form, or None."""
+    if isinstance(block, AdaptiveConvNeXtBlock):
+        if isinstance(block.mlp, GlobalResponseNormMlp):
+            return "global response norm"
+        if block.conv_dw.kernel_size != (7, 7) or block.conv_dw.groups != block.conv_dw.in_channels:
+            return f"a depthwise kernel of {block.conv_dw.kernel_size}"
+        exact = isinstance(block.mlp.act, (nn.GELU, GELU)) and getattr(block.mlp.act, "approximate", "none") == "none"
+        return None if exact else f"activation {type(block.mlp.act).__name__}"
+    layers = [m for name, m in block.named_children() if name.startswith("conv")]
+    if any(not plain_convolution(layer, None) for layer in layers):
+        return "grouped or dilated convolutions"
+    activations = [m for name, m in block.named_children() if name.startswith("act")]
+    if any(not isinstance(a, nn.ReLU) for a in activations):
+        return f"activation {type(activations[0]).__name__}"
+    if isinstance(block, AdaptiveBottleneck) and block.conv1.stride != (1, 1):
+        return "a stride in its first layer"
+    return None
+
+
+def plain_convolution(layer: nn.Module, kernel: int | None) -> bool:
+    """Whether a layer is a convolution that the kernels know: 1x1, or 3x3 of padding 1, dense, undilated."""
+    if type(layer) is not nn.Conv2d or layer.groups != 1 or layer.dilation != (1, 1):
+        return False
+    side = layer.kernel_size[0]
+    if kernel is not None and side != kernel or layer.kernel_size != (side, side) or layer.padding_mode != "zeros":
+        return False
+    return layer.padding == ((side - 1) // 2,) * 2 and side in (1, 3) and layer.stride[0] == layer.stride[1]
+
+
+def pack_layer(layer: nn.Conv2d, norm: nn.Module, width: int) -> Packed:
+    """A convolution and its batch norm, a tap a position of the kernel."""
+    weight, bias = folded(layer, norm)
+    return pack(taps_first(weight), bias, width)

@@ -1,0 +1,100 @@
+"""The sparse kernels in PyTorch operators alone: for machines without a compiler, for GPUs, and to test against.
+
+Rows are gathered by index, multiplied and added back. Slower than the native kernels (gathering nine neighbours
+costs as much as it saves), and the same results.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bdsa.sparse.packing import Packed
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
+    """See `operators.convolution`."""
+    matrix = Packed(weight, bias).plain()                      # [kh, kw * C, out]
+    channels = x.shape[3]
+    kernel = matrix.reshape(len(matrix), -1, channels, len(bias)).permute(3, 2, 0, 1)
+    out = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride)
+    return _activated(out, activation).permute(0, 2, 3, 1).contiguous()
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """See `operators.max_pool`."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1).contiguous()
+
+
+def scores(x: Tensor, weight: Tensor, bias: Tensor, stride: int, offset: float) -> Tensor:
+    """See `operators.scores`."""
+    matrix = Packed(weight, bias).plain()[0]                   # [C, 10]
+    kernel = matrix[:, :9].T.reshape(3, 3, 1, -1).permute(2, 3, 0, 1)
+    context = x.mean(dim=(1, 2)) @ matrix[:, 9]                # [B]
+    local = F.conv2d(x.permute(0, 3, 1, 2), kernel, None, stride, 1)[:, 0]
+    return local + context[:, None, None] + offset
+
+
+def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+          rectify: bool) -> Tensor:
+    """See `operators.basic`."""
+    at_m = mask.nonzero()
+    at_d = dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
+    hidden = out.new_empty(*out.shape[:3], len(b1))
+    hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
+    _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)), rectify)
+    return torch.tensor([len(at_d), len(at_m)])
+
+
+def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+               w3: Tensor, b3: Tensor, rectify: bool) -> Tensor:
+    """See `operators.bottleneck`."""
+    at_m = mask.nonzero()
+    at_d = dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
+    hidden = x.new_empty(*x.shape[:3], len(b1))
+    hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
+    narrow = F.relu(_windows(hidden, at_m, stride, Packed(w2, b2)))
+    _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3, rectify)
+    return torch.tensor([len(at_d), len(at_m)])
+
+
+def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
+             b2: Tensor) -> Tensor:
+    """See `operators.convnext`."""
+    channels, side = x.shape[3], round(len(taps) ** 0.5)
+    at_m = mask.nonzero()
+    kernel = taps[:, :channels].T.reshape(channels, 1, side, side)
+    spatial = F.conv2d(x.permute(0, 3, 1, 2), kernel, taps_bias[:channels], 1, side // 2, groups=channels)
+    rows = F.layer_norm(spatial.permute(0, 2, 3, 1)[at_m.unbind(1)], (channels,), eps=eps)
+    hidden = F.gelu(rows @ Packed(w1, b1).plain()[0] + b1)
+    x.index_put_(at_m.unbind(1), hidden @ Packed(w2, b2).plain()[0] + b2, accumulate=True)
+    return torch.tensor([0, len(at_m)])
+
+
+def dilated(mask: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """D(m): bool [B, h, w] on the stride grid of a map of `size`, dilated 3x3 -> bool [B, *size]."""
+    grid = torch.zeros(len(mask), 1, *size, device=mask.device)
+    grid[:, 0, ::stride, ::stride] = mask.float()
+    return F.max_pool2d(grid, 3, 1, 1)[:, 0] > 0
+
+
+def _windows(x: Tensor, positions: Tensor, stride: int, matrix: Packed) -> Tensor:
+    """A 3x3 convolution of padding 1 at [n, 3] positions (image, row, column), a tap at a time -> [n, out]."""
+    image, row, column = positions.unbind(1)
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    total = matrix.bias.expand(len(positions), -1)
+    for tap, weight in enumerate(matrix.plain()):
+        total = total + padded[image, row * stride + tap // 3, column * stride + tap % 3] @ weight
+    return total
+
+
+def _add(out: Tensor, positions: Tensor, residual: Tensor, rectify: bool) -> None:
+    """relu(out + residual) at the positions; `rectify`: relu elsewhere too."""
+    index = positions.unbind(1)
+    out[index] = F.relu(out[index] + residual)
+    if rectify:
+        out.relu_()
+
+
+def _activated(x: Tensor, activation: str) -> Tensor:
+    return {"none": lambda t: t, "relu": F.relu, "gelu": F.gelu}[activation](x)
