@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import byref, c_char_p, c_float, c_int, c_void_p
+from ctypes import byref, c_char_p, c_float, c_int, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ class _Matrix(ctypes.Structure):
 
 class _Depthwise(ctypes.Structure):
     _fields_ = [("weights", c_void_p), ("bias", c_void_p), ("kernel", c_int), ("channels", c_int)]
+
+
+class _Board(ctypes.Structure):
+    _fields_ = [("matrix", ctypes.POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("first", c_int)]
 
 
 @functools.cache
@@ -64,50 +68,70 @@ def max_pool(x: Tensor) -> Tensor:
     return out
 
 
-def scores(x: Tensor, weight: Tensor, bias: Tensor, stride: int, offset: float) -> Tensor:
-    """See `operators.scores`."""
-    images, height, width, channels = x.shape
-    out = x.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
-    library().bdsa_scores(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias), c_float(offset),
-                          out.shape[1], out.shape[2], _pointer(out), torch.get_num_threads())
+def products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `operators.products`."""
+    images, height, width, _ = x.shape
+    out = x.new_empty(weight.shape[0], images * height * width, weight.shape[3])
+    library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, 0), torch.get_num_threads())
+    return out
+
+
+def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
+           stride: int) -> Tensor:
+    """See `operators.logits`."""
+    out = products.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    board = byref(_Board(None, products.data_ptr(), products.shape[1], 0))
+    library().bdsa_logits(board, images, height, width, panel, column, c_float(offset), stride, out.shape[1],
+                          out.shape[2], _pointer(out), torch.get_num_threads())
     return out
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-          rectify: bool) -> Tensor:
+          rectify: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+          first: int) -> Tensor:
     """See `operators.basic`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, _ = x.shape
     library().bdsa_basic(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1], out.shape[2],
-                         stride, _matrix(w1, b1), _matrix(w2, b2), int(rectify), _pointer(rows),
-                         torch.get_num_threads())
+                         stride, _matrix(w1, b1), _matrix(w2, b2), int(rectify),
+                         _board(board, board_bias, products, first), _pointer(rows), torch.get_num_threads())
     return rows
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-               w3: Tensor, b3: Tensor, rectify: bool) -> Tensor:
+               w3: Tensor, b3: Tensor, rectify: bool, board: Tensor | None, board_bias: Tensor | None,
+               products: Tensor | None, first: int) -> Tensor:
     """See `operators.bottleneck`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, _ = x.shape
     library().bdsa_bottleneck(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1],
                               out.shape[2], stride, _matrix(w1, b1), _matrix(w2, b2), _matrix(w3, b3), int(rectify),
-                              _pointer(rows), torch.get_num_threads())
+                              _board(board, board_bias, products, first), _pointer(rows), torch.get_num_threads())
     return rows
 
 
 def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
-             b2: Tensor) -> Tensor:
+             b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+             first: int) -> Tensor:
     """See `operators.convnext`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, channels = x.shape
     depthwise = _Depthwise(_pointer(taps), _pointer(taps_bias), round(len(taps) ** 0.5), channels)
     library().bdsa_convnext(_pointer(x), _pointer(mask), images, height, width, byref(depthwise), c_float(eps),
-                            _matrix(w1, b1), _matrix(w2, b2), _pointer(rows), torch.get_num_threads())
+                            _matrix(w1, b1), _matrix(w2, b2), _board(board, board_bias, products, first),
+                            _pointer(rows), torch.get_num_threads())
     return rows
 
 
 def _pointer(x: Tensor) -> c_void_p:
     return c_void_p(x.data_ptr())
+
+
+def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, first: int) -> object:
+    if weight is None:
+        return None
+    matrix = _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias))
+    return byref(_Board(ctypes.pointer(matrix), products.data_ptr(), products.shape[1], first))
 
 
 def _matrix(weight: Tensor, bias: Tensor) -> ctypes.Structure:

@@ -13,20 +13,25 @@ from torch import Tensor
 
 from bdsa.sparse import native, reference
 
+_BOARD = "Tensor? board, Tensor? board_bias, Tensor(b!)? products, int first"
 SCHEMAS = {
     # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
     "convolution": "(Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> Tensor",
     # 3x3, stride 2, padding 1.
     "max_pool": "(Tensor x) -> Tensor",
-    # Logits [B, h, w] of a mask unit: nine taps and the linear layer as ten columns.
-    "scores": "(Tensor x, Tensor weight, Tensor bias, int stride, float offset) -> Tensor",
-    # Blocks at the masked positions; they return int64 [2], the rows computed at D(m) and at m.
+    # Every position times the columns of several mask units (`scores.Board`): [panels, B * H * W, width].
+    "products": "(Tensor x, Tensor weight, Tensor bias) -> Tensor",
+    # One unit's logits [B, h, w] from its ten columns: nine taps and the linear layer.
+    "logits": "(Tensor products, int images, int height, int width, int panel, int column, float offset, int stride) "
+              "-> Tensor",
+    # Blocks at the masked positions. They return int64 [2], the rows computed at D(m) and at m. `rectify`: the
+    # identity may be negative. With a board, its products (panels from `first`) follow what the block changed.
     "basic": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-             "bool rectify) -> Tensor",
+             f"bool rectify, {_BOARD}) -> Tensor",
     "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-                  "Tensor w3, Tensor b3, bool rectify) -> Tensor",
+                  f"Tensor w3, Tensor b3, bool rectify, {_BOARD}) -> Tensor",
     "convnext": "(Tensor(a!) x, Tensor mask, Tensor taps, Tensor taps_bias, float eps, Tensor w1, Tensor b1, "
-                "Tensor w2, Tensor b2) -> Tensor",
+                f"Tensor w2, Tensor b2, {_BOARD}) -> Tensor",
 }
 _library = torch.library.Library("bdsa", "DEF")
 
@@ -46,12 +51,17 @@ def _shape_of(name: str) -> Callable[..., Tensor]:
         width = (x.shape[2] - weight.shape[2] // x.shape[3]) // stride + 1
         return x.new_empty(x.shape[0], height, width, bias.shape[0])
 
-    def of_scores(x: Tensor, weight: Tensor, bias: Tensor, stride: int, offset: float) -> Tensor:
-        return x.new_empty(x.shape[0], (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1)
+    def of_logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
+                  stride: int) -> Tensor:
+        return products.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
 
-    special = {"convolution": of_map, "scores": of_scores,
-               "max_pool": lambda x: x.new_empty(x.shape[0], (x.shape[1] - 1) // 2 + 1, (x.shape[2] - 1) // 2 + 1,
-                                                 x.shape[3])}
+    def of_products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return x.new_empty(weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], weight.shape[3])
+
+    def of_pool(x: Tensor) -> Tensor:
+        return x.new_empty(x.shape[0], (x.shape[1] - 1) // 2 + 1, (x.shape[2] - 1) // 2 + 1, x.shape[3])
+
+    special = {"convolution": of_map, "logits": of_logits, "products": of_products, "max_pool": of_pool}
     return special.get(name, lambda first, *rest: first.new_empty(2, dtype=torch.int64))
 
 
@@ -63,7 +73,8 @@ for _name, _schema in SCHEMAS.items():
 
 convolution = torch.ops.bdsa.convolution.default
 max_pool = torch.ops.bdsa.max_pool.default
-scores = torch.ops.bdsa.scores.default
+products = torch.ops.bdsa.products.default
+logits = torch.ops.bdsa.logits.default
 basic = torch.ops.bdsa.basic.default
 bottleneck = torch.ops.bdsa.bottleneck.default
 convnext = torch.ops.bdsa.convnext.default

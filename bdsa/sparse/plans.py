@@ -4,40 +4,14 @@ A plan holds copies; the network's weights are never touched. Maps between block
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from timm.layers import GELU, GlobalResponseNormMlp
 from torch import Tensor, nn
 
-from bdsa.method.masks import MaskUnit
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.sparse import operators
+from bdsa.sparse.scores import NOTHING, Following
 from bdsa.sparse.packing import Packed, budget_norm, folded, pack, rows_first, taps_first
-
-
-class Scores:
-    """A mask unit: logits of every output position of a block.
-
-    Args:
-        unit: the trained unit.
-        width: columns of a panel.
-    """
-
-    def __init__(self, unit: MaskUnit, width: int) -> None:
-        local, context = unit.conv.weight.detach().double(), unit.fc.weight.detach().double()  # [1, C, 3, 3], [1, C]
-        scale, shift = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        if isinstance(unit.norm, nn.BatchNorm2d):
-            scale = unit.norm.weight.detach().double() * (unit.norm.running_var.double() + unit.norm.eps).rsqrt()
-            shift = unit.norm.bias.detach().double() - unit.norm.running_mean.double() * scale
-        self.offset = float((unit.conv.bias.detach().double() + unit.fc.bias.detach().double()) * scale + shift)
-        columns = torch.cat([taps_first(local)[:, :, 0].T, context.T], dim=1) * scale            # [C, 10]
-        self.matrix = pack(columns[None], columns.new_zeros(columns.shape[1]), width)
-        self.stride = unit.conv.stride[0]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [B, H, W, C] -> logits [B, h, w]."""
-        return operators.scores(x, self.matrix.weight, self.matrix.bias, self.stride, self.offset)
 
 
 class Shortcut:
@@ -74,12 +48,20 @@ class BasicPlan:
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
         self.stride = block.conv1.stride[0]
 
-    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x: [B, H, W, C], which may be overwritten; mask: bool [B, h, w] -> output and rows computed [2]."""
-        out = x if self.shortcut is None else self.shortcut(x)
-        rows = operators.basic(out, x, mask, self.stride, self.first.weight, self.first.bias, self.second.weight,
-                               self.second.bias, self.shortcut is not None)
-        return out, rows
+    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None) -> Tensor:
+        """Add the residual at the masked positions to `identity`, and activate.
+
+        Args:
+            x: [B, H, W, C], which `identity` may be.
+            mask: bool [B, h, w].
+            identity: [B, h, w, C'], from the shortcut or x; it becomes the block's output.
+            following: the products that follow what changes.
+
+        Returns:
+            int64 [2], rows computed at D(m) and at m.
+        """
+        return operators.basic(identity, x, mask, self.stride, self.first.weight, self.first.bias, self.second.weight,
+                               self.second.bias, self.shortcut is not None, *_board(following))
 
 
 class BottleneckPlan:
@@ -91,15 +73,17 @@ class BottleneckPlan:
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
         self.stride = block.conv2.stride[0]
 
-    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None) -> Tensor:
         """See `BasicPlan`."""
-        out = x if self.shortcut is None else self.shortcut(x)
         weights = [t for m in self.matrices for t in (m.weight, m.bias)]
-        return out, operators.bottleneck(out, x, mask, self.stride, *weights, self.shortcut is not None)
+        return operators.bottleneck(identity, x, mask, self.stride, *weights, self.shortcut is not None,
+                                    *_board(following))
 
 
 class ConvNeXtPlan:
     """Depthwise 7x7, norm, 1x1, GELU, 1x1 and layer scale at m; the norm's and the scale's weights are folded."""
+
+    shortcut = None
 
     def __init__(self, block: AdaptiveConvNeXtBlock, budget: str, width: int) -> None:
         spatial, norm = block.conv_dw, budget_norm(block.norm, budget)
@@ -120,43 +104,23 @@ class ConvNeXtPlan:
             w2, b2 = w2 * scale[:, None, None, None], b2 * scale
         self.first, self.second = pack(taps_first(w1), b1, width), pack(taps_first(w2), b2, width)
 
-    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """See `BasicPlan`."""
-        return x, operators.convnext(x, mask, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
-                                     self.second.weight, self.second.bias)
+    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None) -> Tensor:
+        """See `BasicPlan`; `identity` is x."""
+        return operators.convnext(x, mask, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
+                                  self.second.weight, self.second.bias, *_board(following))
 
 
-class MaskedPlan:
-    """The block as training runs it, dense and multiplied by the mask."""
-
-    def __init__(self, block: AdaptiveBlock, budget: str) -> None:
-        self.block, self.budget = block, budget
-
-    def __call__(self, x: Tensor, mask: Tensor) -> tuple[Tensor, None]:
-        """See `BasicPlan`; no rows are counted."""
-        y = self.block.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.budget)
-        return y.permute(0, 2, 3, 1).contiguous(), None
+Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan
+KINDS = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, AdaptiveConvNeXtBlock: ConvNeXtPlan}
 
 
-Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan | MaskedPlan
+def plan_block(block: AdaptiveBlock, budget: str, width: int) -> Plan | None:
+    """Plan a block in evaluation mode, in float32; None where `why_masked` says that it has no sparse form."""
+    return None if why_masked(block) else KINDS[type(block)](block, budget, width)
 
 
-@dataclass(frozen=True)
-class BlockPlan:
-    """One block at one budget: how it decides and how it runs; `masked_because` names what has no sparse form."""
-    block: AdaptiveBlock
-    scores: Scores
-    run: Plan
-    masked_because: str | None = None
-
-
-def plan_block(block: AdaptiveBlock, budget: str, width: int) -> BlockPlan:
-    """Plan a block in evaluation mode, on a CPU, in float32."""
-    scores = Scores(block.mask_units[budget], width)
-    if reason := why_masked(block):
-        return BlockPlan(block, scores, MaskedPlan(block, budget), reason)
-    kind = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, AdaptiveConvNeXtBlock: ConvNeXtPlan}
-    return BlockPlan(block, scores, kind[type(block)](block, budget, width))
+def _board(following: Following | None) -> tuple:
+    return NOTHING if following is None else following.arguments
 
 
 def why_masked(block: AdaptiveBlock) -> str | None:

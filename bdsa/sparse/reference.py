@@ -26,28 +26,39 @@ def max_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1).contiguous()
 
 
-def scores(x: Tensor, weight: Tensor, bias: Tensor, stride: int, offset: float) -> Tensor:
-    """See `operators.scores`."""
-    matrix = Packed(weight, bias).plain()[0]                   # [C, 10]
-    kernel = matrix[:, :9].T.reshape(3, 3, 1, -1).permute(2, 3, 0, 1)
-    context = x.mean(dim=(1, 2)) @ matrix[:, 9]                # [B]
-    local = F.conv2d(x.permute(0, 3, 1, 2), kernel, None, stride, 1)[:, 0]
-    return local + context[:, None, None] + offset
+def products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See `operators.products`."""
+    return torch.einsum("nc,pck->pnk", x.reshape(-1, x.shape[3]), weight[:, 0])
+
+
+def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
+           stride: int) -> Tensor:
+    """See `operators.logits`."""
+    own = products[panel, :, column:column + 10].reshape(images, height, width, 10)
+    spread = F.pad(own[..., :9], (0, 0, 1, 1, 1, 1))
+    total = own[..., 9].mean(dim=(1, 2), keepdim=True) + offset               # [B, 1, 1]
+    for tap in range(9):
+        row, left = tap // 3, tap % 3
+        total = total + spread[:, row:row + height:stride, left:left + width:stride, tap]
+    return total
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-          rectify: bool) -> Tensor:
+          rectify: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+          first: int) -> Tensor:
     """See `operators.basic`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
     hidden = out.new_empty(*out.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
     _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)), rectify)
+    _look_again(out, at_m, rectify, board, products, first)
     return torch.tensor([len(at_d), len(at_m)])
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-               w3: Tensor, b3: Tensor, rectify: bool) -> Tensor:
+               w3: Tensor, b3: Tensor, rectify: bool, board: Tensor | None, board_bias: Tensor | None,
+               products: Tensor | None, first: int) -> Tensor:
     """See `operators.bottleneck`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
@@ -55,11 +66,13 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
     narrow = F.relu(_windows(hidden, at_m, stride, Packed(w2, b2)))
     _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3, rectify)
+    _look_again(out, at_m, rectify, board, products, first)
     return torch.tensor([len(at_d), len(at_m)])
 
 
 def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
-             b2: Tensor) -> Tensor:
+             b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+             first: int) -> Tensor:
     """See `operators.convnext`."""
     channels, side = x.shape[3], round(len(taps) ** 0.5)
     at_m = mask.nonzero()
@@ -68,6 +81,7 @@ def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: floa
     rows = F.layer_norm(spatial.permute(0, 2, 3, 1)[at_m.unbind(1)], (channels,), eps=eps)
     hidden = F.gelu(rows @ Packed(w1, b1).plain()[0] + b1)
     x.index_put_(at_m.unbind(1), hidden @ Packed(w2, b2).plain()[0] + b2, accumulate=True)
+    _look_again(x, at_m, False, board, products, first)
     return torch.tensor([0, len(at_m)])
 
 
@@ -94,6 +108,20 @@ def _add(out: Tensor, positions: Tensor, residual: Tensor, rectify: bool) -> Non
     out[index] = F.relu(out[index] + residual)
     if rectify:
         out.relu_()
+
+
+def _look_again(x: Tensor, positions: Tensor, everywhere: bool, board: Tensor | None, products: Tensor | None,
+                first: int) -> None:
+    """Bring the products of the positions that a block changed up to date."""
+    if board is None:
+        return
+    rows = x.reshape(-1, x.shape[3])
+    if everywhere:
+        products[first:] = torch.einsum("nc,pck->pnk", rows, board[first:, 0])
+        return
+    image, row, column = positions.unbind(1)
+    index = (image * x.shape[1] + row) * x.shape[2] + column
+    products[first:, index] = torch.einsum("nc,pck->pnk", rows[index], board[first:, 0])
 
 
 def _activated(x: Tensor, activation: str) -> Tensor:

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "board.h"
 #include "depthwise.h"
-#include "rows.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -55,6 +55,19 @@ void relu(float* x, int64_t count, Team team) {
     for (int64_t i = count * team.thread / team.threads; i < last; i++) x[i] = std::max(x[i], 0.0f);
 }
 
+// After a group's last layer: the relu that positions without a residual need too, and new products for the mask units
+// that will look at this map.
+void finish(float* maps, int start, int count, Grid grid, const Position* active, int actives, int rectify,
+            const Matrix& last, const Board* board, Team team) {
+    const int64_t first = (int64_t)start * grid.size();
+    if (rectify) {
+        relu(maps, (int64_t)count * grid.size() * last.columns, team);
+        if (board) wait_for_all(team), board->update_all(maps, count * grid.size(), first, grid, team);
+    } else if (board) {
+        board->update(maps, active, actives, first, grid, team);
+    }
+}
+
 int group_size(int images, Grid grid) { return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size())); }
 
 }  // namespace
@@ -93,7 +106,7 @@ void bdsa_convolution(const float* x, int images, int height, int width, int cha
     const int per_image = out_height * out_width;
     in_parallel(threads, [&](Team team) {
         static thread_local Buffer<const float*> pointers;
-        const Split split(images * per_image, *matrix, team.threads);
+        const Split split(images * per_image, *matrix, matrix->panels(), team.threads);
         const int r = team.thread % split.rows, c = team.thread / split.rows, panels = matrix->panels(), taps = matrix->taps;
         const int first = (int)((int64_t)images * per_image * r / split.rows);
         const int last = (int)((int64_t)images * per_image * (r + 1) / split.rows);
@@ -124,44 +137,19 @@ void bdsa_convolution(const float* x, int images, int height, int width, int cha
     });
 }
 
-// Logits of a mask unit: conv3x3(x, stride) + linear(mean of x) + bias, as one product with ten columns: nine taps and
-// the linear layer (times height * width).
-void bdsa_scores(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
-                 float bias, int out_height, int out_width, float* logits, int threads) {
+// Products of every position with the mask units' columns (see board.h). x: [images][height][width][channels].
+void bdsa_products(const float* x, int images, int height, int width, const Board* board, int threads) {
     const Grid grid{height, width};
-    const int columns = matrix->columns, group = group_size(images, grid);
-    Workspace& own = workspace;
-    float* products = own.first.at_least((size_t)group * grid.size() * columns);
-    Position* all = own.active.at_least((size_t)group * grid.size());
-    list_all(group, grid, all);
+    in_parallel(threads, [&](Team team) { board->update_all(x, images * grid.size(), 0, grid, team); });
+}
+
+// One unit's logits [images][h][w] from the products.
+void bdsa_logits(const Board* board, int images, int height, int width, int panel, int column, float offset, int stride,
+                 int out_height, int out_width, float* logits, int threads) {
+    const Grid from{height, width}, to{out_height, out_width};
     in_parallel(threads, [&](Team team) {
-        for (int start = 0; start < images; start += group) {
-            const int count = std::min(group, images - start);
-            const Source source{Source::IN_ORDER, x + (size_t)start * grid.size() * channels, grid, 1, 1, 0, nullptr, grid.size()};
-            product(all, count * grid.size(), source, *matrix, Target{products, (size_t)columns, true}, Finish{NONE, false}, team);
-            wait_for_all(team);
-            for (int image = 0; image < count; image++) {
-                const float* maps = products + (size_t)image * grid.size() * columns;
-                double context = 0;
-                for (int i = 0; i < grid.size(); i++) context += maps[(size_t)i * columns + 9];
-                const float offset = bias + (float)(context / grid.size());
-                float* out = logits + (size_t)(start + image) * out_height * out_width;
-                for (int row = out_height * team.thread / team.threads; row < out_height * (team.thread + 1) / team.threads; row++)
-                    for (int column = 0; column < out_width; column++) {
-                        float sum = offset;
-                        for (int dy = 0; dy < 3; dy++) {
-                            const int y = row * stride + dy - 1;
-                            if ((unsigned)y >= (unsigned)height) continue;
-                            for (int dx = 0; dx < 3; dx++) {
-                                const int z = column * stride + dx - 1;
-                                if ((unsigned)z < (unsigned)width) sum += maps[((size_t)y * width + z) * columns + dy * 3 + dx];
-                            }
-                        }
-                        out[(size_t)row * out_width + column] = sum;
-                    }
-            }
-            wait_for_all(team);
-        }
+        for (int image = 0; image < images; image++)
+            board->logits(image, from, to, panel, column, offset, stride, logits + (size_t)image * to.size(), team);
     });
 }
 
@@ -169,8 +157,8 @@ void bdsa_scores(const float* x, int images, int height, int width, int channels
 // out: [images][h][w][C2], the identity; mask: [images][h][w]; rows: adds how many were computed at D(m) and at m;
 // rectify: whether the identity may be negative, so that what is not selected needs the relu too.
 void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
-                int out_width, int stride, const Matrix* first, const Matrix* second, int rectify, int64_t* rows,
-                int threads) {
+                int out_width, int stride, const Matrix* first, const Matrix* second, int rectify,
+                const Board* board, int64_t* rows, int threads) {
     const Grid from{height, width}, to{out_height, out_width};
     const int group = group_size(images, to), middle = first->columns;
     Workspace& own = workspace;
@@ -199,7 +187,8 @@ void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int
             float* result = out + (size_t)start * to.size() * second->columns;
             product(active, counts[1], between, *second, Target{result, (size_t)second->columns, false}, Finish{RELU, true}, team);
             wait_for_all(team);
-            if (rectify) relu(result, (int64_t)count * to.size() * second->columns, team);
+            finish(result, start, count, to, active, counts[1], rectify, *second, board, team);
+            wait_for_all(team);
         }
     });
 }
@@ -207,7 +196,7 @@ void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int
 // out += conv3(act(conv2(act(conv1(x))))) at m, then relu: 1x1 at D(m) of the input, 3x3 with the stride, 1x1.
 void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
                      int out_width, int stride, const Matrix* first, const Matrix* second, const Matrix* third,
-                     int rectify, int64_t* rows, int threads) {
+                     int rectify, const Board* board, int64_t* rows, int threads) {
     const Grid from{height, width}, to{out_height, out_width};
     const int group = group_size(images, to), middle = first->columns, inner = second->columns;
     Workspace& own = workspace;
@@ -240,14 +229,16 @@ void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images
             float* result = out + (size_t)start * to.size() * third->columns;
             product(active, counts[1], rows_in, *third, Target{result, (size_t)third->columns, false}, Finish{RELU, true}, team);
             wait_for_all(team);
-            if (rectify) relu(result, (int64_t)count * to.size() * third->columns, team);
+            finish(result, start, count, to, active, counts[1], rectify, *third, board, team);
+            wait_for_all(team);
         }
     });
 }
 
 // x += fc2(gelu(fc1(normalise(depthwise(x))))) at m, in place. Returns 0, or 1 for a kernel size that is not built.
 int bdsa_convnext(float* x, const uint8_t* mask, int images, int height, int width, const Depthwise* depthwise,
-                  float eps, const Matrix* first, const Matrix* second, int64_t* rows, int threads) {
+                  float eps, const Matrix* first, const Matrix* second, const Board* board, int64_t* rows,
+                  int threads) {
     if (depthwise->kernel != 7) return 1;
     const Grid grid{height, width};
     const int group = group_size(images, grid), channels = depthwise->channels;
@@ -273,6 +264,8 @@ int bdsa_convnext(float* x, const uint8_t* mask, int images, int height, int wid
             wait_for_all(team);
             const Source wide{Source::IN_ORDER, hidden, grid, 1, 1, 0, nullptr, grid.size()};
             product(active, total, wide, *second, Target{maps, (size_t)channels, false}, Finish{NONE, true}, team);
+            wait_for_all(team);
+            finish(maps, start, count, grid, active, total, 0, *second, board, team);
             wait_for_all(team);
         }
     });

@@ -73,9 +73,11 @@ typedef void (*Multiply)(const float* const*, int, int, const float*, const floa
 template <int VECTORS>
 inline Multiply multiply_of(int rows) {
     static const Multiply table[] = {
-        multiply<1, VECTORS>, multiply<2, VECTORS>, multiply<3, VECTORS>, multiply<4, VECTORS>,
-        multiply<5, VECTORS>, multiply<6, VECTORS>,
-#if defined(__AVX512F__) || defined(__aarch64__)
+        multiply<1, VECTORS>, multiply<2, VECTORS>, multiply<3, VECTORS>,
+#if defined(__AVX__) || defined(__aarch64__)
+        multiply<4, VECTORS>, multiply<5, VECTORS>, multiply<6, VECTORS>,
+#endif
+#if defined(__AVX512F__)
         multiply<7, VECTORS>, multiply<8, VECTORS>, multiply<9, VECTORS>, multiply<10, VECTORS>,
         multiply<11, VECTORS>, multiply<12, VECTORS>,
 #endif

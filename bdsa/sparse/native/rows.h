@@ -20,12 +20,15 @@ struct Source {
     int outputs;         // positions an image in the list's own grid
 };
 
-// The same for where results go: rows of the whole matrix's width.
+// The same for where results go.
 struct Target {
     float* base;
-    size_t stride;       // floats a row
-    bool in_order;       // the i-th position's result is row i; else row `index`
-    float* row(const Position& p, int i) const { return base + (size_t)(in_order ? i : p.index) * stride; }
+    size_t stride;               // floats from row to row
+    bool in_order;               // the i-th position's result is row i; else row `index`
+    size_t panel_stride = PANEL; // floats from panel to panel: side by side in a row, unless told otherwise
+    float* row(int index, int i, int panel) const {
+        return base + (size_t)(in_order ? i : index) * stride + (size_t)panel * panel_stride;
+    }
 };
 
 inline void point_at(const Source& s, const Position& p, int i, int depth, int slot, const float** out) {
@@ -50,9 +53,9 @@ inline void point_at(const Source& s, const Position& p, int i, int depth, int s
 // equals, of least reading (every group of columns reads all rows, every group of rows all columns).
 struct Split {
     int rows, columns;
-    Split(int count, const Matrix& matrix, int threads) : rows(threads), columns(1) {
+    Split(int count, const Matrix& matrix, int panels, int threads) : rows(threads), columns(1) {
         const double row_bytes = (double)count * matrix.depth, matrix_bytes = (double)matrix.taps * matrix.depth * matrix.columns;
-        const int tiles = (count + MAX_ROWS - 1) / MAX_ROWS, panels = matrix.panels();
+        const int tiles = (count + MAX_ROWS - 1) / MAX_ROWS;
         double best = -1, best_reading = 0;
         for (int c = 1; c <= threads; c++) {
             if (threads % c) continue;
@@ -66,17 +69,18 @@ struct Split {
     }
 };
 
-constexpr int MAX_TAPS = 9, MAX_TILES = 32;  // of a chunk: rows whose pointers are made once for all panels
+constexpr int MAX_TILES = 32;  // of a chunk: rows whose pointers are made once for all panels
 
-// This member's part of target[i] = finish(source[i] * matrix) for positions i = 0..count.
+// This member's part of target[i] = finish(source[i] * matrix) for positions i = 0..count and panels from `start`.
+// Without positions, source and target are IN_ORDER.
 inline void product(const Position* positions, int count, const Source& source, const Matrix& matrix,
-                    const Target& target, Finish finish, Team team) {
+                    const Target& target, Finish finish, Team team, int start = 0) {
     static thread_local Buffer<const float*> pointers;
-    const Split split(count, matrix, team.threads);
+    const int panels = matrix.panels() - start;
+    const Split split(count, matrix, panels, team.threads);
     const int r = team.thread % split.rows, c = team.thread / split.rows;
     const int first = (int)((int64_t)count * r / split.rows), last = (int)((int64_t)count * (r + 1) / split.rows);
-    const int panels = matrix.panels();
-    const int first_panel = panels * c / split.columns, last_panel = panels * (c + 1) / split.columns;
+    const int first_panel = start + panels * c / split.columns, last_panel = start + panels * (c + 1) / split.columns;
     if (first == last || first_panel == last_panel) return;
     const int taps = matrix.taps, depth = matrix.depth;
     const size_t matrix_bytes = (size_t)taps * depth * matrix.columns * sizeof(float);
@@ -89,13 +93,14 @@ inline void product(const Position* positions, int count, const Source& source, 
         for (int t = 0; t <= here; t++) edges[t] = first + (int)((int64_t)(last - first) * (tile + t) / tiles);
         for (int t = 0; t < here; t++)
             for (int i = edges[t]; i < edges[t + 1]; i++)
-                point_at(source, positions[i], i, depth, i - edges[t], table + (size_t)t * taps * MAX_ROWS);
+                point_at(source, positions ? positions[i] : Position{}, i, depth, i - edges[t], table + (size_t)t * taps * MAX_ROWS);
         for (int panel = first_panel; panel < last_panel; panel++) {
             const int column = panel * PANEL, columns = std::min(PANEL, matrix.columns - column);
             for (int t = 0; t < here; t++) {
                 float* out[MAX_ROWS];
                 const int rows = edges[t + 1] - edges[t];
-                for (int i = 0; i < rows; i++) out[i] = target.row(positions[edges[t] + i], edges[t] + i) + column;
+                for (int i = 0; i < rows; i++)
+                    out[i] = target.row(positions ? positions[edges[t] + i].index : 0, edges[t] + i, panel);
                 const Multiply multiply = columns > LANES ? multiply_of<2>(rows) : multiply_of<1>(rows);
                 multiply(table + (size_t)t * taps * MAX_ROWS, taps, depth, matrix.panel(panel), matrix.bias + column, out,
                          columns, finish);

@@ -10,9 +10,9 @@ constexpr int LANES = 16, MAX_ROWS = 12;  // 12 x 2 accumulators of the 32 regis
 #elif defined(__AVX__)
 constexpr int LANES = 8, MAX_ROWS = 6;    // 6 x 2 of 16
 #elif defined(__aarch64__)
-constexpr int LANES = 4, MAX_ROWS = 12;   // 12 x 2 of 32
+constexpr int LANES = 8, MAX_ROWS = 6;    // 6 x 2 of two registers each, of 32
 #else
-constexpr int LANES = 4, MAX_ROWS = 6;    // 6 x 2 of 16
+constexpr int LANES = 8, MAX_ROWS = 3;    // 3 x 2 of two registers each, of 16
 #endif
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));

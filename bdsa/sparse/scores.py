@@ -1,0 +1,90 @@
+"""Logits of mask units, sparsely too: what a block did not change needs no second look.
+
+The units of consecutive blocks read the same map but for the positions at which the blocks between them ran. Per
+position a unit needs ten products with its weights (nine taps and the linear layer). A board makes them for all
+its units in one reading of the map, and the blocks bring up to date what they change.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bdsa.method.masks import MaskUnit
+from bdsa.sparse import operators
+from bdsa.sparse.packing import pack, taps_first
+
+COLUMNS = 10
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A unit's place on a board: its ten columns start at `column` of `panel`; `offset` is its folded bias."""
+    panel: int
+    column: int
+    offset: float
+    stride: int
+
+
+class Board:
+    """Packed columns of the units that look at one map, in the order in which they decide.
+
+    Args:
+        units: trained mask units of one number of channels.
+        width: columns of a panel; 0 for one panel as wide as the matrix.
+    """
+
+    def __init__(self, units: list[MaskUnit], width: int) -> None:
+        a_panel = len(units) if width == 0 else max(1, width // COLUMNS)
+        width = width or len(units) * COLUMNS
+        matrices, self.slots = [], []
+        for i, unit in enumerate(units):
+            columns, offset = _columns(unit)
+            panel, column = i // a_panel, i % a_panel * COLUMNS
+            gap = panel * width + column - sum(m.shape[1] for m in matrices)
+            matrices += [columns.new_zeros(len(columns), gap), columns]
+            self.slots.append(Slot(panel, column, offset, unit.conv.stride[0]))
+        matrix = torch.cat(matrices, dim=1)
+        packed = pack(matrix[None], matrix.new_zeros(matrix.shape[1]), width)
+        self.weight, self.bias = packed.weight, packed.bias
+
+    def products(self, x: Tensor) -> Tensor:
+        """x: [B, H, W, C] -> [panels, B * H * W, width]."""
+        return operators.products(x, self.weight, self.bias)
+
+    def empty(self, x: Tensor) -> Tensor:
+        """Room for the products of a map like x, to be filled by the block that makes it."""
+        return x.new_empty(self.weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], self.weight.shape[3])
+
+
+@dataclass(frozen=True)
+class Following:
+    """What a block keeps up to date: a board's products, from the panel of the next unit on."""
+    board: Board
+    products: Tensor
+    first: int
+
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, int]:
+        """As the block operators take it."""
+        return self.board.weight, self.board.bias, self.products, self.first
+
+
+NOTHING = (None, None, None, 0)
+
+
+def logits(products: Tensor, slot: Slot, x: Tensor) -> Tensor:
+    """A unit's logits [B, h, w] for the map x [B, H, W, C] of the products."""
+    return operators.logits(products, *x.shape[:3], slot.panel, slot.column, slot.offset, slot.stride)
+
+
+def _columns(unit: MaskUnit) -> tuple[Tensor, float]:
+    """A unit's matrix [C, 10], in float64, and its bias, with a norm on the logits folded in."""
+    local, context = unit.conv.weight.detach().double(), unit.fc.weight.detach().double()  # [1, C, 3, 3], [1, C]
+    scale, shift = local.new_ones(1), local.new_zeros(1)
+    if isinstance(unit.norm, nn.BatchNorm2d):
+        scale = unit.norm.weight.detach().double() * (unit.norm.running_var.double() + unit.norm.eps).rsqrt()
+        shift = unit.norm.bias.detach().double() - unit.norm.running_mean.double() * scale
+    offset = (unit.conv.bias.detach().double() + unit.fc.bias.detach().double()) * scale + shift
+    return torch.cat([taps_first(local)[:, :, 0].T, context.T], dim=1) * scale, float(offset)
