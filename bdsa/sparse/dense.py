@@ -8,9 +8,10 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from bdsa.sparse import operators
-from bdsa.sparse.packing import folded, pack, rows_first
+from bdsa.sparse.packing import Packed, folded, pack, rows_first
+from bdsa.sparse.workspace import Workspace
 
-Step = Callable[[Tensor], Tensor]  # [B, H, W, C] -> [B, h, w, C']
+Step = Callable[[Tensor, Workspace, str], Tensor]  # [B, H, W, C], rooms and a name in them -> [B, h, w, C']
 
 
 def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
@@ -34,7 +35,7 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
             steps.append(_LayerNorm(module))
         elif isinstance(module, nn.MaxPool2d) and _pair(module.kernel_size) == (3, 3) \
                 and _pair(module.stride) == (2, 2) and _pair(module.padding) == (1, 1) and not module.ceil_mode:
-            steps.append(operators.max_pool)
+            steps.append(_max_pool)
         else:
             steps.append(_AsItIs(module))
     return steps
@@ -47,26 +48,45 @@ class _Convolution:
         self.stride, self.padding = layer.stride[0], layer.padding[0]
         self.activation = "relu" if relu else "none"
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         if self.padding:
             x = F.pad(x, (0, 0, *(self.padding,) * 4))
-        return operators.convolution(x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
+        return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
 
 
 class _LayerNorm:
     def __init__(self, norm: LayerNorm2d) -> None:
-        self.norm = norm
+        self.affine = [None if t is None else t.detach().float() for t in (norm.weight, norm.bias)]
+        self.eps = norm.eps
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, self.norm.eps)
+    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        operators.layer_norm(x, *self.affine, self.eps)
+        return x
 
 
 class _AsItIs:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace: Workspace, name: str) -> Tensor:
+    """A convolution without padding, of a matrix packed with `rows_first`, into the room of that name."""
+    images, height, width, channels = x.shape
+    _, taps, depth, _ = matrix.weight.shape
+    shape = (images, (height - taps) // stride + 1, (width - depth // channels) // stride + 1, matrix.columns)
+    out = workspace.room(name, shape, x)
+    operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation)
+    return out
+
+
+def _max_pool(x: Tensor, workspace: Workspace, name: str) -> Tensor:
+    images, height, width, channels = x.shape
+    out = workspace.room(name, (images, (height - 1) // 2 + 1, (width - 1) // 2 + 1, channels), x)
+    operators.max_pool(out, x)
+    return out
 
 
 def _leaves(module: nn.Module) -> Iterable[nn.Module]:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from bdsa.sparse import native
 from bdsa.sparse.dense import Step, dense_steps
 from bdsa.sparse.plans import Plan, plan_block, why_masked
 from bdsa.sparse.scores import Board, Following, Slot, logits
+from bdsa.sparse.workspace import Workspace
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Executor:
             block ran masked.
     """
     steps: list[Step | BlockStep]
-    rows: list[Tensor | None]
+    rows: list[Tensor | None] = field(default_factory=list)
+    workspace: Workspace = field(default_factory=Workspace)
 
     @classmethod
     def of(cls, trunk: Sequence[nn.Module], budget: str) -> Executor:
@@ -61,7 +63,7 @@ class Executor:
                 waiting.append(module)
         steps += dense_steps(waiting, width)
         _share_boards(steps, budget, width)
-        return cls(steps, [])
+        return cls(steps)
 
     def __call__(self, x: Tensor, request: Request, given: Sequence[Tensor] | None,
                  count: bool) -> tuple[Tensor, list[BlockUsage]]:
@@ -74,18 +76,16 @@ class Executor:
             count: whether to count what was used.
 
         Returns:
-            [B, C, h, w] in channels-last memory, and the blocks' usage, empty unless `count`.
+            [B, C, h, w] in channels-last memory that the next call overwrites, and the blocks' usage, empty unless `count`.
         """
-        image, x = x, x.permute(0, 2, 3, 1).contiguous()
+        x = x.permute(0, 2, 3, 1).contiguous()
         masks, used, self.rows, products = iter(given or ()), [], [], None
         for i, step in enumerate(self.steps):
             if not isinstance(step, BlockStep):
-                x = step(x)
+                x = step(x, self.workspace, f"map {i}")
                 continue
-            if step.in_place and x.data_ptr() == image.data_ptr():
-                x = x.clone()
             if step.reads:
-                products = step.board.products(x)
+                products = step.board.products(x, self.workspace)
             scored = logits(products, step.slot, x)                        # [B, h, w]
             mask = scored >= 0 if given is None else _matching(next(masks), scored)
             if count:
@@ -95,10 +95,10 @@ class Executor:
                 x = x.permute(0, 2, 3, 1).contiguous()
                 self.rows.append(None)
                 continue
-            identity = x if step.in_place else step.plan.shortcut(x)
+            identity = x if step.in_place else step.plan.shortcut(x, self.workspace, f"map {i}")
             following, after = None, self._next(i)
             if after is not None:
-                products = products if step.in_place else after.board.empty(identity)
+                products = products if step.in_place else after.board.room(identity, self.workspace)
                 following = Following(after.board, products, after.slot.panel)
             self.rows.append(step.plan(x, mask, identity, following))
             x = identity

@@ -48,32 +48,31 @@ def description() -> str:
     return kernels.bdsa_instructions().decode() + threads
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
+def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
     images, height, width, channels = x.shape
-    columns, taps = len(bias), weight.shape[1]
-    out_height = (height - taps) // stride + 1
-    out_width = (width - weight.shape[2] // channels) // stride + 1
-    out = x.new_empty(images, out_height, out_width, columns)
-    library().bdsa_convolution(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias), out_height,
-                               out_width, _pointer(out), ACTIVATIONS[activation], torch.get_num_threads())
-    return out
+    library().bdsa_convolution(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias),
+                               out.shape[1], out.shape[2], _pointer(out), ACTIVATIONS[activation],
+                               torch.get_num_threads())
 
 
-def max_pool(x: Tensor) -> Tensor:
+def max_pool(out: Tensor, x: Tensor) -> None:
     """See `operators.max_pool`."""
     images, height, width, channels = x.shape
-    out = x.new_empty(images, (height - 1) // 2 + 1, (width - 1) // 2 + 1, channels)
     library().bdsa_max_pool(_pointer(x), images, height, width, channels, _pointer(out), torch.get_num_threads())
-    return out
 
 
-def products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
+    """See `operators.layer_norm`."""
+    affine = [None if t is None else _pointer(t) for t in (weight, bias)]
+    library().bdsa_layer_norm(_pointer(x), c_int64(x.numel() // x.shape[-1]), x.shape[-1], c_float(eps), *affine,
+                              torch.get_num_threads())
+
+
+def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
     images, height, width, _ = x.shape
-    out = x.new_empty(weight.shape[0], images * height * width, weight.shape[3])
     library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, 0), torch.get_num_threads())
-    return out
 
 
 def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,

@@ -2,7 +2,7 @@
 
 On a CPU the native kernels run where they can be built, else PyTorch's own operators (`reference`); on other
 devices always the latter. Maps are [B, H, W, C], contiguous float32; masks bool [B, h, w]; matrices as
-`packing.pack` makes them. What is named `out` holds the block's identity and receives the result in place.
+`packing.pack` makes them. What is named `out` receives the result; of a block it holds the identity before.
 """
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from bdsa.sparse import native, reference
 _BOARD = "Tensor? board, Tensor? board_bias, Tensor(b!)? products, int first"
 SCHEMAS = {
     # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
-    "convolution": "(Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> Tensor",
+    "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> ()",
     # 3x3, stride 2, padding 1.
-    "max_pool": "(Tensor x) -> Tensor",
+    "max_pool": "(Tensor(a!) out, Tensor x) -> ()",
+    # Over the channels, in place.
+    "layer_norm": "(Tensor(a!) x, Tensor? weight, Tensor? bias, float eps) -> ()",
     # Every position times the columns of several mask units (`scores.Board`): [panels, B * H * W, width].
-    "products": "(Tensor x, Tensor weight, Tensor bias) -> Tensor",
+    "products": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias) -> ()",
     # One unit's logits [B, h, w] from its ten columns: nine taps and the linear layer.
     "logits": "(Tensor products, int images, int height, int width, int panel, int column, float offset, int stride) "
               "-> Tensor",
@@ -36,33 +38,26 @@ SCHEMAS = {
 _library = torch.library.Library("bdsa", "DEF")
 
 
-def _on_cpu(name: str) -> Callable[..., Tensor]:
+def _on_cpu(name: str) -> Callable[..., Tensor | None]:
     fast, slow = getattr(native, name), getattr(reference, name)
 
-    def run(*arguments: object) -> Tensor:
+    def run(*arguments: object) -> Tensor | None:
         return slow(*arguments) if native.missing() else fast(*arguments)
     return run
 
 
-def _shape_of(name: str) -> Callable[..., Tensor]:
+def _shape_of(name: str) -> Callable[..., Tensor | None]:
     """Shapes without computing, for torch.compile."""
-    def of_map(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
-        height = (x.shape[1] - weight.shape[1]) // stride + 1
-        width = (x.shape[2] - weight.shape[2] // x.shape[3]) // stride + 1
-        return x.new_empty(x.shape[0], height, width, bias.shape[0])
-
     def of_logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
                   stride: int) -> Tensor:
         return products.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
 
-    def of_products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return x.new_empty(weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], weight.shape[3])
+    def of_rows(*arguments: object) -> Tensor:
+        return arguments[0].new_empty(2, dtype=torch.int64)
 
-    def of_pool(x: Tensor) -> Tensor:
-        return x.new_empty(x.shape[0], (x.shape[1] - 1) // 2 + 1, (x.shape[2] - 1) // 2 + 1, x.shape[3])
-
-    special = {"convolution": of_map, "logits": of_logits, "products": of_products, "max_pool": of_pool}
-    return special.get(name, lambda first, *rest: first.new_empty(2, dtype=torch.int64))
+    if SCHEMAS[name].endswith("()"):
+        return lambda *arguments: None
+    return of_logits if name == "logits" else of_rows
 
 
 for _name, _schema in SCHEMAS.items():
@@ -73,6 +68,7 @@ for _name, _schema in SCHEMAS.items():
 
 convolution = torch.ops.bdsa.convolution.default
 max_pool = torch.ops.bdsa.max_pool.default
+layer_norm = torch.ops.bdsa.layer_norm.default
 products = torch.ops.bdsa.products.default
 logits = torch.ops.bdsa.logits.default
 basic = torch.ops.bdsa.basic.default

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.sparse import operators
-from bdsa.sparse.scores import NOTHING, Following
+from bdsa.sparse.dense import convolve
 from bdsa.sparse.packing import Packed, budget_norm, folded, pack, rows_first, taps_first
+from bdsa.sparse.scores import NOTHING, Following
+from bdsa.sparse.workspace import Workspace
 
 
 class Shortcut:
@@ -27,8 +29,8 @@ class Shortcut:
             weight, bias = folded(convolution, budget_norm(norm, budget))
             self.matrix = pack(rows_first(weight), bias, width)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: [B, H, W, C] -> the identity [B, h, w, C'], memory of its own."""
+    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """x: [B, H, W, C] -> the identity [B, h, w, C'], not in x's memory."""
         if self.before:
             y = x.permute(0, 3, 1, 2)
             for layer in self.before:
@@ -36,7 +38,7 @@ class Shortcut:
             x = y.permute(0, 2, 3, 1).contiguous()
         if self.matrix is None:
             return x
-        return operators.convolution(x, self.matrix.weight, self.matrix.bias, self.stride, "none")
+        return convolve(x, self.matrix, self.stride, "none", workspace, name)
 
 
 class BasicPlan:

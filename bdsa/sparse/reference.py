@@ -12,23 +12,28 @@ from torch import Tensor
 from bdsa.sparse.packing import Packed
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
+def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
     matrix = Packed(weight, bias).plain()                      # [kh, kw * C, out]
     channels = x.shape[3]
     kernel = matrix.reshape(len(matrix), -1, channels, len(bias)).permute(3, 2, 0, 1)
-    out = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride)
-    return _activated(out, activation).permute(0, 2, 3, 1).contiguous()
+    made = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride)
+    out.copy_(_activated(made, activation).permute(0, 2, 3, 1))
 
 
-def max_pool(x: Tensor) -> Tensor:
+def max_pool(out: Tensor, x: Tensor) -> None:
     """See `operators.max_pool`."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1).contiguous()
+    out.copy_(F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1))
 
 
-def products(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
+    """See `operators.layer_norm`."""
+    x.copy_(F.layer_norm(x, x.shape[-1:], weight, bias, eps))
+
+
+def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    return torch.einsum("nc,pck->pnk", x.reshape(-1, x.shape[3]), weight[:, 0])
+    out.copy_(torch.einsum("nc,pck->pnk", x.reshape(-1, x.shape[3]), weight[:, 0]))
 
 
 def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bdsa.method.masks import MaskUnit
 from bdsa.sparse import operators
 from bdsa.sparse.packing import pack, taps_first
+from bdsa.sparse.workspace import Workspace
 
 COLUMNS = 10
 
@@ -49,13 +50,16 @@ class Board:
         packed = pack(matrix[None], matrix.new_zeros(matrix.shape[1]), width)
         self.weight, self.bias = packed.weight, packed.bias
 
-    def products(self, x: Tensor) -> Tensor:
-        """x: [B, H, W, C] -> [panels, B * H * W, width]."""
-        return operators.products(x, self.weight, self.bias)
+    def room(self, x: Tensor, workspace: Workspace) -> Tensor:
+        """Memory for the products of a map x [B, H, W, C]: [panels, B * H * W, width]."""
+        shape = (self.weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], self.weight.shape[3])
+        return workspace.room("products", shape, x)
 
-    def empty(self, x: Tensor) -> Tensor:
-        """Room for the products of a map like x, to be filled by the block that makes it."""
-        return x.new_empty(self.weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], self.weight.shape[3])
+    def products(self, x: Tensor, workspace: Workspace) -> Tensor:
+        """The products of a map x [B, H, W, C]."""
+        out = self.room(x, workspace)
+        operators.products(out, x, self.weight, self.bias)
+        return out
 
 
 @dataclass(frozen=True)

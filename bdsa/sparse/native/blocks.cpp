@@ -294,4 +294,16 @@ void bdsa_max_pool(const float* x, int images, int height, int width, int channe
     });
 }
 
+// Every row of [rows][channels] normalised over its channels in place, then times weight plus bias where there are any.
+void bdsa_layer_norm(float* x, int64_t rows, int channels, float eps, const float* weight, const float* bias, int threads) {
+    in_parallel(threads, [&](Team team) {
+        for (int64_t i = rows * team.thread / team.threads; i < rows * (team.thread + 1) / team.threads; i++) {
+            float* row = x + i * channels;
+            normalise(row, channels, eps);
+            if (weight)
+                for (int c = 0; c < channels; c++) row[c] = row[c] * weight[c] + bias[c];
+        }
+    });
+}
+
 }  // extern "C"
