@@ -5,12 +5,13 @@ import logging
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bdsa.models.usage import BlockUsage, Request
-from bdsa.sparse import native
+from bdsa.sparse import auto, native
 from bdsa.sparse.executor import Executor, refusal
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class _Executors:
 
     def __init__(self, network: nn.Module) -> None:
         self.made: dict[str, _Made] = {}
+        self.found: dict[str, Any] | None = None
         network.register_load_state_dict_post_hook(lambda *_: self.made.clear())  # it may replace tensors
 
     def of(self, network: nn.Module, budget: str) -> Executor:
@@ -43,6 +45,20 @@ class _Executors:
             made = self.made[budget] = _Made(executor, watched, _state(watched))
             self._explain(executor)
         return made.executor
+
+    def choose(self, executor: Executor, x: Tensor, request: Request, automatic: bool) -> None:
+        """Set which way the executor's blocks go: sparsely, or as a calibration on this machine says."""
+        case = (automatic, x.device, x.shape[2:], torch.get_num_threads())
+        if executor.chosen_for == case:
+            return
+        densities = [auto.ALWAYS] * len(executor.blocks())
+        if automatic:
+            here = auto.conditions(x)
+            if self.found is None or any(self.found.get(key) != value for key, value in here.items()):
+                self.found = {**here, "blocks": auto.calibrate(executor, x, request)}
+            densities = self.found["blocks"]
+        executor.set_break_even(densities)
+        executor.chosen_for = case
 
     @staticmethod
     def _explain(executor: Executor) -> None:
@@ -66,9 +82,27 @@ def _state(watched: list[Tensor]) -> list[int]:
 
 def executor_of(network: nn.Module, budget: str) -> Executor:
     """The executor of a network in evaluation mode at a budget, by name."""
+    return _kept(network).of(network, budget)
+
+
+def break_even(network: nn.Module) -> dict[str, Any] | None:
+    """What `execution = "auto"` has found for a network, to be kept; None before its first call.
+
+    A dictionary for JSON: processor, threads, image_size and "blocks", the density above which each block runs
+    masked (2: never, -1: always).
+    """
+    return _kept(network).found
+
+
+def use_break_even(network: nn.Module, found: dict[str, Any]) -> None:
+    """Use what `break_even` gave, if processor, threads and image size are still the same; else it is found anew."""
+    _kept(network).found = found
+
+
+def _kept(network: nn.Module) -> _Executors:
     if network not in _executors:
         _executors[network] = _Executors(network)
-    return _executors[network].of(network, budget)
+    return _executors[network]
 
 
 def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[Tensor] | None,
@@ -86,7 +120,10 @@ def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[
     if reason := refusal(x):
         _say_once(f"masked execution runs instead of sparse: {reason}")
         return None
-    return executor_of(network, request.budget)(x, request, given, count)
+    kept = _kept(network)
+    executor = kept.of(network, request.budget)
+    kept.choose(executor, x, request, network.execution == "auto")
+    return executor(x, request, given, count)
 
 
 def _say_once(message: str) -> None:

@@ -1,0 +1,85 @@
+"""Which way a block is faster on this machine: sparsely up to a density, masked (dense, then multiplied) above it.
+
+A quick calibration times every block of a network on its own input, both ways, with no, half and all positions
+active. Between these the time is taken to be linear. What was found can be kept and used again on the same
+processor with as many threads.
+"""
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdsa.models.usage import Request
+from bdsa.run_folder import processor
+from bdsa.sparse.executor import BlockStep, Executor
+from bdsa.sparse.workspace import Workspace
+
+DENSITIES = (0.0, 0.5, 1.0)
+REPETITIONS = 5
+ALWAYS, NEVER = 2.0, -1.0  # break-even densities that no mask is above, or below
+
+
+def conditions(x: Tensor) -> dict[str, Any]:
+    """What break-even densities depend on beside the network: processor or accelerator, threads and image size."""
+    name = torch.cuda.get_device_name(x.device) if x.is_cuda else processor()
+    return {"processor": name, "threads": torch.get_num_threads(), "image_size": list(x.shape[2:])}
+
+
+def calibrate(executor: Executor, x: Tensor, request: Request) -> list[float]:
+    """Find each block's break-even density, set it, and return all of them.
+
+    Args:
+        executor: of a network at a budget.
+        x: [B, 3, H, W], images like those to come.
+        request: the budget.
+    """
+    found = []
+    for step, features in executor.inputs(x, request):
+        found.append(NEVER if step.plan is None else _break_even(step, features, request.budget))
+    executor.set_break_even(found)
+    return found
+
+
+def _break_even(step: BlockStep, x: Tensor, budget: str) -> float:
+    """The density above which masked execution of a block is faster. x: [B, H, W, C], the block's input."""
+    height, width = step.output_size(x)
+    masks = [torch.zeros(len(x), height, width, dtype=torch.bool, device=x.device) for _ in DENSITIES]
+    for mask, density in zip(masks, DENSITIES):
+        mask[:, :round(density * height)] = True
+    scratch = x.clone()  # blocks add to their input: what they compute here does not matter
+    masked = _seconds(lambda: step.run_masked(scratch, masks[-1], budget), x.is_cuda)
+    workspace = Workspace()
+
+    def run(mask: Tensor) -> None:
+        identity = scratch if step.in_place else step.plan.shortcut(scratch, workspace, "identity")
+        step.run_sparse(scratch, mask, identity)
+
+    times = [_seconds(lambda m=m: run(m), x.is_cuda) for m in masks]
+    return crossing(DENSITIES, times, masked)
+
+
+def crossing(densities: tuple[float, ...], times: list[float], level: float) -> float:
+    """Where a piecewise linear time reaches a level: a density, ALWAYS if it stays below, NEVER if it starts above."""
+    if times[0] >= level:
+        return NEVER
+    for (d0, t0), (d1, t1) in zip(zip(densities, times), zip(densities[1:], times[1:])):
+        if t1 > level:
+            return d0 + (d1 - d0) * (level - t0) / (t1 - t0)
+    return ALWAYS
+
+
+def _seconds(work: Callable[[], object], cuda: bool) -> float:
+    """Median time of a piece of work, after one that does not count."""
+    taken = []
+    for _ in range(REPETITIONS + 1):
+        started = time.perf_counter()
+        work()
+        if cuda:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
