@@ -4,36 +4,45 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bdsa.models.usage import BlockUsage, Request
 from bdsa.sparse import native
-from bdsa.sparse.executor import Executor, fingerprint, refusal
+from bdsa.sparse.executor import Executor, refusal
 
 log = logging.getLogger(__name__)
 _executors: weakref.WeakKeyDictionary[nn.Module, _Executors] = weakref.WeakKeyDictionary()
 _said: set[str] = set()
 
 
-class _Executors:
-    """A network's executors by budget, for one state of its weights."""
+@dataclass
+class _Made:
+    """An executor and the state of the weights that it was made from."""
+    executor: Executor
+    watched: list[Tensor]
+    state: list[int]
 
-    def __init__(self) -> None:
-        self.made_from: tuple[int, ...] = ()
-        self.by_budget: dict[str, Executor] = {}
+
+class _Executors:
+    """A network's executors by budget."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.made: dict[str, _Made] = {}
+        network.register_load_state_dict_post_hook(lambda *_: self.made.clear())  # it may replace tensors
 
     def of(self, network: nn.Module, budget: str) -> Executor:
-        """The executor of a budget, made now if need be."""
-        state = fingerprint(network)
-        if state != self.made_from:
-            self.made_from, self.by_budget = state, {}
-        if budget not in self.by_budget:
+        """The executor of a budget, made now if need be, or anew where a weight or statistic has changed."""
+        made = self.made.get(budget)
+        if made is None or made.state != _state(made.watched):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
-                self.by_budget[budget] = Executor.of(network.trunk(), budget)
-            self._explain(self.by_budget[budget])
-        return self.by_budget[budget]
+                executor = Executor.of(network.trunk(), budget)
+            watched = _tensors_of(network, budget)
+            made = self.made[budget] = _Made(executor, watched, _state(watched))
+            self._explain(executor)
+        return made.executor
 
     @staticmethod
     def _explain(executor: Executor) -> None:
@@ -43,9 +52,23 @@ class _Executors:
             _say_once(f"blocks with {reason} have no sparse form and run masked")
 
 
+def _tensors_of(network: nn.Module, budget: str) -> list[Tensor]:
+    """The weights and statistics that a budget uses: those of other budgets may change."""
+    others = [f".{name}." for name in network.budgets.adaptive if name != budget]
+    named = (*network.named_parameters(), *network.named_buffers())
+    return [t for name, t in named if not any(o in name for o in others) and not t.is_inference()]
+
+
+def _state(watched: list[Tensor]) -> list[int]:
+    """In-place changes count a tensor's version up; a move to another device or type changes all pointers at once."""
+    return [watched[0].data_ptr() if watched else 0, *[t._version for t in watched]]
+
+
 def executor_of(network: nn.Module, budget: str) -> Executor:
     """The executor of a network in evaluation mode at a budget, by name."""
-    return _executors.setdefault(network, _Executors()).of(network, budget)
+    if network not in _executors:
+        _executors[network] = _Executors(network)
+    return _executors[network].of(network, budget)
 
 
 def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[Tensor] | None,

@@ -93,12 +93,6 @@ def _usage(plan: BlockPlan, request: Request, x: Tensor, logits: Tensor, mask: T
     return BlockUsage(mask, cost, total, plan.block.mask_units[request.budget].macs(*mask.shape[2:]), logits)
 
 
-def fingerprint(network: nn.Module) -> tuple[int, ...]:
-    """Changes when any weight or statistic of the network does, so that plans made from older ones are dropped."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return (len(tensors), *(hash((t.data_ptr(), t._version)) for t in tensors if not t.is_inference()))
-
-
 def refusal(x: Tensor) -> str | None:
     """Why an input cannot run sparsely, or None."""
     if x.dtype != torch.float32:

@@ -10,6 +10,7 @@
 #include "vector.h"
 
 constexpr int PANEL = 2 * LANES;
+constexpr int AHEAD = 48;  // rows of a panel that are fetched before they are needed: a core cannot hide the wait itself
 
 struct Matrix {
     const float* packed;
@@ -54,7 +55,10 @@ void multiply(const float* const* rows, int taps, int depth, const float* matrix
         for (int i = 0; i < ROWS; i++) row[i] = rows[tap * MAX_ROWS + i];
         for (int k = 0; k < depth; k++, matrix += PANEL) {
             Vector weights[VECTORS];
-            for (int v = 0; v < VECTORS; v++) weights[v] = load(matrix + v * LANES);
+            for (int v = 0; v < VECTORS; v++) {
+                weights[v] = load(matrix + v * LANES);
+                __builtin_prefetch(matrix + AHEAD * PANEL + v * LANES, 0, 2);
+            }
             for (int i = 0; i < ROWS; i++) {
                 const float value = row[i][k];
                 for (int v = 0; v < VECTORS; v++) sums[i][v] += value * weights[v];
