@@ -16,7 +16,7 @@ def main() -> None:
 
 
 def _benchmark(config: BenchmarkConfig, folder: Path) -> None:
-    named = {override.partition("=")[0].lstrip("+") for override in HydraConfig.get().overrides.task}
+    named = frozenset(o.partition("=")[0].lstrip("+") for o in HydraConfig.get().overrides.task)
     import_module(BENCHMARKS[config.what]).benchmark(config, named)  # torch and timm take seconds: --help does not wait
 
 

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import DENSE, budget_name
 from bdsa.latency import network_engine
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
 from bdsa.run_folder import write_json, write_text
+from bdsa.sparse.dense import Step
+from bdsa.sparse.execution import executor_of
+from bdsa.sparse.plans import BlockPlan
 from bdsa.synthetic_masks import block_shapes
 from bdsa.table import print_whole
 
@@ -34,8 +38,9 @@ ELSEWHERE = "elsewhere"
 PYTHON = "python"  # between the operators
 
 # The first pattern that an operator's name matches says what kind of work it is; so does an operator's caller's.
-KINDS = {"mask unit": "mask", "convolutions": "conv|linear|addmm|matmul|::b?mm|gemm|rows|depthwise",
-         "norms, activations": "norm|relu|gelu", "indices": "nonzero|index|gather|scatter|dilat|plan|neighbo|max_pool",
+KINDS = {"mask unit": "bdsa::scores", "sparse branch": "bdsa::(basic|bottleneck|convnext)",
+         "dense convolutions": "conv|linear|addmm|matmul|::b?mm",
+         "norms and activations": "norm|relu|gelu", "indices": "nonzero|index|gather|scatter|max_pool",
          "copies": "copy|contiguous|clone|cat$|pad|empty|fill|zero|resize"}
 OTHER = "other operators"
 
@@ -50,8 +55,10 @@ def write_profiles(network: AdaptiveNetwork, inputs: Sequence[Tensor],
         result: the content of benchmark.json.
         folder: where it is kept.
     """
+    macs = result["batch_size"] * network.dense_macs(tuple(inputs[0].shape[2:]))
     for row in (r for r in result["rows"] if r["budget"] != DENSE):
-        found = profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))
+        found = {"dense_gmacs_per_second": 1e-6 * macs / result["best_dense_ms"],
+                 **profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))}
         path = folder / f"profile-{row['name']}.json"
         write_json(path, {**{key: row[key] for key in ("budget", "ms", "speedup", "efficiency")}, **found})
         text = io.StringIO()
@@ -72,15 +79,17 @@ def profile_budget(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
         the mask unit's time) in the order of the network, operators (name, calls, ms), slowest first.
     """
     engine = network_engine(network, inputs, budget, execution, masks)
-    with torch.inference_mode(), labelled(network):
+    with torch.inference_mode():
+        engine(0)  # what is made at first use, is made
+    with torch.inference_mode(), labelled(network, budget, execution):
         engine(0)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             for number in range(len(inputs)):
                 engine(number)
-    places: dict[str, dict[str, float]] = {name: defaultdict(float) for name in _places(network).values()}
+    places: dict[str, dict[str, float]] = {}
     operators: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     each = 1e-3 / len(inputs)  # microseconds of all inputs -> milliseconds of one
-    for event in profiled.events():
+    for event in sorted(profiled.events(), key=lambda e: e.time_range.start):
         ms = event.self_cpu_time_total * each
         place, kind = where(event)
         places.setdefault(place, defaultdict(float))[kind] += ms
@@ -90,8 +99,6 @@ def profile_budget(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
     macs = _macs(network, inputs, budget, masks)
     rows = []
     for name, kinds in places.items():
-        if not kinds:
-            continue
         row: dict[str, Any] = {"name": name, "ms": sum(kinds.values()), "kinds": dict(kinds)}
         if name in macs:
             seconds = 1e-3 * (row["ms"] - kinds.get("mask unit", 0))
@@ -128,10 +135,10 @@ def _places(network: AdaptiveNetwork) -> dict[nn.Module, str]:
 
 
 @contextmanager
-def labelled(network: AdaptiveNetwork) -> Iterator[None]:
+def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterator[None]:
     """Within it, a profiler sees which place of the network an operator belongs to.
 
-    An execution that does not call `block.run` can open `record_function(PLACE + name)` itself.
+    Masked execution calls the blocks, and the dense modules between them; sparse execution has steps of its own.
     """
     wrapped: list[tuple[nn.Module, str]] = []
 
@@ -144,11 +151,31 @@ def labelled(network: AdaptiveNetwork) -> Iterator[None]:
         wrap(module, method, PLACE + name)
         for unit in module.mask_units.values() if isinstance(module, AdaptiveBlock) else ():
             wrap(unit, "forward", MASK_UNIT)
+    executor = None if execution == "masked" else executor_of(network, budget_name(budget))
+    steps = executor.steps if executor else []
     try:
+        if executor:
+            executor.steps = _labelled_steps(network, steps)
         yield
     finally:
         for module, method in wrapped:
             delattr(module, method)  # the class's is there again
+        if executor:
+            executor.steps = steps
+
+
+def _labelled_steps(network: AdaptiveNetwork, steps: Sequence[Step | BlockPlan]) -> list[Step | BlockPlan]:
+    """Steps of sparse execution that tell a profiler their place: a block, or the dense steps before it."""
+    names, found = _places(network), []
+    blocks = [names[step.block] for step in steps if isinstance(step, BlockPlan)]
+    for step in steps:
+        if isinstance(step, BlockPlan):
+            place = PLACE + blocks.pop(0)
+            found.append(replace(step, scores=_ranged(_ranged(step.scores, MASK_UNIT), place),
+                                 run=_ranged(step.run, place)))
+        else:
+            found.append(_ranged(step, f"{PLACE}before {blocks[0]}" if blocks else f"{PLACE}after the blocks"))
+    return found
 
 
 def _ranged(function: Callable, label: str) -> Callable:
@@ -181,7 +208,8 @@ def places_table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     """A line a place, its milliseconds by kind, and how fast its MACs ran."""
     kinds = list(found["kinds"])
     table = _table(f"budget {row['budget']:g}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, efficiency "
-                   f"{row['efficiency']:.2f}\nprofiled milliseconds by place and kind", "", "ms", *kinds, "MMACs",
+                   f"{row['efficiency']:.2f}; the fastest dense engine runs "
+                   f"{found['dense_gmacs_per_second']:.1f} GMACs/s\nprofiled milliseconds by place and kind", "", "ms", *kinds, "MMACs",
                    "GMACs/s")
     for place in [*found["places"], {"name": "all", "ms": found["profiled_ms"], "kinds": found["kinds"]}]:
         speed = place.get("gmacs_per_second")

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -28,7 +28,7 @@ INPUTS = 4  # that take turns, at least: an engine must not get used to one
 IMAGES = 16  # of all inputs together, at least: the cost of a network's own masks depends on the image
 
 
-def benchmark(config: BenchmarkConfig, named: Collection[str] = ()) -> list[dict[str, Any]]:
+def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     """Measure every batch size, print its table and write its benchmark.json; return their contents.
 
     The folder holds benchmark.json and speedup.png of the batch size; of several, each has a folder batch<N> in it.

@@ -1,7 +1,6 @@
 """What bdsa-benchmark what=latency measures: the network, its budgets and its images."""
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import torch
@@ -20,9 +19,6 @@ from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.results import limited
 
-MODEL_SETTINGS = ("model", "model.name", "model.weights", "model.pretrained", "model.start", "model.args",
-                  "model.norm_affine", "model.mask_norm")
-
 
 @dataclass
 class Subject:
@@ -38,7 +34,7 @@ class Subject:
     source: str
 
 
-def find_subject(config: BenchmarkConfig, named: Collection[str], count: int) -> Subject:
+def find_subject(config: BenchmarkConfig, named: frozenset[str], count: int) -> Subject:
     """Build or load the network and get its images.
 
     Args:
@@ -63,7 +59,7 @@ def find_subject(config: BenchmarkConfig, named: Collection[str], count: int) ->
     return Subject(network.eval().to(memory_format=torch.channels_last), name, budgets, images, source)
 
 
-def _names(named: Collection[str], group: str) -> bool:
+def _names(named: frozenset[str], group: str) -> bool:
     return any(n == group or n.startswith(f"{group}.") for n in named)
 
 
@@ -92,22 +88,19 @@ def wake(network: nn.Module) -> None:
             gain.fill_(0.25)
 
 
-def _trained(config: BenchmarkConfig, named: Collection[str]) -> tuple[AdaptiveNetwork, str, dict]:
+def _trained(config: BenchmarkConfig, named: frozenset[str]) -> tuple[AdaptiveNetwork, str, dict]:
     """The checkpoint's network, name and content."""
     path = config.latency.checkpoint
     stored = checkpoints.open_network(path)
-    if "model" in named or "model.name" in named:
-        if config.model.name != stored.name:
-            raise UserError(f"model={config.model.name} and latency.checkpoint={path}, which holds a {stored.name}: "
-                            f"give one of them")
-    else:
-        given = [n for n in named if n in MODEL_SETTINGS or n.startswith("model.args.")]
-        if given:
-            raise UserError(f"{given[0]} and latency.checkpoint={path}, which says what its network is: give one")
+    if named & {"model", "model.name"} and config.model.name != stored.name:
+        raise UserError(f"model={config.model.name} and latency.checkpoint={path}, which holds a {stored.name}: give "
+                        f"one of them")
+    if given := sorted(n for n in named - {"model.name"} if n.startswith("model.")):
+        raise UserError(f"{given[0]} and latency.checkpoint={path}, which says itself what its network is: give one")
     return stored.network, stored.name, stored.content
 
 
-def _test_images(config: BenchmarkConfig, named: Collection[str], content: dict, network: AdaptiveNetwork, name: str,
+def _test_images(config: BenchmarkConfig, named: frozenset[str], content: dict, network: AdaptiveNetwork, name: str,
                  count: int) -> tuple[Tensor, str]:
     """Images of the reported split of the network's data, and what to call them."""
     asked = config.data

@@ -77,7 +77,7 @@ def time_engines(engines: Mapping[str, Engine], inputs: int, rounds: int, second
     return {name: [1000 * s / turns[name].repetitions for s in timed[name].seconds] for name in turns}
 
 
-def network_engine(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: float, execution: str | None = None,
+def network_engine(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: float, execution: str,
                    masks: Sequence[Sequence[Tensor]] | None = None) -> Engine:
     """The adaptive network at a budget.
 
@@ -85,19 +85,19 @@ def network_engine(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
         network: in eval mode.
         inputs: images [B, 3, H, W] each.
         budget: one that it has.
-        execution: "sparse", "auto" or "masked"; None leaves what the network is set to.
+        execution: "sparse", "auto" or "masked"; the network is left at it.
         masks: for every input, a mask a block; None: the network's own.
     """
     def infer(number: int) -> Tensor:
-        if execution is not None:
-            network.execution = execution
+        network.execution = execution
         return network(inputs[number], budget=budget, masks=None if masks is None else masks[number])
 
     return infer
 
 
 def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float], batch_size: int = 1,
-               rounds: int = 9, seconds: float = 0.02) -> tuple[dict[str, Any], dict[float, dict[str, float]]]:
+               execution: str = "auto", rounds: int = 9, seconds: float = 0.02
+               ) -> tuple[dict[str, Any], dict[float, dict[str, float]]]:
     """Measure a network with its own masks on its own images, against itself run densely by PyTorch.
 
     A second or a few; bdsa-benchmark what=latency compares with further engines and takes its time.
@@ -106,7 +106,8 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         network: on the CPU; its mode, weights and execution stay as they are.
         images: [N, 3, H, W], of the data that it is for; N at least `batch_size`.
         budgets: budgets that it has.
-        batch_size: images of an inference. One, the case where latency counts.
+        batch_size: images of an inference: one, because a latency is what a single image waits.
+        execution: "auto", "sparse" or "masked".
         rounds, seconds: see `time_engines`.
 
     Returns:
@@ -114,11 +115,11 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         budget latency_ms, the median of an inference, and speedup, against the faster of PyTorch's dense network
         as it is ("eager") and with its batch norms folded ("folded").
     """
-    training = network.training
+    training, before = network.training, network.execution
     network.eval()
     images = images.contiguous(memory_format=torch.channels_last)
     inputs = list(images[:len(images) // batch_size * batch_size].split(batch_size))
-    engines: dict[Any, Engine] = {b: network_engine(network, inputs, b) for b in budgets}
+    engines: dict[Any, Engine] = {b: network_engine(network, inputs, b, execution) for b in budgets}
     dense = dense_copy(network).to(memory_format=torch.channels_last)
     engines["eager"] = lambda number: dense(inputs[number])
     folded = fold_batch_norms(dense)
@@ -128,7 +129,8 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         ms = {name: median(each) for name, each in time_engines(engines, len(inputs), rounds, seconds).items()}
     finally:
         network.train(training)
+        network.execution = before
     best = min((name for name in ms if name in ("eager", "folded")), key=ms.__getitem__)
     about = {"batch_size": batch_size, "threads": torch.get_num_threads(), "processor": processor(),
-             "dense_ms": ms[best], "dense_engine": best, "execution": getattr(network, "execution", "masked")}
+             "dense_ms": ms[best], "dense_engine": best, "execution": execution}
     return about, {b: {"latency_ms": ms[b], "speedup": ms[best] / ms[b]} for b in budgets}

@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -35,7 +35,7 @@ class Variant:
     taught: bool = False
 
 
-def benchmark(config: BenchmarkConfig, named: Collection[str] = ()) -> dict[str, Any]:
+def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Measure, print the table and write benchmark.json; return its content.
 
     Args:
