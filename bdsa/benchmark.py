@@ -1,8 +1,10 @@
-"""Measure how fast a training goes on this machine: `bdsa-benchmark`; see --help."""
+"""Measure how fast a training or a trained network goes on this machine: `bdsa-benchmark`; see --help."""
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
 
 from bdsa.benchmark_config import BENCHMARKS, BenchmarkConfig
 from bdsa.cli import launch
@@ -14,7 +16,8 @@ def main() -> None:
 
 
 def _benchmark(config: BenchmarkConfig, folder: Path) -> None:
-    import_module(BENCHMARKS[config.what]).benchmark(config)  # torch and timm take seconds: --help does not wait
+    named = frozenset(o.partition("=")[0].lstrip("+") for o in HydraConfig.get().overrides.task)
+    import_module(BENCHMARKS[config.what]).benchmark(config, named)  # torch and timm take seconds: --help does not wait
 
 
 if __name__ == "__main__":

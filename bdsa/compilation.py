@@ -18,12 +18,21 @@ from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
 
 
+def compiler_names() -> list[str]:
+    """The commands that torch.compile looks for."""
+    return [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl") if name]
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler for what torch.compile makes of a CPU's work."""
+    return any(map(shutil.which, compiler_names()))
+
+
 def check_compiler(device: torch.device) -> None:
     """Raise UserError where torch.compile would fail at the first step for want of a compiler."""
-    names = [name for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl") if name]
-    if not any(map(shutil.which, names)):
+    if not has_compiler():
         raise UserError("trainer.compile=true needs a C++ compiler, and none of "
-                        f"{', '.join(names)} is here: install one or set trainer.compile=false")
+                        f"{', '.join(compiler_names())} is here: install one or set trainer.compile=false")
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("trainer.compile=true needs the package triton on a GPU: pip install triton")
 

@@ -132,6 +132,7 @@ class TrainerConfig:
     limit_train_batches: int | None = None  # dry runs
     limit_eval_images: int | None = None  # likewise
     eval_batch_size: int = 250          # images
+    latency: bool = True                # afterwards: a second or a few for the table's latencies; on a CPU only
     pictures: int = 8                   # test images in the mask picture; 0: no pictures
     fresh: bool = False                 # discard what the run's folder holds
 

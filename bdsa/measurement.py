@@ -23,6 +23,7 @@ from bdsa.progress import progress_bar
 from bdsa.ranks import is_main
 from bdsa.results import describe, draw, limited
 from bdsa.run_folder import write_json
+from bdsa.run_latency import add_latency, latency_line
 from bdsa.table import print_table
 
 
@@ -49,6 +50,8 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     results = describe(network, name, splits, split, evaluation)
     results["checkpoint"] = config.checkpoint or config.model.weights
     if is_main():
+        if config.trainer.latency:
+            add_latency(results, network, dataset, device)
         _write(results, _folder(config, name, splits.name, split), network, dataset, splits, evaluation, device,
                config.trainer.pictures)
     return results
@@ -92,6 +95,8 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     print(f"{splits.name}, split {results['split']}")
+    if line := latency_line(results):
+        print(line)
     for note in splits.notes:
         print(f"note: {note}")
     print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")

@@ -23,6 +23,7 @@ from bdsa.models.weights import load_completely
 from bdsa.pictures import accuracy_cost_picture, curves_picture, density_picture, mask_picture
 from bdsa.ranks import is_main
 from bdsa.run_folder import RunFolder, write_json
+from bdsa.run_latency import add_latency, latency_line
 from bdsa.table import print_table
 from bdsa.teachers import self_teacher
 from bdsa.tracker import NoTracker
@@ -51,9 +52,11 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
     results, evaluation = measured[kept[-1]]  # its network is the one that `parts` now holds
     if len(kept) > 1:
         results["raw"] = {key: measured["raw"][0][key] for key in ("epoch", "rows")}
-    rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
     if not is_main():
         return
+    if config.trainer.latency:  # after the checkpoints are written: two runs alike differ in their times
+        add_latency(results, network, dataset, device)
+    rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
     pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
     curves_picture(run.metrics.read(), run.pictures / "curves.png")
     tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
@@ -151,6 +154,8 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
         print()
         print_table(raw["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
         print(f"the same without averaging: raw weights of epoch {raw['epoch']}")
+    if line := latency_line(results):
+        print(line)
     if DENSE not in results["trained_budgets"]:
         print("the dense budget was not trained: its row is the shared weights with all masks one")
     parts = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),

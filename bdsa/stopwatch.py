@@ -22,7 +22,8 @@ class Timed:
 
 
 def take_turns(works: Mapping[str, Callable[[], None]], rounds: int, warmup: int, device: torch.device,
-               on_turn: Callable[[], None] = lambda: None) -> dict[str, Timed]:
+               on_turn: Callable[[], None] = lambda: None,
+               before_turn: Callable[[str], None] = lambda name: None) -> dict[str, Timed]:
     """Do all works once a round: A B C, A B C, ...
 
     Args:
@@ -31,11 +32,13 @@ def take_turns(works: Mapping[str, Callable[[], None]], rounds: int, warmup: int
         warmup: rounds before them, for compilers, caches and memory.
         device: waited for at the start and the end of a turn, and never within.
         on_turn: called after every turn, for progress.
+        before_turn: called with the name before every turn, and not timed.
     """
     timed = {name: Timed() for name in works}
     cuda = device.type == "cuda"
     for number in range(warmup + rounds):
         for name, work in works.items():
+            before_turn(name)
             before = 0
             if cuda:
                 torch.cuda.synchronize(device)

@@ -1,27 +1,23 @@
 """bdsa-benchmark what=training: images per second of the training's steps and of its loader."""
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bdsa import ranks
 from bdsa.assembly import Parts, assemble, choose_device, create_network
 from bdsa.benchmark_config import BenchmarkConfig
+from bdsa.benchmark_folder import benchmark_folder, check_start
 from bdsa.budgets import DENSE, Budgets
 from bdsa.config import AwarenessConfig
 from bdsa.data.loaders import EpochLoader, train_loader
-from bdsa.errors import UserError
 from bdsa.progress import progress_bar
 from bdsa.run_folder import environment, write_json
 from bdsa.speed_report import report, verdict
@@ -39,17 +35,17 @@ class Variant:
     taught: bool = False
 
 
-def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Measure, print the table and write benchmark.json; return its content.
+
+    Args:
+        config: the training's settings.
+        named: the settings that the command line names; here the defaults are as good.
 
     Raises:
         UserError: for bad input, before anything is written.
     """
-    if ranks.world() > 1:
-        raise UserError(f"bdsa-benchmark measures one process and was started in {ranks.world()}: start it without "
-                        f"a launcher")
-    if config.out is not None and Path(config.out).exists() and not Path(config.out).is_dir():
-        raise UserError(f"out={config.out} is a file: name a folder")
+    check_start(config)
     config = replace(config, awareness=AwarenessConfig())  # its weights change no step's time
     device = choose_device(config.trainer)
     parts = assemble(config, device)
@@ -75,7 +71,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Any]:
               "image_size": parts.splits.image_size, "batch_size": size, "steps": count, "rounds": timing.rounds,
               "rows": rows, "verdict": verdict(rows[-2], rows[-1]), "load_before": load, "cores": os.cpu_count(),
               "environment": environment(str(device)), "settings": asdict(config)}
-    folder = _folder(config, device)
+    folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "benchmark.json", result)
     report(result, folder / "benchmark.json")
@@ -187,13 +183,3 @@ def row(name: str, seconds: list[float], steps: int, batch_size: int, **more: An
     median = (each[(len(each) - 1) // 2] + each[len(each) // 2]) / 2
     return {"name": name, "images_per_second": 1000 * batch_size / median, "ms_per_step": median,
             "rounds_ms": [1000 * s / steps for s in seconds], **more}
-
-
-def _folder(config: BenchmarkConfig, device: torch.device) -> Path:
-    """As asked, else one of these settings, this device and this number of threads."""
-    if config.out is not None:
-        return Path(config.out)
-    settings = json.dumps([asdict(config), str(device), torch.get_num_threads()], sort_keys=True)
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
-    name = config.name or f"{config.what}-{config.data.name}-{config.model.name}-{device.type}-{digest}"
-    return Path("runs") / "benchmarks" / name.replace("/", "_")

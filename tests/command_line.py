@@ -22,7 +22,12 @@ class Outcome:
 
 
 def run(main: Callable[[], None], arguments: list[str]) -> Outcome:
-    """Call `main` with a command line; its sys.exit becomes the outcome's code."""
+    """Call `main` with a command line; its sys.exit becomes the outcome's code.
+
+    Trainings and evaluations do not time their network, unless a test asks for it: it takes seconds.
+    """
+    if main.__module__ in ("bdsa.train", "bdsa.evaluate") and not any("trainer.latency" in a for a in arguments):
+        arguments = [*arguments, "trainer.latency=false"]
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = sys.argv
     sys.argv = ["bdsa", *arguments]

@@ -1,0 +1,291 @@
+"""bdsa-benchmark what=latency and the latencies of a run: what is timed is what is said, and figures follow from it."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from command_line import TINY, run
+from network_cases import adaptive, images_of, perturb
+from timm.models.resnet import BasicBlock
+from torch import nn
+
+import bdsa.dense_peers
+from bdsa.benchmark import main as benchmark_main
+from bdsa.checkpoints import read_checkpoint
+from bdsa.compilation import has_compiler
+from bdsa.dense_network import dense_copy, fold_batch_norms
+from bdsa.dense_peers import dense_engines
+from bdsa.evaluate import main as evaluate_main
+from bdsa.inference_profile import labelled, profile_budget
+from bdsa.inference_report import break_even
+from bdsa.latency import time_engines
+from bdsa.run_latency import add_latency
+from bdsa.synthetic_masks import block_shapes, synthetic_masks
+from bdsa.train import main as train_main
+
+QUICK = ["what=latency", "trainer.threads=1", "latency.rounds=3", "latency.seconds=0.001", "latency.execution=masked"]
+SMALL = [*QUICK, "model=cifar_resnet8", "latency.peers=[eager,folded]"]
+
+
+@pytest.mark.parametrize("name, size", [("cifar_resnet20", (32, 32)), ("resnet50", (64, 96)), ("convnext_atto", (61, 96))])
+def test_synthetic_masks_cost_the_budget_in_every_block_and_image(name, size):
+    network = adaptive(name)
+    shapes = block_shapes(network, size)
+    for budget in network.budgets:
+        masks = synthetic_masks(shapes, budget, images=3)
+        with torch.inference_mode():
+            _, usage = network(torch.zeros(3, 3, *size), budget=budget, masks=masks, return_usage=True)
+        assert all(torch.equal(a, b) for a, b in zip(usage.masks, masks, strict=True))
+        for shape, fractions in zip(shapes, usage.block_fractions.T, strict=True):
+            dilated, masked = shape.block.macs_per_position()
+            total = shape.output[0] * shape.output[1] * masked + dilated * shape.block.dilated_positions(
+                torch.empty(1, 1, *shape.input), torch.empty(1, 1, *shape.output))
+            one_position = (9 * dilated + masked) / total       # at most: with all neighbours
+            assert float((fractions - budget).abs().max()) <= 0.5 * one_position + 1e-9
+
+
+def test_synthetic_masks_follow_from_the_seed_and_are_blobs():
+    shapes = block_shapes(adaptive("cifar_resnet20"), (32, 32))
+    few, more, wide = (synthetic_masks(shapes, b, images=n, seed=5) for b, n in ((0.3, 2), (0.3, 4), (0.6, 4)))
+    assert all(torch.equal(a, b[:2]) for a, b in zip(few, more, strict=True))   # whatever the batch
+    assert all(bool((a <= b).all()) for a, b in zip(more, wide, strict=True))   # a larger budget adds positions
+    assert not torch.equal(few[0], synthetic_masks(shapes, 0.3, images=2, seed=6)[0])
+    assert not torch.equal(more[0][0], more[0][1]) and not torch.equal(more[0], more[1])
+
+    def alike(masks):  # share of neighbours that agree; 0.66 for as many positions strewn at random
+        return float((masks[:, :, :, 1:] == masks[:, :, :, :-1]).float().mean())
+    assert alike(more[0]) > 0.85 > alike(synthetic_masks(shapes, 0.3, images=4, blob=0.0)[0])
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet26d", "convnext_atto"])
+def test_the_dense_copy_is_plain_timm_and_folding_keeps_its_logits(name):
+    x = images_of((64, 64))
+    network = perturb(adaptive(name), x)
+    with torch.inference_mode():
+        expected = network(x)
+        plain = dense_copy(network)
+        assert torch.equal(plain(x), expected) and not any(".per_budget." in k or "mask_units" in k
+                                                           for k in plain.state_dict())
+        assert not any(type(m).__module__.startswith("bdsa.m") and "Adaptive" in type(m).__name__
+                       for m in plain.modules())
+        folded = fold_batch_norms(plain)
+        if name == "convnext_atto":
+            assert folded is None
+            return
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+        assert torch.allclose(folded(x), expected, atol=1e-4 * float(expected.abs().max()))
+        assert any(type(m) is BasicBlock or "Bottleneck" in type(m).__name__ for m in plain.modules())
+        assert torch.equal(network(x), expected) and network.budgets.adaptive
+
+
+def test_engines_take_turns_and_go_through_the_inputs():
+    seen = []
+    ms = time_engines({n: lambda i, n=n: seen.append((n, i)) for n in "ab"}, inputs=3, rounds=2, seconds=1e-5)
+    assert [len(v) for v in ms.values()] == [2, 2] and all(v > 0 for each in ms.values() for v in each)
+    for name in "ab":
+        inputs = [i for n, i in seen if n == name]
+        assert inputs == [k % 3 for k in range(len(inputs))] and len(inputs) >= 3 + 4
+    order = [n for k, (n, _) in enumerate(seen) if k == 0 or seen[k - 1][0] != n]
+    assert "".join(order) == "ab" * 4                           # made ready, a round to warm up, and two
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latency") / "out"
+    outcome = run(benchmark_main, [*SMALL, f"out={folder}", "latency.batch_sizes=[1,3]", "latency.profile=true",
+                                   "budgets.targets=[0.3,0.6,1.0]"])
+    assert outcome.code == 0, outcome.err
+    return outcome, folder, [json.loads((folder / f"batch{n}/benchmark.json").read_text()) for n in (1, 3)]
+
+
+def test_the_file_has_the_figures_and_what_they_follow_from(measured):
+    for size, made in zip((1, 3), measured[2], strict=True):
+        assert (made["model"], made["batch_size"], made["threads"]) == ("cifar_resnet8", size, 1) and made["processor"]
+        assert list(made["peers"]) == ["eager", "folded"] and made["image_size"] == 32
+        assert made["peers"] == {n: median(ms) for n, ms in made["peer_rounds_ms"].items()}
+        assert made["best_dense_ms"] == made["peers"][made["best_peer"]] == min(made["peers"].values())
+        assert [r["budget"] for r in made["rows"]] == [0.3, 0.6, 1.0]
+        for row in made["rows"]:
+            assert len(row["rounds_ms"]) == 3 and row["ms"] == median(row["rounds_ms"]) > 0
+            assert row["speedup"] == pytest.approx(made["best_dense_ms"] / row["ms"])
+            assert row["efficiency"] == pytest.approx(row["speedup"] * row["macs_ratio"])
+            assert row["conditional_fraction"] == pytest.approx(row["budget"], abs=0.02)
+        low, high, dense = made["rows"]
+        assert low["density"] < 0.3 < low["macs_ratio"] < high["macs_ratio"] < 1.05  # mask units and the stem are extra
+        assert dense["density"] == dense["macs_ratio"] == 1.0
+        assert made["settings"]["latency"]["rounds"] == 3 and made["seed"] == 0 and made["environment"]["versions"]
+
+
+def test_table_picture_and_profiles(measured):
+    outcome, folder, results = measured
+    for made in results:
+        for row in made["rows"]:
+            line = next(x for x in outcome.out.splitlines() if f"budget {row['budget']:g} " in x
+                        and f"{row['ms']:.2f}" in x)
+            assert f"{row['speedup']:.2f}" in line and f"{100 * row['macs_ratio']:.1f} %" in line
+        home = folder / f"batch{made['batch_size']}"
+        assert (home / "speedup.png").stat().st_size > 5000 and str(home / "benchmark.json") in outcome.out
+        assert sorted(p.name for p in home.glob("profile*")) == [
+            f"profile-{b}.{kind}" for b in ("b030", "b060") for kind in ("json", "txt")]
+        found = json.loads((home / "profile-b030.json").read_text())
+        assert "layer3.0" in (home / "profile-b030.txt").read_text() and found["ms"] == made["rows"][0]["ms"]
+        assert found["profiled_ms"] == pytest.approx(sum(found["kinds"].values()))
+
+
+@pytest.mark.parametrize("execution", ["masked", "sparse"])
+def test_a_profile_finds_every_block_and_its_macs(execution):
+    x = images_of((32, 32), batch=2)
+    network = perturb(adaptive("cifar_resnet20"), x)
+    with torch.inference_mode():
+        _, usage = network(x, budget=0.3, return_usage=True)
+    found = profile_budget(network, [x, x], 0.3, execution)
+    blocks = [p for p in found["places"] if "macs" in p]
+    assert [p["name"] for p in blocks] == [f"layer{s}.{i}" for s in (1, 2, 3) for i in range(3)]
+    ran = float(usage.conditional_fraction.sum()) * sum(
+        network.dense_macs((32, 32)) - float(m) for m in [network.conv1.weight.numel() * 32 * 32 + 640])
+    assert sum(p["macs"] for p in blocks) == pytest.approx(ran)
+    assert all(p["ms"] > 0 and p["kinds"]["mask unit"] > 0 for p in blocks)
+    assert any("head" in p["name"] for p in found["places"])
+    before = set(network.layer1[0].__dict__)
+    with labelled(network, 0.3, execution):
+        assert "run" in network.layer1[0].__dict__
+    assert set(network.layer1[0].__dict__) == before - {"run"}
+
+
+def test_where_the_speedup_crosses_one():
+    rows = [{"budget": b, "density": d, "macs_ratio": d + 0.1, "speedup": s}
+            for b, d, s in ((0.3, 0.2, 2.0), (0.5, 0.4, 1.5), (1.0, 0.9, 0.5))]
+    assert break_even(rows) == pytest.approx({"budget": 0.75, "density": 0.65, "macs_ratio": 0.75})
+    assert break_even(rows[:2]) is None and break_even(rows[:1]) is None
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("runs")
+    outcome = run(train_main, [*TINY, f"out={home}", "name=a", "recipe.epochs=1", "budgets.targets=[0.4]",
+                               "data.augmentation=none", "trainer.latency=true"])
+    assert outcome.code == 0, outcome.err
+    return home / "a", outcome
+
+
+def test_a_runs_table_has_its_latency(trained):
+    folder, outcome = trained
+    evaluation = run(evaluate_main, [f"checkpoint={folder}/checkpoints/best.pt", "trainer.latency=true"])
+    for said, path in ((outcome, folder), (evaluation, folder / "evaluations/best-cluttered_digits-test")):
+        results = json.loads((path / "results.json").read_text())
+        about = results["latency"]
+        assert about["batch_size"] == about["threads"] == 1 and about["dense_engine"] in ("eager", "folded")
+        assert [r["budget"] for r in results["rows"]] == [0.4, 1.0]
+        for row in results["rows"]:
+            assert row["latency_ms"] > 0 and row["speedup"] == pytest.approx(about["dense_ms"] / row["latency_ms"])
+            line = next(x for x in said.out.splitlines() if row["name"] in x)
+            assert line.split()[-2:] == [f"{row['latency_ms']:.2f}", f"{row['speedup']:.2f}"]
+        assert f"{about['dense_ms']:.2f} ms" in said.out and about["execution"] in said.out
+    stored = read_checkpoint(folder / "checkpoints/best.pt")["results"]  # which two runs alike have alike
+    assert "latency" not in stored and "latency_ms" not in stored["rows"][0]
+
+
+def test_without_a_cpu_for_itself_a_run_says_so(monkeypatch):
+    results = {"rows": [{"budget": 1.0}]}
+    add_latency(results, None, None, torch.device("cuda"))
+    assert "GPU" in results["latency"]["note"] and results["rows"] == [{"budget": 1.0}]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    add_latency(results, None, None, torch.device("cpu"))
+    assert "2 processes" in results["latency"]["note"] and results["rows"] == [{"budget": 1.0}]
+
+
+def test_a_checkpoint_is_measured_with_its_own_masks_on_its_test_images(trained, tmp_path):
+    path = trained[0] / "checkpoints/best.pt"
+    outcome = run(benchmark_main, [*QUICK, f"latency.checkpoint={path}", f"out={tmp_path}/own", "latency.batch_sizes=[2]",
+                                   "latency.peers=[eager]", "data.test_images=16"])
+    assert outcome.code == 0, outcome.err
+    made = json.loads((tmp_path / "own/benchmark.json").read_text())
+    assert (made["model"], made["masks"], made["images"]) == ("cifar_resnet8", "model", "cluttered_digits-test")
+    assert run(evaluate_main, [f"checkpoint={path}", "data.test_images=16", f"out={tmp_path}/all"]).code == 0
+    row = json.loads((tmp_path / "all/results.json").read_text())["rows"][0]
+    assert [r["budget"] for r in made["rows"]] == [0.4]         # what was trained
+    assert made["rows"][0]["conditional_fraction"] == pytest.approx(row["conditional_fraction"])
+    outcome = run(benchmark_main, [*QUICK, f"latency.checkpoint={path}", f"out={tmp_path}/blobs", "latency.peers=[eager]",
+                                   "latency.masks=synthetic", "latency.batch_sizes=[1]", "model=cifar_resnet8"])
+    assert outcome.code == 0, outcome.err
+    made = json.loads((tmp_path / "blobs/benchmark.json").read_text())
+    assert made["masks"] == made["images"] == "synthetic" and made["image_size"] == 32
+    assert made["rows"][0]["conditional_fraction"] == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["model=resnet18"], "which holds a cifar_resnet8"),
+    (["model.pretrained=true"], "model.pretrained and latency.checkpoint="),
+    (["budgets.targets=[0.5]"], "budget 0.5 was not trained"),
+    (["latency.image_size=64"], "give data.image_size=64"),
+])
+def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, arguments, expected):
+    outcome = run(benchmark_main, [*QUICK, f"latency.checkpoint={trained[0]}/checkpoints/best.pt", *arguments,
+                                   f"out={tmp_path}/out"])
+    assert outcome.code == 1 and expected in outcome.err and outcome.err.strip().count("\n") == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_that_is_not_installed_is_said_to_be_missing(monkeypatch, tmp_path):
+    there = bdsa.dense_peers.importlib.util.find_spec
+    monkeypatch.setattr(bdsa.dense_peers.importlib.util, "find_spec",
+                        lambda name, *rest: None if name == "openvino" else there(name, *rest))
+    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/a", "latency.batch_sizes=[1]", "budgets.targets=[0.5]",
+                                   "latency.peers=[eager,openvino]"])
+    assert outcome.code == 0, outcome.err
+    said = "openvino is left out, openvino not being installed: pip install 'bdsa[peers]'"
+    made = json.loads((tmp_path / "a/benchmark.json").read_text())
+    assert f"note: {said}" in outcome.out and made["missing"] == [said] and list(made["peers"]) == ["eager"]
+    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/b", "latency.peers=[openvino]"])
+    assert outcome.code == 1 and "no dense engine is left" in outcome.err and said in outcome.err
+
+
+def test_an_engine_that_gives_other_logits_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setitem(bdsa.dense_peers.BUILDERS, "folded", lambda network, inputs: (
+        lambda number: network(inputs[number]) + torch.tensor([0.1] + [0.0] * 9)))
+    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/out", "latency.batch_sizes=[1]"])
+    assert outcome.code == 1 and "folded gives other logits (apart by 0.1" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_exported_networks_agree(name):
+    pytest.importorskip(name)
+    pytest.importorskip("onnx")
+    x = [images_of((32, 32), batch=3), torch.ones(3, 3, 32, 32)]
+    network = dense_copy(perturb(adaptive("cifar_resnet20"), x[0]))
+    engine = dense_engines([name], network, x)[name]             # compares the first input itself
+    with torch.inference_mode():
+        assert torch.allclose(torch.as_tensor(engine(1)), network(x[1]), atol=1e-4)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_agree():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)).eval()
+    engines = dense_engines(["compile", "frozen"], network, [torch.randn(2, 3, 8, 8)])
+    with torch.inference_mode():
+        assert torch.allclose(engines["compile"](0), engines["frozen"](0), atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["latency.batch_sizes=[1,0]"], "batch size 0 is below 1"),
+    (["latency.batch_sizes=[]"], "latency.batch_sizes is empty"),
+    (["latency.peers=[eager,openvimo]"], "unknown peer 'openvimo' (did you mean 'openvino'?)"),
+    (["latency.peers=[]"], "latency.peers is empty"),
+    (["latency.masks=model"], "needs a trained network: latency.checkpoint=PATH"),
+    (["latency.execution=spares"], "unknown latency.execution 'spares' (did you mean 'sparse'?)"),
+    (["latency.rounds=0"], "latency.rounds=0 must be above zero"),
+    (["latency.image_size=2"], "image size 2 is too small for cifar_resnet8"),
+    (["model.start=x.pt"], "give latency.checkpoint=x.pt"),
+    (["latency.checkpoint=nowhere.pt"], "nowhere.pt"),
+    (["trainer.device=cuda"], "what=latency measures the CPU"),
+])
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    outcome = run(benchmark_main, [*SMALL, *arguments])
+    assert outcome.code == 1 and expected in outcome.err and outcome.err.strip().count("\n") == 0
+    assert not list(Path(tmp_path).iterdir())
