@@ -29,7 +29,7 @@ from bdsa.models.usage import Request
 from bdsa.run_folder import write_json, write_text
 from bdsa.sparse.dense import Step
 from bdsa.sparse.execution import executor_of
-from bdsa.sparse.plans import BlockPlan
+from bdsa.sparse.executor import BlockStep
 from bdsa.synthetic_masks import block_shapes
 from bdsa.table import print_whole
 
@@ -164,15 +164,17 @@ def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterato
             executor.steps = steps
 
 
-def _labelled_steps(network: AdaptiveNetwork, steps: Sequence[Step | BlockPlan]) -> list[Step | BlockPlan]:
+def _labelled_steps(network: AdaptiveNetwork, steps: Sequence[Step | BlockStep]) -> list[Step | BlockStep]:
     """Steps of sparse execution that tell a profiler their place: a block, or the dense steps before it."""
     names, found = _places(network), []
-    blocks = [names[step.block] for step in steps if isinstance(step, BlockPlan)]
+    blocks = [names[step.block] for step in steps if isinstance(step, BlockStep)]
     for step in steps:
-        if isinstance(step, BlockPlan):
+        if isinstance(step, BlockStep):
             place = PLACE + blocks.pop(0)
-            found.append(replace(step, scores=_ranged(_ranged(step.scores, MASK_UNIT), place),
-                                 run=_ranged(step.run, place)))
+            found.append(replace(step))
+            found[-1].scores = _ranged(_ranged(step.scores, MASK_UNIT), place)
+            for method in ("identity", "run_sparse", "run_masked"):
+                setattr(found[-1], method, _ranged(getattr(step, method), place))
         else:
             found.append(_ranged(step, f"{PLACE}before {blocks[0]}" if blocks else f"{PLACE}after the blocks"))
     return found

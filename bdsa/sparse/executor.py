@@ -38,6 +38,15 @@ class BlockStep:
         """Whether the output is the input with changes."""
         return self.plan is not None and self.plan.shortcut is None
 
+    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace) -> tuple[Tensor, Tensor]:
+        """The board's products, made here unless they are given, and the unit's logits [B, h, w]."""
+        products = self.board.products(x, workspace) if products is None else products
+        return products, logits(products, self.slot, x)
+
+    def identity(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """What the residual is added to: x itself, or the shortcut's output in the room of that name."""
+        return x if self.plan.shortcut is None else self.plan.shortcut(x, workspace, name)
+
     def goes_masked(self, mask: Tensor) -> bool:
         """Whether the block runs masked for a mask, bool [B, h, w]."""
         if self.plan is None:
@@ -113,9 +122,7 @@ class Executor:
                 continue
             if on_input is not None:
                 on_input(step, x)
-            if not fresh:
-                products = step.board.products(x, self.workspace)
-            scored = logits(products, step.slot, x)                        # [B, h, w]
+            products, scored = step.scores(x, products if fresh else None, self.workspace)
             mask = scored >= 0 if given is None else _matching(next(masks), scored)
             if count:
                 used.append(_usage(step, request, x, scored, mask, given is not None))
@@ -123,7 +130,7 @@ class Executor:
                 x, fresh = step.run_masked(x, mask, request.budget), False
                 self.rows.append(None)
                 continue
-            identity = x if step.in_place else step.plan.shortcut(x, self.workspace, f"map {i}")
+            identity = step.identity(x, self.workspace, f"map {i}")
             following, after = None, self._next(i)
             if after is not None:
                 products = products if step.in_place else after.board.room(identity, self.workspace)
