@@ -77,7 +77,7 @@ void convolve_runs(const float* x, Grid grid, const Depthwise& layer, float eps,
         const Position& p = positions[i];
         int length = 1;
         while (length < RUN && i + length < last && positions[i + length].index == p.index + length &&
-               positions[i + length].row == p.row)
+               positions[i + length].column == p.column + length)  // not the next row or image
             length++;
         const float* image = x + (size_t)(p.index / grid.size()) * grid.size() * layer.channels;
         float* rows = out + (size_t)i * layer.channels;
