@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from bdsa.config import TrainConfig, one_of, positive, within
 from bdsa.errors import UserError
+from bdsa.models import EXECUTIONS
 
 # what= -> the module whose `benchmark(config, named)` measures it
 BENCHMARKS = {"training": "bdsa.training_speed", "latency": "bdsa.inference_speed"}
 PEERS = ("eager", "folded", "compile", "frozen", "onnxruntime", "openvino")
-EXECUTIONS = ("sparse", "auto", "masked")
 MASKS = ("synthetic", "model")
 
 

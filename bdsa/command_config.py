@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from bdsa.budgets import Budgets
 from bdsa.config import DataConfig, ModelConfig, TrainerConfig, one_of, positive
 from bdsa.errors import UserError
+from bdsa.models import EXECUTIONS
 
 
 @dataclass
@@ -23,6 +24,7 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
     split: str | None = None            # train | val | test | held_out; default: the one of the training's results
     out: str | None = None              # folder of results.json; default: beside the checkpoint
+    execution: str = "auto"             # auto: each block the faster way | sparse | masked (dense, then multiplied)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def check(self) -> None:
@@ -36,6 +38,7 @@ class EvaluateConfig:
             Budgets(self.budgets.targets)
         if self.split is not None:
             one_of("split", self.split, ("train", "val", "test", "held_out"))
+        one_of("execution", self.execution, EXECUTIONS)
         positive(self.trainer, "trainer", "eval_batch_size")
 
 

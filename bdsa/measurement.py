@@ -1,6 +1,7 @@
 """The work of bdsa-evaluate: a checkpoint of ours or the authors' or a dense network, on the data asked for."""
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bdsa.ranks import is_main
 from bdsa.results import describe, draw, limited
 from bdsa.run_folder import write_json
 from bdsa.run_latency import add_latency, latency_line
+from bdsa.sparse.execution import break_even, use_break_even
 from bdsa.table import print_table
 
 
@@ -44,6 +46,11 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     dataset.draw()
     dataset = limited(dataset, config.trainer.limit_eval_images)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.part())
+    network.execution = config.execution
+    folder = _folder(config, name, splits.name, split)
+    kept = folder / "execution.json"
+    if config.execution == "auto" and kept.exists():
+        use_break_even(network, json.loads(kept.read_text()))
     with progress_bar() as bar:
         task = bar.add_task(f"evaluating {name}", total=len(loader))
         evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
@@ -52,7 +59,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     if is_main():
         if config.trainer.latency:
             add_latency(results, network, dataset, device)
-        _write(results, _folder(config, name, splits.name, split), network, dataset, splits, evaluation, device,
+        _write(results, folder, network, dataset, splits, evaluation, device,
                config.trainer.pictures)
     return results
 
@@ -90,6 +97,8 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
            evaluation: Evaluation, device: torch.device, pictures: int) -> None:
     """Leave results and pictures in the folder, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
+    if network.execution == "auto" and (found := break_even(network)) is not None:
+        write_json(folder / "execution.json", found)
     draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
     write_json(folder / "results.json", results)
     print()

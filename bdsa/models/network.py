@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from bdsa.budgets import DENSE, Budgets
 from bdsa.errors import unknown
 from bdsa.method.macs import count_dense_macs
+from bdsa.models import EXECUTIONS
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.usage import BlockUsage, Request, Usage
 
-EXECUTIONS = ("masked", "sparse", "auto")
 
 
 class AdaptiveNetwork:
