@@ -207,10 +207,10 @@ def _macs(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: float,
 def places_table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     """A line a place, its milliseconds by kind, and how fast its MACs ran."""
     kinds = list(found["kinds"])
-    table = _table(f"budget {row['budget']:g}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, efficiency "
-                   f"{row['efficiency']:.2f}; the fastest dense engine runs "
-                   f"{found['dense_gmacs_per_second']:.1f} GMACs/s\nprofiled milliseconds by place and kind", "", "ms", *kinds, "MMACs",
-                   "GMACs/s")
+    title = (f"budget {row['budget']:g}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, efficiency "
+             f"{row['efficiency']:.2f}; the fastest dense engine runs {found['dense_gmacs_per_second']:.1f} GMACs/s\n"
+             f"profiled milliseconds by place and kind")
+    table = _table(title, "", "ms", *kinds, "MMACs", "GMACs/s")
     for place in [*found["places"], {"name": "all", "ms": found["profiled_ms"], "kinds": found["kinds"]}]:
         speed = place.get("gmacs_per_second")
         table.add_row(place["name"], f"{place['ms']:.3f}",
