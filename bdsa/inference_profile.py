@@ -6,6 +6,7 @@ operator, which a small network feels: read the shares.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from bdsa.sparse.plans import BlockPlan
 from bdsa.synthetic_masks import block_shapes
 from bdsa.table import print_whole
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log would stand between the tables
 PLACE, MASK_UNIT = "bdsa/place/", "bdsa/mask unit"  # names of profiler ranges
 ELSEWHERE = "elsewhere"
 PYTHON = "python"  # between the operators
