@@ -6,6 +6,7 @@ operator, which a small network feels: read the shares.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from bdsa.sparse.executor import BlockStep
 from bdsa.synthetic_masks import block_shapes
 from bdsa.table import print_whole
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log would stand between the tables
 PLACE, MASK_UNIT = "bdsa/place/", "bdsa/mask unit"  # names of profiler ranges
 ELSEWHERE = "elsewhere"
 PYTHON = "python"  # between the operators
@@ -209,10 +211,10 @@ def _macs(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: float,
 def places_table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     """A line a place, its milliseconds by kind, and how fast its MACs ran."""
     kinds = list(found["kinds"])
-    table = _table(f"budget {row['budget']:g}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, efficiency "
-                   f"{row['efficiency']:.2f}; the fastest dense engine runs "
-                   f"{found['dense_gmacs_per_second']:.1f} GMACs/s\nprofiled milliseconds by place and kind", "", "ms", *kinds, "MMACs",
-                   "GMACs/s")
+    title = (f"budget {row['budget']:g}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, efficiency "
+             f"{row['efficiency']:.2f}; the fastest dense engine runs {found['dense_gmacs_per_second']:.1f} GMACs/s\n"
+             f"profiled milliseconds by place and kind")
+    table = _table(title, "", "ms", *kinds, "MMACs", "GMACs/s")
     for place in [*found["places"], {"name": "all", "ms": found["profiled_ms"], "kinds": found["kinds"]}]:
         speed = place.get("gmacs_per_second")
         table.add_row(place["name"], f"{place['ms']:.3f}",

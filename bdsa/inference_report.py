@@ -101,8 +101,11 @@ def speedup_picture(result: Mapping[str, Any], path: Path) -> None:
               markersize=5, label="ideal: dense over executed MACs")
     axes.plot(density, [row["speedup"] for row in rows], color="#0072B2", marker="o", markersize=6,
               label=f"measured, {result['execution']} execution")
+    top = max(1, *(1 / row["macs_ratio"] for row in rows), *(row["speedup"] for row in rows))
     for row in rows:
-        axes.annotate(f"budget {row['budget']:g}: {row['speedup']:.2f}", (row["density"], row["speedup"]), (0, -14),
+        below = row["speedup"] > 0.12 * top  # else it would lie on the axis
+        axes.annotate(f"budget {row['budget']:g}: {row['speedup']:.2f}", (row["density"], row["speedup"]),
+                      (0, -14 if below else 8),
                       textcoords="offset points", ha="center", fontsize=8, color="#0072B2")
     crossing = result["break_even"]
     if crossing is not None:
