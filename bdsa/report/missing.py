@@ -39,24 +39,30 @@ def missing_runs(tables: list[DataTable], homeless: list[Run], budgets: list[flo
     """Every run that is missing, unfinished ones first.
 
     Expected are, of every row of single-budget networks, the budgets of all such rows and those in `budgets`, and
-    of every cell the seeds that more than half of the table's cells have.
+    of every cell the seeds that at least half of the table's cells of its kind have, and no fewer than two. Of a row
+    without a finished run nothing more is expected.
     """
     unfinished = list({id(r): r for t in tables for n in t.networks for r in n.runs if r.results is None}.values())
     found = [_unfinished(run) for run in [*unfinished, *homeless]]
     for table in tables:
         grid = {b for n in table.networks if n.single for b in n.cells} | {*budgets}
-        trained = [(n, c) for n in table.networks for b, c in n.cells.items() if b in n.trained]
-        counts = Counter(run.seed for _, cell in trained for run in (*cell.runs, *cell.unfinished))
-        seeds = {seed for seed, count in counts.items() if count > len(trained) / 2}
-        for network in (n for n in table.networks if any(c.runs for c in n.cells.values())):
+        begun = [n for n in table.networks if any(c.runs for c in n.cells.values())]
+        seeds = {single: _usual_seeds([n for n in begun if n.single is single]) for single in (True, False)}
+        for network in begun:
             asked = sorted(grid) if network.single else network.trained[:1]  # one run has all budgets of the other kind
             for budget in asked:
                 cell = network.cells.get(budget)
                 here = {r.seed for r in (*cell.runs, *cell.unfinished)} if cell else set()
                 like = network.runs[0].seed
-                for seed in sorted((seeds - here) or ({like} if cell is None else set())):
+                for seed in sorted((seeds[network.single] - here) or ({like} if cell is None else set())):
                     found.append(_hole(network, budget, seed))
     return found
+
+
+def _usual_seeds(networks: list[Network]) -> set[int]:
+    cells = [cell for n in networks for b, cell in n.cells.items() if b in n.trained]
+    counts = Counter(run.seed for cell in cells for run in (*cell.runs, *cell.unfinished))
+    return {seed for seed, count in counts.items() if count >= max(2, len(cells) / 2)}
 
 
 def _unfinished(run: Run) -> Missing:
@@ -84,7 +90,12 @@ def command_of(settings: dict[str, Any], out: str | None = None) -> str:
     """A bdsa-train command line with these settings, presets and groups spelled out; `out` is where its folder goes."""
     common = _composed_defaults()
     changed = {k: v for k, v in settings.items() if k not in common or not _same(v, common[k])}
-    words = [setting(name, value) for name, value in changed.items()]
+    words = []
+    for name, value in changed.items():
+        if isinstance(value, dict):  # Hydra adds what the defaults do not have only where it is told to
+            words += [f"+{setting(f'{name}.{key}', inner)}" for key, inner in value.items()]
+        else:
+            words.append(setting(name, value))
     if out not in (None, "runs"):
         words.append(setting("out", out))
     return shlex.join(["bdsa-train", *words])

@@ -10,8 +10,8 @@ from bdsa.report.networks import DataTable
 from bdsa.report.published import describe_source
 
 CSV_HEAD = (
-    "data", "split", "model", "networks", "settings", "budget", "top1", "top1_deviation", "conditional_fraction", "macs",
-    "share_of_dense_macs", "latency_ms", "speedup", "published_top1", "difference", "published_source", "runs",
+    "data", "split", "model", "networks", "settings", "budget", "top1", "top1_deviation", "conditional_fraction",
+    "macs", "share_of_dense_macs", "latency_ms", "speedup", "published_top1", "difference", "published_source", "runs",
     "unfinished", "trained", "folders")
 _ESCAPES = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{",
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}

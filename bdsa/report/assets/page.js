@@ -39,16 +39,18 @@ function accuracyCost(section, table) {
   const radios = [...section.querySelectorAll("input[type=radio]")];
   const draw = () => {
     const latency = radios.some(r => r.checked && r.value === "latency");
-    const groups = [...new Set(table.networks.map(n => n.group))];
+    const measured = table.networks.filter(n => n.points.length);
+    const groups = [...new Set(measured.map(n => n.group))];
     const look = name => ({colour: `var(--s${groups.indexOf(name)})`, marker: MARKERS[groups.indexOf(name)]});
-    const crowded = table.networks.length > groups.length;
-    const series = table.networks.map(n => ({
+    const crowded = measured.length > groups.length;
+    const series = measured.map(n => ({
       name: n.group, ...look(n.group), dash: n.single ? "6 4" : "", hollow: n.single, faint: crowded,
       points: n.points.filter(p => (latency ? p.latency : p.macs) !== null).map(p => ({
         x: latency ? p.latency : p.macs, y: p.top1, dev: p.deviation, star: p.budget === 1, tip: p.tip}))
         .sort((a, b) => a.x - b.x)}));
-    const published = latency ? [] : table.published.map(p => ({
-      name: `${p.model}, published, a network a budget`, colour: "var(--grey)", dash: "2 4", marker: "cross",
+    const published = latency ? [] : table.published.map((p, i) => ({
+      name: `${p.model}, published, a network a budget`, colour: "var(--grey)", dash: "2 4",
+      marker: ["cross", "up", "down", "diamond", "square"][i % 5], hollow: i > 0,
       points: p.points.map(q => ({x: q[1], y: q[2],
         tip: `${p.model}, published\nbudget ${q[0]}: ${q[2].toFixed(2)} %\nat ${count(q[1])} MACs, those of this network`}))}));
     chart(place, {label: `Top-1 over ${latency ? "latency" : "MACs"}: ${table.title}`, y: {label: "top-1, %"},
