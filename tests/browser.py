@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
-HOW = ("no Chromium or Chrome here: install one, such as by `apt-get install chromium`, or name its file in "
-       "BDSA_BROWSER")
+HOW = ("no Chromium or Chrome here: `apt-get install chromium`, or unpack bin/chromium.br of npm's @sparticuz/chromium "
+       "(Linux, needs libnss3), and name the file in BDSA_BROWSER if it is not on the PATH")
 
 
 def find_browser() -> str | None:

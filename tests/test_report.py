@@ -205,6 +205,13 @@ def test_a_wrong_command_line_is_one_line(tmp_path, quick, monkeypatch, argument
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("main, words", [(report_main, ("out=report", "published=auto", "report.tex")),
+                                         (compare_main, ("out=null", "bdsa-compare runs/A runs/B"))])
+def test_help_says_what_there_is(main, words):
+    outcome = run(main, ["--help"])
+    assert outcome.code == 0 and all(w in outcome.out for w in words)
+
+
 def test_unfinished_runs_alone_make_a_report_of_what_is_missing(tmp_path, quick):
     write_run(tmp_path / "a", finished=False)
     out = report(tmp_path / "a", f"out={tmp_path}/made")

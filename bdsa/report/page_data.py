@@ -107,7 +107,7 @@ def _run(run: Run, settings: dict[str, str], why: str | None) -> dict[str, Any]:
     return {"command": run.command or command_of(run.settings, run.config.get("out")), "note": why,
             "made": ", ".join(str(m) for m in made if m), "settings": settings,
             "curves": {f"{b:g}": _curve(run, b) for b in run.trained},
-            "densities": _densities(run)}
+            "densities": _densities(run), "measured": run.masks["measured"] if _densities(run) else 0}
 
 
 def _densities(run: Run) -> dict[str, list[float]]:

@@ -21,7 +21,7 @@ from bdsa.line_styles import line_styles
 from bdsa.report.colouring import colour_groups
 from bdsa.report.networks import DataTable, Network, untrained_dense
 from bdsa.report.published import published_points
-from bdsa.report.series import densities, evaluated, trained_loss
+from bdsa.report.series import densities, density_images, evaluated, trained_loss
 from bdsa.table import human_count
 
 _PRINT = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "pdf.fonttype": 42, "axes.linewidth": 0.8,
@@ -178,7 +178,8 @@ def _density(table: DataTable) -> Figure | None:
     for axes, (network, found) in zip(grid.flat, known):
         for budget, values in found.items():
             axes.plot(range(1, len(values) + 1), [100 * v for v in values], **styles[budget])
-        axes.set(title=_folded(network.title, 44), xlabel="block", ylim=(-3, 103))
+        axes.set(title=_folded(network.title, 44), xlabel=f"block (mean of {density_images(network):,} images)",
+                 ylim=(-3, 103))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _finish(axes)
     for axes in grid[:, 0]:

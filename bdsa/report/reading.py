@@ -83,7 +83,8 @@ class Run:
         for path in made:
             try:
                 content = json.loads(path.read_text())
-                if content["budgets"] and content["count"] and content["images"].startswith("data:image/"):
+                usable = content["budgets"] and content["count"] and content["measured"]
+                if usable and content["images"].startswith("data:image/"):
                     return content
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue

@@ -17,6 +17,11 @@ def densities(network: Network) -> dict[float, list[float]]:
     return {b: [sum(block) / len(block) for block in zip(*rows)] for b, rows in sorted(found.items())}
 
 
+def density_images(network: Network) -> int | None:
+    """How many images the densities are the mean of: a run's test split, or the few that bdsa-visualize showed."""
+    return min((run.masks["measured"] for run in network.runs if run.results is not None and run.masks), default=None)
+
+
 def evaluated(metrics: list[dict[str, Any]], budget: float, key: str) -> tuple[list[int], list[float]]:
     """Epochs and a number of a budget: of the averaged weights where there are any."""
     rows = [r for r in metrics if r.get("kind") == "eval" and r.get("budget") == budget and r.get(key) is not None]

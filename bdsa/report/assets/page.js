@@ -141,7 +141,7 @@ function fillRun(details) {
   add("Top-1 by epoch", {x: epochs, y: {label: "top-1, %"}, series: curves("top1")});
   add("Conditional fraction by epoch", {x: epochs, y: {label: "conditional fraction", low: 0, high: 1.05},
     series: curves("fraction")});
-  add("Density of each block", {x: {label: "block"}, y: {label: "positions that ran, %", low: 0, high: 103},
+  add(`Density of each block, mean of ${run.measured.toLocaleString("en")} images`, {x: {label: "block"}, y: {label: "positions that ran, %", low: 0, high: 103},
     series: Object.entries(run.densities).map(([budget, values]) => ({name: `budget ${budget}`, colour: colour(budget),
       marker: "circle", points: values.map((v, i) => ({x: i + 1, y: 100 * v,
         tip: `block ${i + 1}, budget ${budget}\n${(100 * v).toFixed(1)} % of the positions`}))}))});
