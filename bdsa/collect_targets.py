@@ -5,13 +5,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from bdsa.budgets import Budgets
-from bdsa.cli import check_overrides
 from bdsa.command_config import TargetsConfig
-from bdsa.config import described_settings, from_omegaconf
+from bdsa.config import described_settings
 from bdsa.errors import UserError
+from bdsa.folder_arguments import folders_and_settings
 from bdsa.run_folder import write_text
 from bdsa.selection import meets_budgets
 from bdsa.target_runs import PROVENANCE, as_csv, mean_top1, missing, read_runs, table
@@ -36,13 +34,8 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         print(HELP + "\n".join(described_settings(TargetsConfig, asdict(TargetsConfig()))))
         return
-    settings = [a for a in arguments if "=" in a and not Path(a).exists()]  # a folder's name may hold "=" too
     try:
-        for option in (a for a in arguments if a.startswith("-")):
-            raise UserError(f"unknown option {option}: settings are written NAME=VALUE, such as out=targets.csv")
-        check_overrides(settings, TargetsConfig, {})
-        config = from_omegaconf(TargetsConfig, OmegaConf.from_dotlist(settings))
-        collect([a for a in arguments if a not in settings], config)
+        collect(*folders_and_settings(arguments, TargetsConfig, "out=targets.csv"))
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -66,3 +66,28 @@ class TargetsConfig:
         """Raise UserError for the first value that breaks a rule."""
         if self.budgets is not None:
             Budgets(self.budgets)
+
+
+@dataclass
+class ReportConfig:
+    """Everything that `bdsa-report` takes beside the folders."""
+    out: str = "report"                 # the report's folder; one that bdsa-report made is replaced
+    published: str = "auto"             # numbers to compare with: auto | none | imagenet | cifar10 | a CSV file
+    budgets: list[float] | None = None  # further columns to have, so that what is missing is said
+    title: str = "BDSA report"          # of the page
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        if self.budgets is not None:
+            Budgets(self.budgets)
+
+
+@dataclass
+class CompareConfig:
+    """Everything that `bdsa-compare` takes beside the two folders."""
+    out: str | None = None              # a Markdown file to write too; one that bdsa-compare made is replaced
+
+    def check(self) -> None:
+        """Raise UserError for the first value that breaks a rule."""
+        if self.out is not None and not self.out.endswith(".md"):
+            raise UserError(f"out={self.out} must end in .md: the comparison is written as Markdown")

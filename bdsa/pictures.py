@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,13 +17,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 from torch.nn import functional
 
+from bdsa.line_styles import HEAT, line_styles
 from bdsa.metrics_file import flat
 from bdsa.table import human_count
 
-# Okabe-Ito without its yellow, which is too pale for a line on white.
-_OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
-_HEAT = "viridis"
 _CELL = 1.7  # inches of one square of a sheet: at 150 dpi a 224-pixel image is shown whole
 
 
@@ -93,7 +89,7 @@ def mask_picture(images: Tensor, usages: Mapping[str, Sequence[Tensor]], path: s
                            interpolation="nearest")
             count = ponder[row].numpy()
             for axes, alpha in ((overlay, 0.6 * (count > 0)), (plain_map, None)):
-                heat = axes.imshow(count, cmap=_HEAT, vmin=0, vmax=most, alpha=alpha, interpolation="nearest")
+                heat = axes.imshow(count, cmap=HEAT, vmin=0, vmax=most, alpha=alpha, interpolation="nearest")
             if predictions is not None and name in predictions:
                 _write_prediction(overlay, predictions[name][row], None if labels is None else labels[row])
     grid[0, 0].set_title("image", fontsize=10)
@@ -116,7 +112,7 @@ def density_picture(densities: Mapping[str, Sequence[float]], path: str | Path) 
     blocks = max(len(values) for values in densities.values())
     figure = _figure(max(6.0, 2.5 + 0.35 * blocks), 4.0)
     axes = figure.subplots()
-    for (name, values), style in zip(densities.items(), _styles(len(densities))):
+    for (name, values), style in zip(densities.items(), line_styles(len(densities))):
         axes.plot(range(len(values)), [100 * value for value in values], label=name, **style)
     axes.set(xlabel="block", ylabel="positions that ran, %", ylim=(-3, 103))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -134,7 +130,7 @@ def curves_picture(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     top1, fraction, loss = figure.subplots(1, 3)
     evals = [row for row in rows if row.get("kind") == "eval"]
     budgets = dict(sorted({(row["name"], row["budget"]) for row in evals}, key=lambda pair: pair[1]))
-    for (name, budget), style in zip(budgets.items(), _styles(len(budgets))):
+    for (name, budget), style in zip(budgets.items(), line_styles(len(budgets))):
         own = [row for row in evals if row["name"] == name and row.get("weights") != "ema"]
         averaged = [row for row in evals if row["name"] == name and row.get("weights") == "ema"]
         _curve(top1, own, "top1", label=name, **style)
@@ -144,7 +140,7 @@ def curves_picture(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         fraction.axhline(budget, color=style["color"], linestyle="--", linewidth=1)
     trains = [flat(row) for row in rows if row.get("kind") == "train"]
     terms = dict.fromkeys(key for row in trains for key in row if key.split("/")[0] == "loss")
-    for term, style in zip(terms, _styles(len(terms))):
+    for term, style in zip(terms, line_styles(len(terms))):
         _curve(loss, trains, term, label=term.removeprefix("loss/"), **style)
     top1.set(title="top-1, %", xlabel="epoch")
     fraction.set(title="conditional fraction (dashed: target)", xlabel="epoch")
@@ -167,7 +163,7 @@ def accuracy_cost_picture(rows: Sequence[Mapping[str, Any]], path: str | Path) -
     figure = _figure(6.5, 4.4)
     axes = figure.subplots()
     axes.plot([row["macs"] for row in rows], [row["top1"] for row in rows], color="0.6", zorder=1)
-    for row, style in zip(rows, _styles(len(rows))):
+    for row, style in zip(rows, line_styles(len(rows))):
         fraction = row.get("conditional_fraction")
         label = row["name"] if fraction is None else f"{row['name']}  (fraction {fraction:.2f})"
         axes.plot(row["macs"], row["top1"], label=label, **{**style, "linestyle": "none", "markersize": 8})
@@ -183,16 +179,6 @@ def accuracy_cost_picture(rows: Sequence[Mapping[str, Any]], path: str | Path) -
 def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
     by_epoch = {row["epoch"]: row[key] for row in rows if row.get(key) is not None}
     axes.plot(sorted(by_epoch), [by_epoch[epoch] for epoch in sorted(by_epoch)], **style)
-
-
-def _styles(count: int) -> list[dict[str, Any]]:
-    """Colour and marker of `count` lines, told apart without the colour too."""
-    if count <= len(_OKABE_ITO):
-        colours: list[Any] = list(_OKABE_ITO[:count])
-    else:
-        colours = [colormaps[_HEAT](0.9 * index / (count - 1)) for index in range(count)]
-    return [{"color": colour, "marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
-            for index, colour in enumerate(colours)]
 
 
 def _write_prediction(axes: Axes, predicted: object, label: object | None) -> None:

@@ -17,12 +17,13 @@ from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.distributed import part, share_state
 from bdsa.evaluation import Evaluation, evaluate, evaluated_budgets
+from bdsa.mask_set import write_mask_set
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely
 from bdsa.pictures import accuracy_cost_picture, curves_picture, density_picture, mask_picture
 from bdsa.ranks import is_main
-from bdsa.run_folder import RunFolder, write_json
+from bdsa.run_folder import MASK_SET, RunFolder, write_json
 from bdsa.run_latency import add_latency, latency_line
 from bdsa.table import print_table
 from bdsa.teachers import self_teacher
@@ -134,9 +135,12 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
             logits, usage = network(images.to(device), budget=row["budget"], return_usage=True)
             usages[row["name"]] = [m.cpu() for m in usage.masks]
             predictions[row["name"]] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
-    shown = images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]
-    mask_picture(shown.clamp(0, 1), usages, paths["masks"], names=[f"image {i + 1}" for i in range(len(few))],
-                 labels=[splits.classes[label] for _, label in samples], predictions=predictions, max_images=count)
+    shown = (images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]).clamp(0, 1)
+    labels = [splits.classes[label] for _, label in samples]
+    mask_picture(shown, usages, paths["masks"], names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
+                 predictions=predictions, max_images=count)
+    write_mask_set(folder / MASK_SET, shown, usages, labels=labels, predictions=predictions,
+                   densities=evaluation.densities, measured=evaluation.rows[0]["images"])
     return paths
 
 

@@ -32,6 +32,7 @@ from bdsa.ranks import is_main
 from bdsa.run_name import decisive_settings, default_settings
 
 log = logging.getLogger("bdsa")
+MASK_SET = "masks.json"  # in pictures/ and visualizations/NAME/: see bdsa.mask_set
 PACKAGES = ("bdsa", "torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb", "numpy")
 
 

@@ -67,13 +67,16 @@ def read_run(folder: str, dense: bool = False) -> TargetRun:
                         f"is no target")
     budget = DENSE if len(trained) > 1 else trained[0]
     row = next(r for r in results["rows"] if r["budget"] == budget)
+    return TargetRun(str(path), results["model"], budget, row["top1"], row["conditional_fraction"], results["split"],
+                     measured_data(config, results), decisive_settings(config))
+
+
+def measured_data(config: dict[str, Any], results: dict[str, Any]) -> str:
+    """What a run was measured on, in words that are equal for runs that can be compared."""
     root = config["data"]["root"]  # its last part: the same data may lie elsewhere on another machine
     data = " ".join([results["data"], *([Path(root).name] if root else []), f"at {results['image_size']} pixels,",
-                     f"{results['classes']} classes,", f"{row['images']} images"])
-    if root is None:  # a generated data set
-        data += f", seed {config['data']['seed']}"
-    return TargetRun(str(path), results["model"], budget, row["top1"], row["conditional_fraction"], results["split"],
-                     data, decisive_settings(config))
+                     f"{results['classes']} classes,", f"{results['rows'][0]['images']} images"])
+    return data if root else f"{data}, seed {config['data']['seed']}"  # without a root it was generated
 
 
 def check_finished(folders: list[str]) -> None:

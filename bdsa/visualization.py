@@ -15,12 +15,13 @@ from bdsa.data.image_files import find_image_files
 from bdsa.data.registry import entry
 from bdsa.errors import UserError
 from bdsa.mask_pictures import BlockLabel, Seen, density_sheet, mask_sheet, ponder_sheet, soft_mask_sheet
+from bdsa.mask_set import write_mask_set
 from bdsa.measurement import data_settings
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.pictures import mask_picture
 from bdsa.progress import progress_bar
-from bdsa.run_folder import write_json
+from bdsa.run_folder import MASK_SET, write_json
 from bdsa.shown_images import ShownImages, from_files, from_split, imagenet_synsets
 from bdsa.table import human_count
 from bdsa.visualize_config import VisualizeConfig
@@ -61,6 +62,10 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
                           "budgets": {a.name: image_row(a, i, shown.classes) for a in answers}}
                          for i, image in enumerate(shown.names)]}
     write_json(folder / "densities.json", record)
+    write_mask_set(folder / MASK_SET, shown.pixels, {a.name: a.masks for a in answers},
+                   labels=[shown.true_class(i) for i in range(len(shown.names))],
+                   predictions={a.name: [shown.classes[p] for p in a.predictions] for a in answers},
+                   densities={a.name: a.densities().mean(dim=0).tolist() for a in answers}, measured=len(shown.names))
     _report(record, shown, [*written, ("numbers", folder / "densities.json")])
     return record
 

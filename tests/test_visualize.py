@@ -84,7 +84,8 @@ def test_every_image_and_budget_has_its_pictures(made):
             one, other = (pixels(made / image / f"{kind}_{budget}.png") for budget in ("b030", "b070"))
             assert min(one.shape[:2]) > 300 and one.std() > 20
             assert one.shape != other.shape or (one != other).any()
-    assert sorted(p.name for p in made.iterdir()) == sorted([*images, "densities.json", "density.png", "overview.png"])
+    assert sorted(p.name for p in made.iterdir()) == sorted([*images, "densities.json", "density.png", "masks.json",
+                                                           "overview.png"])
 
 
 def test_the_numbers_are_those_of_the_evaluation(files, made):

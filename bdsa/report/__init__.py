@@ -1,0 +1,1 @@
+"""bdsa-report and bdsa-compare: tables, plots and a page from run folders; nothing here trains or imports torch."""

@@ -1,0 +1,210 @@
+"""From runs to the rows of a table: seeds become a mean, single-budget runs of one kind become one row.
+
+A *network* is a row: either networks of one budget each that differ in nothing else, or one network for
+several budgets. Runs that differ in trainer.seed alone are one network. A *data table* holds the networks
+that were measured on the same images, because numbers of others do not compare.
+"""
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from bdsa.budgets import DENSE
+from bdsa.report.reading import Run
+from bdsa.target_runs import measured_data
+
+_SEED, _TARGETS = "trainer.seed", "budgets.targets"
+_PLACES = {"data.root", "model.weights", "model.start", "teacher.weights"}  # paths: another machine's differ
+_SHOWN = 3  # settings in a label, at most
+
+
+@dataclass
+class Cell:
+    """A network at a budget: the runs that measured it, and those that are to come."""
+    budget: float
+    runs: list[Run] = field(default_factory=list)
+    unfinished: list[Run] = field(default_factory=list)
+
+    def values(self, key: str) -> list[float]:
+        """One number a run, of the runs that have it."""
+        rows = [next(r for r in run.results["rows"] if r["budget"] == self.budget) for run in self.runs]
+        return [row[key] for row in rows if isinstance(row.get(key), (int, float))]
+
+    def mean(self, key: str) -> float | None:
+        values = self.values(key)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, key: str) -> float | None:
+        """Sample standard deviation over the seeds; None for fewer than two."""
+        values = self.values(key)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass
+class Network:
+    """A row of a table.
+
+    Attributes:
+        model: its name.
+        single: whether each budget is a network of its own.
+        settings: of its first run; all its runs agree but in seed and, if `single`, budget.
+        cells: budget -> cell, ascending; with the dense path of a network of several budgets.
+        label: what tells it from the table's other networks of its model and kind; may be empty.
+    """
+    model: str
+    single: bool
+    settings: dict[str, Any]
+    cells: dict[float, Cell] = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All its runs, finished or not, each once."""
+        return list({id(r): r for c in self.cells.values() for r in (*c.runs, *c.unfinished)}.values())
+
+    @property
+    def trained(self) -> list[float]:
+        return sorted({b for run in self.runs for b in run.trained})
+
+    @property
+    def kind(self) -> str:
+        """How many networks it takes, in words."""
+        return "a network a budget" if self.single else f"one for {', '.join(f'{b:g}' for b in self.trained)}"
+
+    @property
+    def title(self) -> str:
+        return ", ".join(filter(None, (self.model, self.kind, self.label)))
+
+
+@dataclass
+class DataTable:
+    """Networks measured on the same images.
+
+    Attributes:
+        data, split: what was measured.
+        networks: the rows.
+        published: source of the published numbers, see `bdsa.report.published`; None for none.
+        why_published: why that source was taken.
+    """
+    data: str
+    split: str
+    networks: list[Network]
+    published: str | None = None
+    why_published: str = ""
+
+    @property
+    def budgets(self) -> list[float]:
+        return sorted({b for network in self.networks for b in network.cells})
+
+    @property
+    def title(self) -> str:
+        return f"{self.data}, split {self.split}"
+
+
+def data_tables(runs: list[Run], problems: list[str]) -> tuple[list[DataTable], list[Run]]:
+    """The tables, and the unfinished runs that belong to none because no run of their data is finished."""
+    tables: dict[tuple[str, str], dict[str, Network]] = {}
+    homes: dict[str, tuple[str, str]] = {}  # data settings -> table: an unfinished run did not say what it measures
+    for run in (r for r in runs if r.results is not None):
+        where = (measured_data(run.config, run.results), run.results["split"])
+        homes.setdefault(_data_of(run), where)
+        _add(tables.setdefault(where, {}), run, problems)
+    homeless = []
+    for run in (r for r in runs if r.results is None):
+        where = homes.get(_data_of(run))
+        if where is None:
+            homeless.append(run)
+        else:
+            _add(tables[where], run, problems)
+    made = [DataTable(*where, sorted(networks.values(), key=lambda n: (n.model, not n.single, n.trained)))
+            for where, networks in tables.items()]
+    if len(made) > 1:
+        problems.append(f"the runs were measured on {len(made)} different sets of images: a table each, because their "
+                        f"top-1 do not compare")
+    for table in made:
+        _label(table.networks)
+    return made, homeless
+
+
+def _data_of(run: Run) -> str:
+    settings = {k: v for k, v in run.settings.items() if k.startswith("data.") or k == "trainer.limit_eval_images"}
+    root = settings.pop("data.root")
+    return json.dumps([settings, root and str(root).rstrip("/").rpartition("/")[2]], sort_keys=True, default=str)
+
+
+def _key(run: Run) -> str:
+    """Equal for runs of one network."""
+    left_out = {_SEED, *_PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
+    places = {p: str(run.settings[p]).rpartition("/")[2] for p in _PLACES}
+    return json.dumps([{k: v for k, v in run.settings.items() if k not in left_out}, places], sort_keys=True,
+                      default=str)
+
+
+def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
+    """Put a run into the cells of its network."""
+    single = len(run.trained) == 1
+    network = networks.setdefault(_key(run), Network(run.settings["model.name"], single, run.settings))
+    budgets = run.trained
+    if run.results is not None and not single:
+        budgets = sorted(r["budget"] for r in run.results["rows"])
+    elif run.results is not None and not any(r["budget"] == run.trained[0] for r in run.results["rows"]):
+        problems.append(f"{run.name}: results.json has no row of its budget {run.trained[0]:g}")
+        return
+    for budget in budgets:
+        cell = network.cells.setdefault(budget, Cell(budget))
+        twin = next((r for r in (*cell.runs, *cell.unfinished) if r.seed == run.seed), None)
+        if twin is not None:
+            if budget == budgets[0]:
+                problems.append(f"{run.name} has the settings and the seed of {twin.name}: {twin.name} is counted, "
+                                f"{run.name} is not")
+            continue
+        (cell.unfinished if run.results is None else cell.runs).append(run)
+    network.cells = dict(sorted(network.cells.items()))
+
+
+def _label(networks: list[Network]) -> None:
+    """Give each network the settings in which it differs from those of the same model and kind."""
+    alike: dict[tuple, list[Network]] = {}
+    for network in networks:
+        alike.setdefault((network.model, network.kind), []).append(network)
+    for same in alike.values():
+        names = varying([n.settings for n in same]) - {_SEED, _TARGETS}
+        for network in same:
+            own_name = {run.config.get("name") for run in network.runs}
+            if len(names) > _SHOWN and len(own_name) == 1 and None not in own_name:
+                network.label = str(own_name.pop())
+                continue
+            shown = [setting(name, network.settings[name]) for name in sorted(names)]
+            network.label = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if shown[_SHOWN:] else "")
+
+
+def varying(all_settings: list[dict[str, Any]]) -> set[str]:
+    """The settings that are not the same everywhere."""
+    names = {name for settings in all_settings for name in settings}
+    return {n for n in names if len({json.dumps(s.get(n), default=str, sort_keys=True) for s in all_settings}) > 1}
+
+
+def setting(name: str, value: Any) -> str:
+    """A setting as it is written on a command line, before the shell's quotes: "recipe.lr=0.1"."""
+    return f"{name}={setting_value(value)}"
+
+
+def setting_value(value: Any) -> str:
+    """A value as Hydra's command line reads it: a string in quotes unless it is a plain word or path."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{setting_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, str) and not re.fullmatch(r"(?!null$|true$|false$|[-+.\d]+$)[\w./@%-]+", value, re.IGNORECASE):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ",".join(setting_value(v) for v in value) + "]"
+    return str(value)
+
+
+def untrained_dense(network: Network, budget: float) -> bool:
+    """Whether a cell is the dense path of a network that was not trained for budget 1."""
+    return budget == DENSE and DENSE not in network.trained
