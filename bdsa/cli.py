@@ -5,6 +5,7 @@ messages do not say what was meant.
 """
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -128,10 +130,15 @@ def sweeper_arguments(arguments: list[str]) -> list[str]:
     Raises:
         UserError: for a sweeper of an extra that is not installed.
     """
-    asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/sweeper=")), "grid")
+    asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/sweeper=")), "basic")
+    preset = next((a.partition("=")[2] for a in arguments if a.startswith("sweep=")), None)
+    if preset in sweeps() and asked == "basic":
+        defaults = OmegaConf.load(sweeps()[preset]).get("defaults", [])
+        asked = next((d["override /hydra/sweeper"] for d in defaults if "override /hydra/sweeper" in d), asked)
     if asked in ("search", "optuna") and not importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
-        raise UserError(f"hydra/sweeper={asked} needs an extra: pip install 'bdsa[optuna]'")
-    return [] if asked == "grid" or {"-m", "--multirun"} & {*arguments} else ["--multirun"]
+        raise UserError(f"{f'sweep={preset}' if preset else f'hydra/sweeper={asked}'} needs an extra: pip install "
+                        f"'bdsa[optuna]'")
+    return [] if asked == "basic" or {"-m", "--multirun"} & {*arguments} else ["--multirun"]
 
 
 def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) -> None:
@@ -150,7 +157,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         if ranks.is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
         ranks.exit_failed(at_once=False)
-    prepare_hydra(schema)
+    prepare_hydra(schema, survivors="sweep" in options)
     job = Job(work, schema)
     try:
         hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
@@ -162,11 +169,21 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         ranks.exit_failed(at_once=any(job.failed))
 
 
-def prepare_hydra(schema: type) -> None:
-    """Tell Hydra the defaults, the presets that are not under conf/, our resolvers and our sweepers."""
+def prepare_hydra(schema: type, survivors: bool = False) -> None:
+    """Tell Hydra the defaults, the presets that are not under conf/, our resolvers and our sweepers.
+
+    Args:
+        survivors: the jobs of a multirun have a folder each, and are run by `bdsa.sweeper`.
+    """
     from hydra_plugins.bdsa import Grid  # here: Hydra's own search imports it too, and it imports this package
 
     store = ConfigStore.instance()
+    Plugins.instance().register(Grid)  # they are not found by themselves where this package is installed as editable
+    with contextlib.suppress(ImportError):  # of an extra
+        from hydra_plugins.bdsa.search import Search
+        Plugins.instance().register(Search)
+    grid = {"_target_": "hydra_plugins.bdsa.Grid", "params": None} if survivors else BasicSweeperConf
+    store.store(group="hydra/sweeper", name="basic", node=grid, provider="hydra")  # a preset can still name another
     store.store(name="defaults", node=asdict(schema()))
     for group, files in (("experiment", experiments()), ("sweep", sweeps())):
         for name, path in files.items():
@@ -174,4 +191,3 @@ def prepare_hydra(schema: type) -> None:
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("settings", lambda *, _root_: "\n".join(described_settings(
         schema, OmegaConf.to_container(_root_))), replace=True)
-    Plugins.instance().register(Grid)  # it is not found by itself where this package is installed as editable
