@@ -24,13 +24,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from bdsa import ranks
-from bdsa.config import described_settings, from_omegaconf, setting_names, unknown_setting
+from bdsa.config import described_settings, setting_names, unknown_setting
 from bdsa.errors import UserError, nearest, unknown
 from bdsa.jobs import Job
 from bdsa.models import WEIGHT_SUFFIXES
+from bdsa.pipeline_config import STAGE_SETTINGS
 from bdsa.run_name import run_name
 
-FREE = ("model.args.",)  # below these any name is allowed: another library checks them
+# Below these any name is allowed: another library checks them, or the pipeline.
+FREE = ("model.args.", *STAGE_SETTINGS)
 
 
 def shipped_folder(name: str) -> Path:
@@ -64,6 +66,8 @@ def group_options(config_name: str) -> dict[str, list[str]]:
 def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
     """`model=NAME` and `teacher=NAME or FILE` for any model, not only those with a file under conf/."""
     group, _, value = argument.partition("=")
+    if group.startswith(STAGE_SETTINGS):
+        return [f"++{argument}"]  # they are there only once they are set
     if group not in ("model", "teacher") or group not in options or not value:
         return [argument]
     if all(v in options[group] for v in value.split(",")):
@@ -175,10 +179,11 @@ def prepare_hydra(schema: type, survivors: bool = False) -> None:
     Args:
         survivors: the jobs of a multirun have a folder each, and are run by `bdsa.sweeper`.
     """
-    from hydra_plugins.bdsa import Grid  # here: Hydra's own search imports it too, and it imports this package
+    from hydra_plugins.bdsa import Grid, Pipeline  # here: Hydra's own search imports it too, and it imports this package
 
     store = ConfigStore.instance()
-    Plugins.instance().register(Grid)  # they are not found by themselves where this package is installed as editable
+    for sweeper in (Grid, Pipeline):
+        Plugins.instance().register(sweeper)  # they are not found by themselves where this package is installed as editable
     with contextlib.suppress(ImportError):  # of an extra
         from hydra_plugins.bdsa.search import Search
         Plugins.instance().register(Search)

@@ -4,7 +4,6 @@ What a job's process returns or prints does not count: it may have been killed, 
 """
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -76,21 +75,15 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
     Args:
         load: composes Hydra's config of a job.
         schema: of the job's config.
-
-    Raises:
-        UserError: if it cannot be composed, so that not even its folder is known.
     """
-    try:
-        composed = load(list(overrides))
-        folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-    except Exception as error:
-        raise UserError(f"{shlex.join(overrides)} cannot be composed: {str(error).splitlines()[0]}") from error
+    composed = load(list(overrides))
+    folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
     with open_dict(composed):
         del composed["hydra"]
     job = PlannedJob(list(overrides), folder)
     try:
         config: Any = from_omegaconf(schema, composed)
-    except UserError as error:  # no other job's business: it fails when its turn comes, and says so in its folder
+    except UserError:  # no other job's business: it fails when its turn comes, and says so in its folder
         return job
     job.objective = config.objective
     try:
@@ -118,9 +111,9 @@ def check_folders(jobs: Sequence[PlannedJob]) -> None:
 
 
 def changing(jobs: Sequence[PlannedJob]) -> list[str]:
-    """For each job, the settings in which the jobs differ; of a single job, all."""
+    """For each job, the settings in which the jobs differ, but for where their folders go; of a single job, all."""
     parsed = [{o.key_or_group: o.input_line for o in OverridesParser.create().parse_overrides(j.overrides)}
               for j in jobs]
     names = dict.fromkeys(name for job in parsed for name in job)
-    shown = [n for n in names if len(jobs) == 1 or len({job.get(n) for job in parsed}) > 1]
+    shown = [n for n in names if n != "out" and (len(jobs) == 1 or len({job.get(n) for job in parsed}) > 1)]
     return [" ".join(job[n] for n in shown if n in job) for job in parsed]

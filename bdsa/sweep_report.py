@@ -53,9 +53,10 @@ def _results(job: PlannedJob) -> dict:
 
 
 def _in_words(folders: list[Path]) -> str:
-    """Folders for a shell: PARENT/*/ where they are all runs in there."""
-    folders = list(dict.fromkeys(folders))
-    parent = folders[0].parent
-    if len(folders) > 1 and {p.parent for p in parent.glob("*/results.json")} == {*folders}:
-        return f"{shlex.quote(str(parent))}/*/"
-    return shlex.join(map(str, folders))
+    """Folders for a shell: PARENT/*/ where they are all the finished runs in there."""
+    words = []
+    for parent in dict.fromkeys(folder.parent for folder in folders):
+        mine = list(dict.fromkeys(folder for folder in folders if folder.parent == parent))
+        whole = len(mine) > 1 and {p.parent for p in parent.glob("*/results.json")} == {*mine}
+        words += [f"{shlex.quote(str(parent))}/*/"] if whole else [shlex.quote(str(folder)) for folder in mine]
+    return " ".join(words)

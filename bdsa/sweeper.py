@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Survivor:
 
     def plan(self, batch: Sequence[Sequence[str]]) -> list[PlannedJob]:
         """Compose and check every job of a batch."""
-        return [plan(overrides, self._load, self.task.schema) for overrides in batch]
+        return [plan(overrides, self.compose, self.task.schema) for overrides in batch]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Hydra's interface, for sweepers that ask for a batch after a batch."""
@@ -58,8 +59,8 @@ class Survivor:
                 _say(f"error: job {i}: {job.error}", sys.stderr)
             elif job.finished and ranks.is_main():
                 failures.clear(job.folder)
-        if len(jobs) > 1 or not ready:
-            begun = sum(job.begun for _, job in ready)
+        begun = sum(job.begun for _, job in ready)
+        if len(jobs) > 1:  # a search asks for one after another
             _say(f"{len(jobs)} jobs: {sum(j.finished for j in jobs)} finished before, {begun} to go on with, "
                  f"{len(ready) - begun} to start")
         # In this process one after another, so that each can be announced; others get all at once.
@@ -68,7 +69,7 @@ class Survivor:
         for group in [[pair] for pair in ready] if here else [ready] if ready else []:
             if here:
                 number = group[0][0]
-                _say(f"\njob {number + 1}{f' of {len(jobs)}' if len(jobs) > 1 else ''}: {settings[number - first]}")
+                _say(f"\njob {number + 1}{f' of {first + len(jobs)}' if len(jobs) > 1 else ''}: {settings[number - first]}")
             try:
                 self.launcher.launch([job.overrides for _, job in group], initial_job_idx=group[0][0])
             except Exception as error:  # a job that was killed, so that it could not say why; the disk knows the others
@@ -80,8 +81,16 @@ class Survivor:
         """The jobs that have a result."""
         return [job for job in self.jobs if job.state in FINISHED]
 
-    def _load(self, overrides: list[str]) -> DictConfig:
-        composed = self.context.config_loader.load_sweep_config(self.config, overrides)
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """Hydra's config of a job.
+
+        Raises:
+            UserError: if there is none.
+        """
+        try:
+            composed = self.context.config_loader.load_sweep_config(self.config, overrides)
+        except HydraException as error:
+            raise UserError(f"{shlex.join(overrides)} cannot be composed: {str(error).splitlines()[0]}") from error
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = 0
         return composed
@@ -114,11 +123,12 @@ class Grid:
 
 
 @contextlib.contextmanager
-def reporting(launcher: Survivor, best: bool = False) -> Iterator[None]:
+def reporting(launcher: Survivor, best: bool = False, last: Callable[[], None] | None = None) -> Iterator[None]:
     """Report a sweep when the block is left, also by Ctrl-C; end the process if not all jobs are finished.
 
     Args:
         best: name the job with the largest objective.
+        last: says more behind it.
     """
     try:
         yield
@@ -131,6 +141,8 @@ def reporting(launcher: Survivor, best: bool = False) -> Iterator[None]:
         raise
     if ranks.is_main():
         report(launcher.jobs, best)
+        if last is not None:
+            last()
     if launcher.trouble or len(launcher.finished()) < len(launcher.jobs):
         ranks.exit_failed(at_once=False)
 
