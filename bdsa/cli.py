@@ -179,11 +179,11 @@ def prepare_hydra(schema: type, survivors: bool = False) -> None:
     Args:
         survivors: the jobs of a multirun have a folder each, and are run by `bdsa.sweeper`.
     """
-    from hydra_plugins.bdsa import Grid, Pipeline  # here: Hydra's own search imports it too, and it imports this package
+    from hydra_plugins.bdsa import Grid, Pipeline  # here, because Hydra's own search imports them too, before this
 
     store = ConfigStore.instance()
-    for sweeper in (Grid, Pipeline):
-        Plugins.instance().register(sweeper)  # they are not found by themselves where this package is installed as editable
+    for sweeper in (Grid, Pipeline):  # Hydra's search does not find them where this package is installed as editable
+        Plugins.instance().register(sweeper)
     with contextlib.suppress(ImportError):  # of an extra
         from hydra_plugins.bdsa.search import Search
         Plugins.instance().register(Search)

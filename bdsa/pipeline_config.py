@@ -14,7 +14,7 @@ MADE_HERE = {"awareness": "pipeline.metrics=[l1]", "awareness.metric": "pipeline
 
 @dataclass
 class PipelineSettings:
-    metrics: list[str] = field(default_factory=lambda: ["none", "l2"])  # awareness of the runs of all budgets, a run each
+    metrics: list[str] = field(default_factory=lambda: ["none", "l2"])  # a run of all budgets for each: none | l1 | l2
     single: dict[str, Any] = field(default_factory=dict)  # settings of the single-budget runs alone: .recipe.epochs=100
     multi: dict[str, Any] = field(default_factory=dict)   # settings of the runs of all budgets alone
 

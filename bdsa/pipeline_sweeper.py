@@ -79,7 +79,8 @@ class Pipeline(Grid):
     def _own_choices(self, arguments: Sequence[str]) -> list[str]:
         """What bdsa-pipeline chooses otherwise than bdsa-train, in words: a run's command then makes it alone."""
         names = {_name(a) for a in arguments}
-        own = [] if names & {"recipe", "experiment", "sweep"} else [f"recipe={self.config.hydra.runtime.choices.recipe}"]
+        recipe = f"recipe={self.config.hydra.runtime.choices.recipe}"
+        own = [] if names & {"recipe", "experiment", "sweep"} else [recipe]
         return own if "tracker.group" in names else [*own, f"tracker.group={Path(self.config.out).name}"]
 
     def _plan_singles(self, studies: list[Study], settings: PipelineSettings, home: Path) -> None:

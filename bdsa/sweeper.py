@@ -68,8 +68,8 @@ class Survivor:
         settings = changing(jobs)
         for group in [[pair] for pair in ready] if here else [ready] if ready else []:
             if here:
-                number = group[0][0]
-                _say(f"\njob {number + 1}{f' of {first + len(jobs)}' if len(jobs) > 1 else ''}: {settings[number - first]}")
+                number, of = group[0][0], f" of {first + len(jobs)}" if len(jobs) > 1 else ""
+                _say(f"\njob {number + 1}{of}: {settings[number - first]}")
             try:
                 self.launcher.launch([job.overrides for _, job in group], initial_job_idx=group[0][0])
             except Exception as error:  # a job that was killed, so that it could not say why; the disk knows the others
