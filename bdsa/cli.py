@@ -33,6 +33,8 @@ from bdsa.run_name import run_name
 
 # Below these any name is allowed: another library checks them, or the pipeline.
 FREE = ("model.args.", *STAGE_SETTINGS)
+LAUNCHERS = ("basic", "joblib", "slurm", "submitit_local", "submitit_slurm")
+SWEEPERS = ("basic", "search", "optuna", "pipeline")
 
 
 def shipped_folder(name: str) -> Path:
@@ -115,6 +117,8 @@ def launcher_arguments(arguments: list[str]) -> list[str]:
     asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), "basic")
     if asked == "basic":
         return []
+    if asked not in LAUNCHERS:
+        raise unknown("hydra/launcher", asked, LAUNCHERS)
     if ranks.world() > 1:
         raise UserError(f"hydra/launcher={asked} in {ranks.world()} processes: each would launch all jobs; start it "
                         f"without torchrun, its hydra.launcher.tasks_per_node are the processes")
@@ -139,6 +143,8 @@ def sweeper_arguments(arguments: list[str]) -> list[str]:
     if preset in sweeps() and asked == "basic":
         defaults = OmegaConf.load(sweeps()[preset]).get("defaults", [])
         asked = next((d["override /hydra/sweeper"] for d in defaults if "override /hydra/sweeper" in d), asked)
+    if asked not in SWEEPERS:
+        raise unknown("hydra/sweeper", asked, SWEEPERS)
     if asked in ("search", "optuna") and not importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
         raise UserError(f"{f'sweep={preset}' if preset else f'hydra/sweeper={asked}'} needs an extra: pip install "
                         f"'bdsa[optuna]'")
