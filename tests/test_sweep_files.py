@@ -66,6 +66,7 @@ def test_every_combination_is_a_training_with_a_folder_of_its_own(name):
 
 
 def test_the_search_is_within_what_a_training_takes():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
     for words in itertools.product(*([f"{name}={value}" for value in re.findall(r"\d[\d.e-]*", values)]
                                      for name, values in params("search").items())):
         checked(["sweep=search", *words])
@@ -85,7 +86,8 @@ def test_a_wandb_file_is_the_sweep_of_its_name(name):
     folders = [checked([w if not w.startswith("data.root=") else "data.root=X" for w in words]) for words in commands]
     if file["method"] == "grid":
         assert sorted(folders) == sorted(names_of(name))
-    assert {*file["parameters"]} - {"data.root", "awareness.targets", "teacher"} == {*params(name)} - {"teacher"}
+    if file["method"] != "grid":
+        assert {*file["parameters"]} == {*params(name)}
 
 
 def test_the_lists_are_complete():

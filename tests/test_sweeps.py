@@ -62,7 +62,7 @@ def stated(outcome: Outcome) -> list[str]:
 
 def test_killed_twice_and_failing_once_it_ends_as_if_nothing_had_been(tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    arguments = ["trainer.seed=0,1,2,3", "budgets.targets=[0.3,1.0]"]
+    arguments = ["trainer.seed=0,1,2,3", "budgets.targets=[0.5]"]
     assert sweep(whole, *arguments).code == 0
     folders = sorted(p.name for p in whole.iterdir())
     assert len(folders) == 4
