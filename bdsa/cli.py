@@ -16,23 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from bdsa import ranks
-from bdsa.config import described_settings, from_omegaconf, setting_names, unknown_setting
+from bdsa.config import described_settings, setting_names, unknown_setting
 from bdsa.errors import UserError, nearest, unknown
+from bdsa.jobs import Job
 from bdsa.models import WEIGHT_SUFFIXES
+from bdsa.pipeline_config import STAGE_SETTINGS
 from bdsa.run_name import run_name
 
-FREE = ("model.args.",)  # below these any name is allowed: another library checks them
+# Below these any name is allowed: another library checks them, or the pipeline.
+FREE = ("model.args.", *STAGE_SETTINGS)
+LAUNCHERS = ("basic", "joblib", "slurm", "submitit_local", "submitit_slurm")
+SWEEPERS = ("basic", "search", "optuna", "pipeline")
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder `conf` or `experiments`, installed as bdsa.<name> or beside the package in a checkout."""
+    """The folder `conf`, `experiments` or `sweeps`, installed as bdsa.<name> or beside the package in a checkout."""
     spec = importlib.util.find_spec(f"bdsa.{name}")
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
@@ -44,18 +50,26 @@ def experiments() -> dict[str, Path]:
     return {p.parent.name: p for p in sorted(shipped_folder("experiments").glob("*/preset.yaml"))}
 
 
+def sweeps() -> dict[str, Path]:
+    """The sweeps under sweeps/: name -> file."""
+    return {p.stem: p for p in sorted(shipped_folder("sweeps").glob("*.yaml"))}
+
+
 def group_options(config_name: str) -> dict[str, list[str]]:
     """The groups in a config's defaults list, and their options."""
     conf = shipped_folder("conf")
     groups = [g for entry in OmegaConf.load(conf / f"{config_name}.yaml").defaults if isinstance(entry, DictConfig)
               for g in entry if not g.startswith("override ")]
     options = {g: sorted(p.stem for p in (conf / g).glob("*.yaml")) for g in groups}
-    return {**options, "experiment": list(experiments())} if "experiment" in options else options
+    stored = {"experiment": experiments, "sweep": sweeps}  # not under conf/
+    return {**options, **{group: list(files()) for group, files in stored.items() if group in options}}
 
 
 def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
     """`model=NAME` and `teacher=NAME or FILE` for any model, not only those with a file under conf/."""
     group, _, value = argument.partition("=")
+    if group.startswith(STAGE_SETTINGS):
+        return [f"++{argument}"]  # they are there only once they are set
     if group not in ("model", "teacher") or group not in options or not value:
         return [argument]
     if all(v in options[group] for v in value.split(",")):
@@ -103,66 +117,88 @@ def launcher_arguments(arguments: list[str]) -> list[str]:
     asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/launcher=")), "basic")
     if asked == "basic":
         return []
+    if asked not in LAUNCHERS:
+        raise unknown("hydra/launcher", asked, LAUNCHERS)
     if ranks.world() > 1:
         raise UserError(f"hydra/launcher={asked} in {ranks.world()} processes: each would launch all jobs; start it "
                         f"without torchrun, its hydra.launcher.tasks_per_node are the processes")
     if (asked == "slurm" or asked.startswith("submitit")) and not importlib.util.find_spec("submitit"):
         raise UserError(f"hydra/launcher={asked} needs an extra: pip install 'bdsa[slurm]'")
+    if asked == "joblib" and not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
+        raise UserError("hydra/launcher=joblib needs an extra: pip install 'bdsa[joblib]'")
     if asked in ("slurm", "submitit_slurm") and not shutil.which("srun"):
         raise UserError(f"hydra/launcher={asked} needs Slurm's srun, which is not here: start it on a login node")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the trace of a job's error and exits itself
     return [] if {"-m", "--multirun"} & {*arguments} else ["--multirun"]
 
 
+def sweeper_arguments(arguments: list[str]) -> list[str]:
+    """The flag that a search needs: Hydra asks a sweeper only in a multirun, and else ignores it silently.
+
+    Raises:
+        UserError: for a sweeper of an extra that is not installed.
+    """
+    asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/sweeper=")), "basic")
+    preset = next((a.partition("=")[2] for a in arguments if a.startswith("sweep=")), None)
+    if preset in sweeps() and asked == "basic":
+        defaults = OmegaConf.load(sweeps()[preset]).get("defaults", [])
+        asked = next((d["override /hydra/sweeper"] for d in defaults if "override /hydra/sweeper" in d), asked)
+    if asked not in SWEEPERS:
+        raise unknown("hydra/sweeper", asked, SWEEPERS)
+    if asked in ("search", "optuna") and not importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
+        raise UserError(f"{f'sweep={preset}' if preset else f'hydra/sweeper={asked}'} needs an extra: pip install "
+                        f"'bdsa[optuna]'")
+    return [] if asked == "basic" or {"-m", "--multirun"} & {*arguments} else ["--multirun"]
+
+
 def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) -> None:
     """Run `work(config, folder)` for the command line, once or for every job of a multirun.
 
     A UserError is printed as one line, by rank 0 where all processes found it; the exit code is 1 if any job
-    failed. A job that submitit runs elsewhere also raises it, so that the launching process hears of it.
+    failed. What a job of a multirun may do, and what becomes of the others: `bdsa.jobs`, `bdsa.sweeper`.
     """
-    store = ConfigStore.instance()
-    store.store(name="defaults", node=asdict(schema()))
-    for name, path in experiments().items():
-        store.store(group="experiment", name=name, node=OmegaConf.load(path), package="_global_")
-    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-    OmegaConf.register_new_resolver("settings", lambda *, _root_: "\n".join(described_settings(
-        schema, OmegaConf.to_container(_root_))), replace=True)
-    failed: list[bool] = []  # for each failed job, whether only this process knows why
-
-    def job(composed: DictConfig) -> None:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        ranks.adopt_submitted_job()
-        config = None
-        try:
-            config = from_omegaconf(schema, composed)
-            work(config, folder)
-        except UserError as error:
-            mine_alone = config is not None and not error.everywhere
-            failed.append(mine_alone)
-            if ranks.is_main() or mine_alone:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-            for empty in (folder, folder.parent):  # what Hydra made before the error was found
-                with contextlib.suppress(OSError):  # not empty, or another process was faster
-                    if empty != Path.cwd():
-                        empty.rmdir()
-            if ranks.in_submitted_job():
-                raise
-
     options = group_options(config_name)
     sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
     try:
         overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
-        sys.argv += launcher_arguments(sys.argv[1:])
         check_overrides(overrides, schema, options)
+        sys.argv += [*launcher_arguments(sys.argv[1:]), *sweeper_arguments(sys.argv[1:])][:1]
     except UserError as error:
         if ranks.is_main():
             print(f"error: {error}", file=sys.stderr, flush=True)
         ranks.exit_failed(at_once=False)
+    prepare_hydra(schema, survivors="sweep" in options)
+    job = Job(work, schema)
     try:
         hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
     except KeyboardInterrupt:
         sys.exit(130)
     except UserError as error:  # of a submitted job, with HYDRA_FULL_ERROR
         sys.exit(f"error: {error}")
-    if failed:
-        ranks.exit_failed(at_once=any(failed))
+    if job.failed:
+        ranks.exit_failed(at_once=any(job.failed))
+
+
+def prepare_hydra(schema: type, survivors: bool = False) -> None:
+    """Tell Hydra the defaults, the presets that are not under conf/, our resolvers and our sweepers.
+
+    Args:
+        survivors: the jobs of a multirun have a folder each, and are run by `bdsa.sweeper`.
+    """
+    from hydra_plugins.bdsa import Grid, Pipeline  # here, because Hydra's own search imports them too, before this
+
+    store = ConfigStore.instance()
+    for sweeper in (Grid, Pipeline):  # Hydra's search does not find them where this package is installed as editable
+        Plugins.instance().register(sweeper)
+    with contextlib.suppress(ImportError):  # of an extra
+        from hydra_plugins.bdsa.search import Search
+        Plugins.instance().register(Search)
+    grid = {"_target_": "hydra_plugins.bdsa.Grid", "params": None} if survivors else BasicSweeperConf
+    store.store(group="hydra/sweeper", name="basic", node=grid, provider="hydra")  # a preset can still name another
+    store.store(name="defaults", node=asdict(schema()))
+    for group, files in (("experiment", experiments()), ("sweep", sweeps())):
+        for name, path in files.items():
+            store.store(group=group, name=name, node=OmegaConf.load(path), package="_global_")
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("settings", lambda *, _root_: "\n".join(described_settings(
+        schema, OmegaConf.to_container(_root_))), replace=True)

@@ -158,10 +158,11 @@ class TrainConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     name: str | None = None             # the run's name; default: made from the settings
     out: str = "runs"                   # where run folders go
+    objective: str = "mean"             # what a search maximises: mean | worst top-1 of the budgets, or one's, as b030
 
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""
-        Budgets(self.budgets.targets)
+        one_of("objective", self.objective, ("mean", "worst", *Budgets(self.budgets.targets).names))
         self.recipe.check()
         positive(self.trainer, "trainer", "eval_batch_size")
         positive(self.teacher, "teacher", "temperature")

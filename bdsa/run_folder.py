@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from bdsa.errors import UserError
@@ -140,10 +141,24 @@ def environment(device: str) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "commit": commit(),
+    return {"command": command(), "commit": commit(),
             "python": platform.python_version(), "versions": versions, "platform": platform.platform(),
             "processor": processor(), "threads": torch.get_num_threads(), "device": device,
             "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else None}
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a multirun."""
+    return HydraConfig.initialized() and OmegaConf.select(HydraConfig.get(), "job.num") is not None
+
+
+def command() -> str:
+    """The command line that this run came from; of a job of a sweep, the one that makes it alone."""
+    if in_sweep():
+        job = HydraConfig.get()
+        name = "bdsa-train" if job.job.config_name in ("train", "pipeline") else f"bdsa-{job.job.config_name}"
+        return shlex.join([name, *OmegaConf.to_container(job.overrides.task)])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def commit() -> str | None:

@@ -12,7 +12,7 @@ from bdsa.config import TrainConfig
 
 # What changes where or how fast a run goes, but not its result: these may differ when a run resumes.
 FREE_TO_CHANGE = {
-    "": {"name", "out", "hydra", "tracker"},
+    "": {"name", "out", "hydra", "tracker", "objective", "pipeline"},
     "trainer": {"device", "threads", "pictures", "fresh", "eval_batch_size", "latency"},
     "data": {"workers", "download"},
 }

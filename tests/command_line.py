@@ -27,7 +27,7 @@ def run(main: Callable[[], None], arguments: list[str]) -> Outcome:
     Trainings and evaluations do not time their network, unless a test asks for it: it takes seconds.
     """
     if main.__module__ in ("bdsa.train", "bdsa.evaluate") and not any("trainer.latency" in a for a in arguments):
-        arguments = [*arguments, "trainer.latency=false"]
+        arguments = ["trainer.latency=false", *arguments]  # in front: flags may end the line
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = sys.argv
     sys.argv = ["bdsa", *arguments]

@@ -15,13 +15,14 @@ from bdsa.checkpoints import read_checkpoint
 from bdsa.cli import experiments
 from bdsa.evaluate import main as evaluate_main
 from bdsa.export import main as export_main
+from bdsa.pipeline import main as pipeline_main
 from bdsa.train import main as train_main
 from bdsa.visualize import main as visualize_main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
-                "bdsa-export": export_main, "bdsa-benchmark": benchmark_main}
+                "bdsa-export": export_main, "bdsa-benchmark": benchmark_main, "bdsa-pipeline": pipeline_main}
 
 
 def commands() -> list[str]:

@@ -1,0 +1,1 @@
+"""Ready sweeps: sweep=NAME reads NAME.yaml; README.md beside this file lists them."""
