@@ -138,8 +138,9 @@ class TrainerConfig:
 class TrackerConfig:
     mode: str = "wandb"                 # wandb | none
     project: str = "bdsa"               # of W&B
-    group: str | None = None            # of W&B, such as a sweep's name
+    group: str | None = None            # of W&B; default: the sweep's name, in a sweep
     tags: list[str] = field(default_factory=list)  # of W&B
+    pictures_every: int = 10            # epochs from one picture of the masks to the next; 0: only at the end
 
 
 @dataclass
@@ -161,6 +162,7 @@ class TrainConfig:
         Budgets(self.budgets.targets)
         self.recipe.check()
         positive(self.trainer, "trainer", "eval_batch_size")
+        within(self.tracker, "tracker", 0, math.inf, "pictures_every")
         positive(self.teacher, "teacher", "temperature")
         within(self.budgets, "budgets", 0, math.inf, "network_weight", "block_weight", "task_weight", "warmup",
                "control_gain")

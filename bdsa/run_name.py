@@ -4,8 +4,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bdsa.config import TrainConfig
@@ -50,3 +53,12 @@ def run_name(*, _root_: DictConfig) -> str:
     targets = config["budgets"]["targets"]  # not checked yet: the name is needed before the check
     budgets = "-".join(str(b) for b in targets) if isinstance(targets, list) else str(targets)
     return f"{config['data']['name']}-{config['model']['name']}-{budgets}-{digest}".replace("/", "_")
+
+
+def sweep_name() -> str | None:
+    """What the jobs of a multirun have in common: the preset that they were started from, else the folder that they go
+    into; None for a single run."""
+    hydra = HydraConfig.get()
+    if hydra.mode is not RunMode.MULTIRUN:
+        return None
+    return hydra.runtime.choices.get("experiment") or Path(hydra.sweep.dir).resolve().name
