@@ -148,9 +148,13 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
             if ranks.in_submitted_job():
                 raise
 
-    options = group_options(config_name)
-    sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
+    from bdsa import plugins  # here: it asks this module what is shipped
+
     try:
+        if "plugins" in setting_names(schema):
+            sys.argv[1:] = plugins.from_command_line(sys.argv[1:])
+        options = plugins.with_options(group_options(config_name))
+        sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
         overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
         sys.argv += launcher_arguments(sys.argv[1:])
         check_overrides(overrides, schema, options)

@@ -27,6 +27,9 @@ def decisive_settings(config: dict[str, Any]) -> dict[str, Any]:
     for section, value in config.items():
         if section in FREE_TO_CHANGE[""]:
             continue
+        if section == "plugins":  # where they are does not matter
+            flat[section] = [Path(path).name for path in value]
+            continue
         if not isinstance(value, dict):
             flat[section] = value
             continue
@@ -56,9 +59,6 @@ def run_name(*, _root_: DictConfig) -> str:
 
 
 def sweep_name() -> str | None:
-    """What the jobs of a multirun have in common: the preset that they were started from, else the folder that they go
-    into; None for a single run."""
+    """What the jobs of a multirun are called together: the folder that they go into; None for a single run."""
     hydra = HydraConfig.get()
-    if hydra.mode is not RunMode.MULTIRUN:
-        return None
-    return hydra.runtime.choices.get("experiment") or Path(hydra.sweep.dir).resolve().name
+    return Path(hydra.sweep.dir).resolve().name if hydra.mode is RunMode.MULTIRUN else None
