@@ -14,11 +14,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Budgets": "bdsa.budgets",
+    "Sources": "bdsa.data.datasets",
     "UserError": "bdsa.errors",
     "adapt": "bdsa.models.surgery",
     "create_model": "bdsa.models.factory",
     "load": "bdsa.weights_file",
+    "load_plugins": "bdsa.plugins",
     "load_published_checkpoint": "bdsa.models.published",
+    "register_awareness": "bdsa.awareness",
+    "register_dataset": "bdsa.data.datasets",
+    "register_model": "bdsa.models.registration",
 }
 __all__ = sorted(_HOMES)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bdsa.awareness import check_metric
 from bdsa.budgets import Budgets
 from bdsa.checkpoints import ModelSpec, start_from
 from bdsa.compilation import check_compiler
@@ -81,6 +82,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
             raise UserError(f"awareness.metric={config.awareness.metric} needs awareness.targets: a CSV file, or "
                             f"imagenet or cifar10 for the published ones")
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
+        check_metric(config.awareness.metric, targets)
     shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
     if config.recipe.batch_size % shares:
         raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes,"

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from timm.models import is_model, split_model_name_tag
 
+from bdsa import plugins
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
@@ -105,7 +107,10 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     Raises:
         UserError: if the weights do not fit the form that the file states.
     """
-    network = ModelSpec(**content["model"]).build()
+    spec = ModelSpec(**content["model"])
+    if not is_model(split_model_name_tag(spec.name)[0]):
+        plugins.require(content, source)
+    network = spec.build()
     load_completely(network, content["state_dict"], source)
     return network
 

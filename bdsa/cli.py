@@ -157,9 +157,13 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
     A UserError is printed as one line, by rank 0 where all processes found it; the exit code is 1 if any job
     failed. What a job of a multirun may do, and what becomes of the others: `bdsa.jobs`, `bdsa.sweeper`.
     """
-    options = group_options(config_name)
-    sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
+    from bdsa import plugins  # here: it asks this module what is shipped
+
     try:
+        if "plugins" in setting_names(schema):
+            sys.argv[1:] = plugins.from_command_line(sys.argv[1:])
+        options = plugins.with_options(group_options(config_name))
+        sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
         overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
         check_overrides(overrides, schema, options)
         sys.argv += [*launcher_arguments(sys.argv[1:]), *sweeper_arguments(sys.argv[1:])][:1]

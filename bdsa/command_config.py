@@ -23,6 +23,7 @@ class EvaluateConfig:
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
     split: str | None = None            # train | val | test | held_out; default: the one of the training's results
+    plugins: list[str] = field(default_factory=list)  # what the training had, and of the data: files or folders
     out: str | None = None              # folder of results.json; default: beside the checkpoint
     execution: str = "auto"             # auto: each block the faster way | sparse | masked (dense, then multiplied)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -48,6 +49,7 @@ class ExportConfig:
     checkpoint: str | None = None       # best.pt of a training
     out: str | None = None              # the file, *.safetensors; default: beside the checkpoint
     attribution: str | None = None      # whom the weights are owed to, and the licence
+    plugins: list[str] = field(default_factory=list)  # what the training had: files or folders
 
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""

@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from bdsa.budgets import Budgets
 from bdsa.data.spec import DataSpec
 from bdsa.errors import UserError, nearest, unknown
+from bdsa.method.awareness import METRICS
 
 
 @dataclass
@@ -55,7 +56,7 @@ class BudgetsConfig:
 
 @dataclass
 class AwarenessConfig:
-    metric: str = "none"                # none | l1 | l2
+    metric: str = "none"                # none | l1 | l2 | a plug-in's
     targets: str | None = None          # imagenet, cifar10 or a CSV file, such as bdsa-targets makes
     row: str | None = None              # the CSV's row; default: the model's name
 
@@ -141,8 +142,9 @@ class TrainerConfig:
 class TrackerConfig:
     mode: str = "wandb"                 # wandb | none
     project: str = "bdsa"               # of W&B
-    group: str | None = None            # of W&B, such as a sweep's name
+    group: str | None = None            # of W&B; default: in a sweep, the name of its folder
     tags: list[str] = field(default_factory=list)  # of W&B
+    pictures_every: int = 10            # epochs from one picture of the masks to the next; 0: only at the end
 
 
 @dataclass
@@ -156,6 +158,7 @@ class TrainConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    plugins: list[str] = field(default_factory=list)  # own models, data sets, metrics, options: files or folders
     name: str | None = None             # the run's name; default: made from the settings
     out: str = "runs"                   # where run folders go
     objective: str = "mean"             # what a search maximises: mean | worst top-1 of the budgets, or one's, as b030
@@ -165,10 +168,11 @@ class TrainConfig:
         one_of("objective", self.objective, ("mean", "worst", *Budgets(self.budgets.targets).names))
         self.recipe.check()
         positive(self.trainer, "trainer", "eval_batch_size")
+        within(self.tracker, "tracker", 0, math.inf, "pictures_every")
         positive(self.teacher, "teacher", "temperature")
         within(self.budgets, "budgets", 0, math.inf, "network_weight", "block_weight", "task_weight", "warmup",
                "control_gain", "price")
-        one_of("awareness.metric", self.awareness.metric, ("none", "l1", "l2"))
+        one_of("awareness.metric", self.awareness.metric, ("none", *METRICS))
         one_of("teacher.kind", self.teacher.kind, ("none", "self", "model", "checkpoint"))
         one_of("trainer.amp", self.trainer.amp, ("none", "bfloat16", "float16"))
         if self.model.start is not None and (self.model.pretrained or self.model.weights is not None):
@@ -221,6 +225,9 @@ def from_omegaconf(schema: type, composed: DictConfig) -> Any:
         UserError: for an unknown name (nearest one offered), a value of another type, or a rule of
             the dataclass that is broken.
     """
+    from bdsa.plugins import load_plugins  # here: it asks the command line for its options, which needs this module
+
+    load_plugins(composed.get("plugins") or [])  # those of a preset, or of a job that another process composed
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
     except ConfigKeyError as error:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from bdsa import checkpoints, distributed
+from bdsa import checkpoints, distributed, plugins
 from bdsa.assembly import check_image_size, choose_device
 from bdsa.budgets import DENSE, Budgets
 from bdsa.command_config import EvaluateConfig
 from bdsa.config import DataConfig, ModelConfig
-from bdsa.data.datasets import Splits, create_splits, get_split
+from bdsa.data.datasets import Splits, create_splits, dataset_names, get_split
 from bdsa.data.loaders import eval_loader
 from bdsa.errors import UserError
 from bdsa.evaluation import Evaluation, evaluate, evaluated_budgets
@@ -80,6 +80,8 @@ def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str,
         check_model_name(name)
     budgets = evaluated_budgets(Budgets([DENSE]) if network is None else network.budgets, asked)
     data = data_settings(config.data, content)
+    if data.name not in dataset_names():
+        plugins.require(content, config.checkpoint)
     splits = create_splits(data)
     split = config.split or splits.reported
     if split != "train":

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from bdsa import checkpoints
 from bdsa.assembly import Parts
-from bdsa.budgets import DENSE, DENSE_NAME
+from bdsa.budgets import DENSE, DENSE_NAME, budget_name
 from bdsa.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.config import TrainConfig
 from bdsa.data.datasets import Splits
@@ -61,7 +62,7 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
     pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
     curves_picture(run.metrics.read(), run.pictures / "curves.png")
     tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
-    tracker.log_table(rows)
+    tracker.log_table(rows, {key: results[key] for key in ("epoch", "split", "parameters", "dense_macs")})
     write_json(run.results_file, results)  # last: it marks the run as finished
 
 
@@ -125,23 +126,36 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
         return paths
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
     density_picture({n: d for n, d in evaluation.densities.items() if n != DENSE_NAME}, paths["density"])
+    draw_masks(network, dataset, splits, adaptive, paths["masks"], count, device, evaluation)
+    return paths
+
+
+def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Iterable[float], path: Path,
+               count: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
+    """The sheet of `bdsa.pictures.mask_picture` for `count` images, always the same ones.
+
+    With an evaluation, the masks and its densities are written beside the sheet too, for bdsa-report. Returns the
+    path. The network is left in eval mode.
+    """
     few = limited(dataset, count)
     samples = [few[i] for i in range(len(few))]
     images = torch.stack([image for image, _ in samples])
     usages, predictions = {}, {}
     network.eval()
     with torch.inference_mode():
-        for row in (r for r in evaluation.rows if r["budget"] in adaptive):
-            logits, usage = network(images.to(device), budget=row["budget"], return_usage=True)
-            usages[row["name"]] = [m.cpu() for m in usage.masks]
-            predictions[row["name"]] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
+        for budget in budgets:
+            name = budget_name(budget)
+            logits, usage = network(images.to(device), budget=budget, return_usage=True)
+            usages[name] = [m.cpu() for m in usage.masks]
+            predictions[name] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
     shown = (images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]).clamp(0, 1)
     labels = [splits.classes[label] for _, label in samples]
-    mask_picture(shown, usages, paths["masks"], names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
+    mask_picture(shown, usages, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
                  predictions=predictions, max_images=count)
-    write_mask_set(folder / MASK_SET, shown, usages, labels=labels, predictions=predictions,
-                   densities=evaluation.densities, measured=evaluation.rows[0]["images"])
-    return paths
+    if evaluation is not None:
+        write_mask_set(path.with_name(MASK_SET), shown, usages, labels=labels, predictions=predictions,
+                       densities=evaluation.densities, measured=evaluation.rows[0]["images"])
+    return path
 
 
 def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:

@@ -75,6 +75,14 @@ class RunFolder:
         """The best checkpoint of the "raw" weights, or of their average, "ema"."""
         return {"raw": self.best, "ema": self.best_ema}[weights]
 
+    def training_picture(self, epoch: int) -> Path:
+        """Where the picture of the masks after an epoch goes."""
+        return self.pictures / "training" / f"epoch_{epoch:04d}.png"
+
+    def training_pictures(self) -> dict[int, Path]:
+        """Epoch -> its picture, of those that were drawn."""
+        return {int(p.stem.rpartition("_")[2]): p for p in sorted((self.pictures / "training").glob("epoch_*.png"))}
+
     def _check_same_settings(self) -> None:
         old = {**default_settings(), **decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))}
         new = decisive_settings(self.config)

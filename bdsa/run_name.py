@@ -4,8 +4,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bdsa.config import TrainConfig
@@ -23,6 +26,9 @@ def decisive_settings(config: dict[str, Any]) -> dict[str, Any]:
     flat = {}
     for section, value in config.items():
         if section in FREE_TO_CHANGE[""]:
+            continue
+        if section == "plugins":  # where they are does not matter
+            flat[section] = [Path(path).name for path in value]
             continue
         if not isinstance(value, dict):
             flat[section] = value
@@ -50,3 +56,9 @@ def run_name(*, _root_: DictConfig) -> str:
     targets = config["budgets"]["targets"]  # not checked yet: the name is needed before the check
     budgets = "-".join(str(b) for b in targets) if isinstance(targets, list) else str(targets)
     return f"{config['data']['name']}-{config['model']['name']}-{budgets}-{digest}".replace("/", "_")
+
+
+def sweep_name() -> str | None:
+    """What the jobs of a multirun are called together: the folder that they go into; None for a single run."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir).resolve().name if hydra.mode is RunMode.MULTIRUN else None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bdsa.cli import launch
 from bdsa.config import TrainConfig
+from bdsa.run_name import sweep_name
 
 
 def main() -> None:
@@ -15,6 +16,7 @@ def main() -> None:
 def _train(config: TrainConfig, folder: Path) -> None:
     from bdsa.trainer import train  # torch and timm take seconds: --help and shell completion do not wait
 
+    config.tracker.group = config.tracker.group or sweep_name()
     train(config, folder)
 
 

@@ -26,7 +26,7 @@ from bdsa.data.loaders import eval_loader
 from bdsa.evaluation import evaluate
 from bdsa.method.awareness import awareness_weights
 from bdsa.progress import duration, progress_bar
-from bdsa.results import finish, limited, show
+from bdsa.results import draw_masks, finish, limited, show
 from bdsa.run_folder import RunFolder
 from bdsa.selection import is_better
 from bdsa.step import TrainStep
@@ -51,12 +51,14 @@ def train(config: TrainConfig, folder: Path) -> None:
     distributed.check_devices(device)
     parts = distributed.together(lambda: assemble(config, device))
     run_id = run.open(str(device))
+    pictures_every = config.tracker.pictures_every if config.trainer.pictures and parts.budgets.adaptive else 0
     try:
         with contextlib.ExitStack() as stack:
             tracker = distributed.together(lambda: stack.enter_context(create_tracker(
                 config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
                 name=config.name or folder.name, group=config.tracker.group, job_type="train",
-                tags=config.tracker.tags, run_id=run_id)))
+                tags=config.tracker.tags, run_id=run_id, tolerance=config.budgets.tolerance,
+                pictures_every=pictures_every)))
             fit(config, parts, run, device, tracker)
             distributed.barrier()  # the others read what rank 0 kept
             finish(config, parts, run, device, tracker)
@@ -104,6 +106,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                      "near the start", recipe.ema_decay, f"{1 / (1 - recipe.ema_decay):,.0f}",
                      f"{step.total // recipe.accumulation:,}")
     run.metrics.truncate_after(first_epoch)
+    tracker.catch_up(run.metrics.read(), run.training_pictures())
     for kept in step.networks().values():
         distributed.share_state(kept)  # another machine may have drawn other weights
 
@@ -148,6 +151,10 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                          for w, measured in rows.items() for row in measured]
             for row in (train_row, *eval_rows):
                 run.metrics.append(row)
+            if tracker.wants_picture(done):
+                tracker.log_training_picture(draw_masks(
+                    network, parts.splits.validation, parts.splits, budgets.adaptive.values(),
+                    run.training_picture(done), config.trainer.pictures, device))
             tracker.log_train(train_row)
             tracker.log_eval(eval_rows)
             if parts.targets is not None:  # by the weights that are trained, not by their average

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bdsa import checkpoints
+from bdsa import checkpoints, plugins
 from bdsa.answers import Answer, ask, image_row, masked_budgets, mean_row
 from bdsa.assembly import check_image_size, choose_device
 from bdsa.config import TrainerConfig
-from bdsa.data.datasets import create_splits
+from bdsa.data.datasets import create_splits, dataset_names
 from bdsa.data.image_files import find_image_files
 from bdsa.data.registry import entry
 from bdsa.errors import UserError
@@ -82,7 +82,10 @@ def _of_data(config: VisualizeConfig, content: dict[str, Any] | None,
     if content is None and not config.data.name:
         raise UserError("which images? a published checkpoint does not say: give images=PATH, or data=folder "
                         "data.root=PATH, data=cifar10 or data=cifar100")
-    splits = create_splits(data_settings(config.data, content))
+    data = data_settings(config.data, content)
+    if data.name not in dataset_names():
+        plugins.require(content, config.checkpoint)
+    splits = create_splits(data)
     if len(splits.classes) != network.num_classes:
         raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, "
                         f"the data {len(splits.classes)}")

@@ -33,6 +33,7 @@ class VisualizeConfig:
     split: str | None = None            # train | val | test; default: the one of the training's results
     count: int | None = None            # images, drawn from all; default: 8, or every file that images= names
     pictures: list[str] = field(default_factory=lambda: list(PICTURES))  # which kinds to draw
+    plugins: list[str] = field(default_factory=list)  # what the training had, and of the data: files or folders
     out: str | None = None              # folder of the pictures; default: visualizations/ in the run's folder
     trainer: DeviceConfig = field(default_factory=DeviceConfig)
 

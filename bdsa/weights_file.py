@@ -57,6 +57,7 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
         part = config if section is None else config.get(section) or {}
         if isinstance(part.get(key), str):
             part[key] = Path(part[key]).name if (section, key) in PATHS else None
+    config["plugins"] = [Path(path).name for path in config.get("plugins") or []]
     return config
 
 

@@ -18,7 +18,7 @@ from bdsa.tracker import NoTracker, WandbTracker, create_tracker
 
 wandb = pytest.importorskip("wandb")
 
-ROWS = [{"kind": "eval", "epoch": 0, "split": "val", "name": name, "budget": budget, "top1": top1,
+ROWS = [{"kind": "eval", "epoch": 1, "split": "val", "name": name, "budget": budget, "top1": top1,
          "conditional_fraction": budget + 0.01, "macs": 4e7 * budget, "images": 100}
         for name, budget, top1 in (("b030", 0.3, 61.5), ("b0335", 0.335, 70.25))]
 
@@ -42,7 +42,7 @@ def alone(monkeypatch, tmp_path):
 
 def tracker(folder, run_id="run-one", mode="wandb", **changes):
     arguments = dict(config={"budgets": [0.3, 0.335], "model": {"name": "resnet20"}}, project="bdsa-tests",
-                     name="a run", group="a sweep", job_type="train", tags=["cifar10"])
+                     name="a run", group="a sweep", job_type="train", tags=["cifar10"], tolerance=0.03, pictures_every=2)
     return create_tracker(mode, folder=folder, run_id=run_id, **{**arguments, **changes})
 
 
@@ -59,14 +59,17 @@ def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
     imsave(picture, zeros((4, 4, 3)))
     with tracker(tmp_path / "job") as run:
         where = Path(run.where)
-        for epoch in (0, 1):
+        assert [epoch for epoch in range(1, 6) if run.wants_picture(epoch)] == [2, 4]
+        for epoch in (1, 2):
             run.log_train({"kind": "train", "epoch": epoch, "step": 10 * epoch, "lr": 0.1,
-                           "loss": {"task": 2.0 - epoch, "budget": float("nan")}})
-            run.log_eval([{**row, "epoch": epoch, "top1": row["top1"] + epoch} for row in ROWS])
-            run.log_eval([{**row, "epoch": epoch, "weights": "ema", "top1": 9.0} for row in ROWS])
+                           "loss": {"task": 3.0 - epoch, "budget": float("nan")}})
+            if run.wants_picture(epoch):
+                run.log_training_picture(picture)
+            run.log_eval([{**row, "epoch": epoch, "weights": weights, "top1": top1} for row in ROWS
+                          for weights, top1 in (("raw", row["top1"] - epoch), ("ema", 9.0 + epoch))])
         run.log_pictures({"masks": picture})
         run.log_table([{"weights": weights, **row, "top1": row["top1"] - less}
-                       for weights, less in (("raw", 9), ("ema", 0)) for row in ROWS])
+                       for weights, less in (("raw", 9), ("ema", 0)) for row in ROWS], {"parameters": 270000})
     assert capfd.readouterr() == ("", "")
     assert where.is_relative_to(tmp_path / "job" / "wandb") and where.is_dir()
 
@@ -80,20 +83,29 @@ def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     curve = {key: [(item["epoch"], item[key]) for item in history if key in item]
              for key in ("train/loss/task", "eval/top1/b030", "eval_ema/top1/b030", "eval/conditional_fraction/b0335")}
-    assert curve == {"train/loss/task": [(0, 2.0), (1, 1.0)], "eval/top1/b030": [(0, 61.5), (1, 62.5)],
-                     "eval_ema/top1/b030": [(0, 9.0), (1, 9.0)],
-                     "eval/conditional_fraction/b0335": [(0, pytest.approx(0.345)), (1, pytest.approx(0.345))]}
-    logged = {key for item in history for key in item if not key.startswith(("pictures", "results"))}
+    assert curve == {"train/loss/task": [(1, 2.0), (2, 1.0)], "eval/top1/b030": [(1, 60.5), (2, 59.5)],
+                     "eval_ema/top1/b030": [(1, 10.0), (2, 11.0)],
+                     "eval/conditional_fraction/b0335": [(1, pytest.approx(0.345)), (2, pytest.approx(0.345))]}
+    assert [item["epoch"] for item in history] == [1, 2, 2, 2]  # a row an epoch, the pictures and the table
+    assert ["pictures/training" in {key.partition(".")[0] for key in item} for item in history] == [
+        False, True, False, False]
+    logged = {key for item in history for key in item if not key.startswith(("pictures", "results", "accuracy"))}
     assert not [key for key in logged if "." in key]
     assert not logged & {"train/loss/budget", "train/epoch", "train/kind", "eval/images/b030", "eval_ema/weights/b030"}
     assert any(record.get("metric", {}).get("step_metric") == "epoch" for record in records)
 
     final = summary["summary"]
     assert final["final/top1/b030"] == 52.5 and final["final_ema/top1/b030"] == 61.5
-    assert final["final/macs/b0335"] == pytest.approx(1.34e7)
+    assert final["final/macs/b0335"] == pytest.approx(1.34e7) and final["final/parameters"] == 270000
+    assert (final["best/top1/b030"], final["best/epoch"]) == (60.5, 1)
+    assert (final["best_ema/top1/b030"], final["best_ema/epoch"]) == (11.0, 2)
     table = json.loads((where / "files" / final["results"]["path"]).read_text())
     assert dict(zip(table["columns"], table["data"][3]))["top1"] == 70.25
     assert (where / "files" / final["pictures/masks"]["path"]).is_file()
+    plot = next(record["config"]["update"]["_wandb.visualize.accuracy_over_macs"] for record in records
+                if "_wandb.visualize.accuracy_over_macs" in record.get("config", {}).get("update", {}))
+    assert plot["panel_config"]["fieldSettings"] == {"x": "macs", "y": "top1", "stroke": "weights"}
+    assert final["accuracy_over_macs_table"]["path"] == final["results"]["path"]
 
 
 def test_jobs_one_after_another_are_separate_runs_and_a_crashed_one_shows_as_failed(tmp_path):
@@ -157,7 +169,7 @@ def test_wandb_mode_is_read_at_each_start(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with tracker(tmp_path / "second", "second") as run:
         run.log_eval(ROWS)
-        run.log_table(ROWS)
+        run.log_table(ROWS, {})
         assert run.where is None
     assert not (tmp_path / "second" / "wandb").exists()
     monkeypatch.setenv("WANDB_MODE", "offlin")
@@ -173,10 +185,13 @@ def test_no_tracker_has_every_method_of_the_real_one_and_leaves_no_trace(tmp_pat
 
     assert public(NoTracker) == public(WandbTracker)
     with tracker(tmp_path / "job", mode="none") as run:
-        run.log_train({"epoch": 0})
+        run.catch_up(ROWS, {1: "missing.png"})
+        run.log_train({"epoch": 1})
+        assert not run.wants_picture(2)
+        run.log_training_picture("missing.png")
         run.log_eval(ROWS)
         run.log_pictures({"masks": "missing.png"})
-        run.log_table(ROWS)
+        run.log_table(ROWS, {})
         run.finish(0)
         assert run.where is None
     assert not (tmp_path / "job").exists()

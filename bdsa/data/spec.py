@@ -7,7 +7,7 @@ from dataclasses import dataclass
 @dataclass
 class DataSpec:
     """A data set by name, its size and its augmentation: plain values only."""
-    name: str = "cluttered_digits"      # cluttered_digits | folder | cifar10 | cifar100
+    name: str = "cluttered_digits"      # cluttered_digits | folder | cifar10 | cifar100 | a plug-in's
     root: str | None = None             # folder on disk (folder, cifar10, cifar100)
     image_size: int | None = None       # pixels; default: the data set's, small alike images as they are, else 224
     mean: list[float] | None = None     # of each channel, as fractions of full brightness; default: ImageNet's

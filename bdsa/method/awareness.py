@@ -13,7 +13,7 @@ def awareness_weights(metric: str, top1: Sequence[float], targets: Sequence[floa
     """Weight w_b of each budget's loss, summing to the number of budgets.
 
     Args:
-        metric: "none", "l1" or "l2" (or a key added to `METRICS`).
+        metric: "none", "l1" or "l2", or another key of `METRICS`.
         top1: current top-1 of each budget, percent.
         targets: target top-1 of each budget, percent, all above zero.
 

@@ -12,6 +12,7 @@ import bdsa.models.cifar_resnet  # noqa: F401  (registers the CIFAR ResNets with
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError, unknown
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.registration import OWN
 from bdsa.models.surgery import adapt
 from bdsa.models.weights import load_dense_weights
 
@@ -20,7 +21,7 @@ ADAPTABLE_MODULES = ("resnet", "convnext", "cifar_resnet")
 
 def adaptable_models() -> list[str]:
     """Names of the registered networks whose family has an adaptive form."""
-    return sorted(n for m in ADAPTABLE_MODULES for n in timm.list_models(module=m))
+    return sorted([*OWN, *(n for m in ADAPTABLE_MODULES for n in timm.list_models(module=m))])
 
 
 def check_model_name(name: str, adaptive: bool = True) -> None:
