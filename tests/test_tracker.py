@@ -42,7 +42,8 @@ def alone(monkeypatch, tmp_path):
 
 def tracker(folder, run_id="run-one", mode="wandb", **changes):
     arguments = dict(config={"budgets": [0.3, 0.335], "model": {"name": "resnet20"}}, project="bdsa-tests",
-                     name="a run", group="a sweep", job_type="train", tags=["cifar10"], tolerance=0.03, pictures_every=2)
+                     name="a run", group="a sweep", job_type="train", tags=["cifar10"], tolerance=0.03,
+                     pictures_every=2)
     return create_tracker(mode, folder=folder, run_id=run_id, **{**arguments, **changes})
 
 

@@ -18,7 +18,6 @@ from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 
-
 class AdaptiveNetwork:
     """What every adaptive network adds to its timm class: a forward pass with a budget."""
 
