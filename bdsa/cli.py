@@ -145,6 +145,9 @@ def sweeper_arguments(arguments: list[str]) -> list[str]:
         asked = next((d["override /hydra/sweeper"] for d in defaults if "override /hydra/sweeper" in d), asked)
     if asked not in SWEEPERS:
         raise unknown("hydra/sweeper", asked, SWEEPERS)
+    if asked in ("search", "optuna") and ranks.world() > 1:
+        raise UserError(f"hydra/sweeper={asked} in {ranks.world()} processes: each would search; start it without "
+                        f"torchrun, and several processes a job with hydra/launcher=slurm")
     if asked in ("search", "optuna") and not importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
         raise UserError(f"{f'sweep={preset}' if preset else f'hydra/sweeper={asked}'} needs an extra: pip install "
                         f"'bdsa[optuna]'")

@@ -75,6 +75,10 @@ class Survivor:
             except Exception as error:  # a job that was killed, so that it could not say why; the disk knows the others
                 self.trouble.append(f"the launcher ended early: {failures.reason(error)}")
                 _say(f"error: {self.trouble[-1]}", sys.stderr)
+        if ranks.world() > 1:
+            from bdsa.distributed import barrier  # torch, which a sweep of one process loads in its jobs alone
+
+            barrier()  # only then has rank 0 written what all judge the jobs by
         return [_returned(job) for job in jobs]
 
     def finished(self) -> list[PlannedJob]:
