@@ -78,7 +78,8 @@ def profile_budget(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
 
     Returns:
         profiled_ms, kinds (name -> ms), places (name, ms, kinds; of blocks also macs, the conditional ones, and
-        gmacs_per_second, in the branch where it runs sparsely) in the order of the network, operators (name, calls, ms), slowest first.
+        gmacs_per_second, in the branch where it runs sparsely) in the order of the network, and operators (name,
+        calls, ms), slowest first.
     """
     engine = network_engine(network, inputs, budget, execution, masks)
     with torch.inference_mode():
