@@ -116,7 +116,7 @@ def speedup_picture(result: Mapping[str, Any], path: Path) -> None:
              ylabel=f"speedup over {result['best_peer']}, the fastest dense engine",
              title=f"{result['model']}, batch {result['batch_size']}, {counted(result['threads'], 'thread')}")
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.2)
+    axes.set_xlim(0, max(density) + 0.05)
     axes.grid(True, color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
