@@ -77,8 +77,9 @@ def profile_budget(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
     """Milliseconds an inference, mean over the inputs: in total, by kind, by place and by operator.
 
     Returns:
-        profiled_ms, kinds (name -> ms), places (name, ms, kinds; of blocks also macs, and gmacs_per_second without
-        the mask unit's time) in the order of the network, operators (name, calls, ms), slowest first.
+        profiled_ms, kinds (name -> ms), places (name, ms, kinds; of blocks also macs, the conditional ones, and
+        gmacs_per_second, in the branch where it runs sparsely) in the order of the network, and operators (name,
+        calls, ms), slowest first.
     """
     engine = network_engine(network, inputs, budget, execution, masks)
     with torch.inference_mode():
@@ -103,7 +104,7 @@ def profile_budget(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
     for name, kinds in places.items():
         row: dict[str, Any] = {"name": name, "ms": sum(kinds.values()), "kinds": dict(kinds)}
         if name in macs:
-            seconds = 1e-3 * (row["ms"] - kinds.get("mask unit", 0))
+            seconds = 1e-3 * kinds.get("sparse branch", row["ms"] - kinds.get("mask unit", 0))
             row.update(macs=macs[name], gmacs_per_second=1e-9 * macs[name] / seconds if seconds else None)
         rows.append(row)
     totals: dict[str, float] = defaultdict(float)

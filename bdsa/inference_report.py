@@ -105,8 +105,9 @@ def speedup_picture(result: Mapping[str, Any], path: Path) -> None:
     for row in rows:
         below = row["speedup"] > 0.12 * top  # else it would lie on the axis
         axes.annotate(f"budget {row['budget']:g}: {row['speedup']:.2f}", (row["density"], row["speedup"]),
-                      (0, -14 if below else 8),
-                      textcoords="offset points", ha="center", fontsize=8, color="#0072B2")
+                      (-6, -13 if below else 8),
+                      textcoords="offset points", ha="right", fontsize=8, color="#0072B2",
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
     crossing = result["break_even"]
     if crossing is not None:
         axes.plot(crossing["density"], 1, color="black", marker="X", markersize=9, linestyle="none",
@@ -115,7 +116,7 @@ def speedup_picture(result: Mapping[str, Any], path: Path) -> None:
              ylabel=f"speedup over {result['best_peer']}, the fastest dense engine",
              title=f"{result['model']}, batch {result['batch_size']}, {counted(result['threads'], 'thread')}")
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.12)
+    axes.set_xlim(0, max(density) + 0.05)
     axes.grid(True, color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
