@@ -134,7 +134,7 @@ class Executor:
             following, after = None, self._next(i)
             if after is not None:
                 products = products if step.in_place else after.board.room(identity, self.workspace)
-                following = Following(after.board, products, after.slot.panel)
+                following = Following(after.board, products, after.slot.stop)
             self.rows.append(step.run_sparse(x, mask, identity, following))
             x, fresh = identity, after is not None
         return x.permute(0, 3, 1, 2), used

@@ -22,7 +22,7 @@ class _Depthwise(ctypes.Structure):
 
 
 class _Board(ctypes.Structure):
-    _fields_ = [("matrix", ctypes.POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("first", c_int)]
+    _fields_ = [("matrix", ctypes.POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("columns", c_int)]
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
     images, height, width, _ = x.shape
-    library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, 0), torch.get_num_threads())
+    library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, len(bias)), torch.get_num_threads())
 
 
 def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
@@ -87,37 +87,37 @@ def logits(products: Tensor, images: int, height: int, width: int, panel: int, c
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
           rectify: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-          first: int) -> Tensor:
+          columns: int) -> Tensor:
     """See `operators.basic`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, _ = x.shape
     library().bdsa_basic(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1], out.shape[2],
                          stride, _matrix(w1, b1), _matrix(w2, b2), int(rectify),
-                         _board(board, board_bias, products, first), _pointer(rows), torch.get_num_threads())
+                         _board(board, board_bias, products, columns), _pointer(rows), torch.get_num_threads())
     return rows
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
                w3: Tensor, b3: Tensor, rectify: bool, board: Tensor | None, board_bias: Tensor | None,
-               products: Tensor | None, first: int) -> Tensor:
+               products: Tensor | None, columns: int) -> Tensor:
     """See `operators.bottleneck`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, _ = x.shape
     library().bdsa_bottleneck(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1],
                               out.shape[2], stride, _matrix(w1, b1), _matrix(w2, b2), _matrix(w3, b3), int(rectify),
-                              _board(board, board_bias, products, first), _pointer(rows), torch.get_num_threads())
+                              _board(board, board_bias, products, columns), _pointer(rows), torch.get_num_threads())
     return rows
 
 
 def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
              b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-             first: int) -> Tensor:
+             columns: int) -> Tensor:
     """See `operators.convnext`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, channels = x.shape
     depthwise = _Depthwise(_pointer(taps), _pointer(taps_bias), round(len(taps) ** 0.5), channels)
     library().bdsa_convnext(_pointer(x), _pointer(mask), images, height, width, byref(depthwise), c_float(eps),
-                            _matrix(w1, b1), _matrix(w2, b2), _board(board, board_bias, products, first),
+                            _matrix(w1, b1), _matrix(w2, b2), _board(board, board_bias, products, columns),
                             _pointer(rows), torch.get_num_threads())
     return rows
 
@@ -126,11 +126,11 @@ def _pointer(x: Tensor) -> c_void_p:
     return c_void_p(x.data_ptr())
 
 
-def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, first: int) -> object:
+def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int) -> object:
     if weight is None:
         return None
     matrix = _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias))
-    return byref(_Board(ctypes.pointer(matrix), products.data_ptr(), products.shape[1], first))
+    return byref(_Board(ctypes.pointer(matrix), products.data_ptr(), products.shape[1], columns))
 
 
 def _matrix(weight: Tensor, bias: Tensor) -> ctypes.Structure:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bdsa.sparse import native, reference
 
-_BOARD = "Tensor? board, Tensor? board_bias, Tensor(b!)? products, int first"
+_BOARD = "Tensor? board, Tensor? board_bias, Tensor(b!)? products, int columns"
 SCHEMAS = {
     # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
     "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> ()",
@@ -27,7 +27,7 @@ SCHEMAS = {
     "logits": "(Tensor products, int images, int height, int width, int panel, int column, float offset, int stride) "
               "-> Tensor",
     # Blocks at the masked positions. They return int64 [2], the rows computed at D(m) and at m. `rectify`: the
-    # identity may be negative. With a board, its products (panels from `first`) follow what the block changed.
+    # identity may be negative. With a board, its products (the first `columns`) follow what the block changed.
     "basic": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
              f"bool rectify, {_BOARD}) -> Tensor",
     "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "

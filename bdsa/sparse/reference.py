@@ -50,20 +50,20 @@ def logits(products: Tensor, images: int, height: int, width: int, panel: int, c
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
           rectify: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-          first: int) -> Tensor:
+          columns: int) -> Tensor:
     """See `operators.basic`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
     hidden = out.new_empty(*out.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
     _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)), rectify)
-    _look_again(out, at_m, rectify, board, products, first)
+    _look_again(out, at_m, rectify, board, products, columns)
     return torch.tensor([len(at_d), len(at_m)])
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
                w3: Tensor, b3: Tensor, rectify: bool, board: Tensor | None, board_bias: Tensor | None,
-               products: Tensor | None, first: int) -> Tensor:
+               products: Tensor | None, columns: int) -> Tensor:
     """See `operators.bottleneck`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
@@ -71,13 +71,13 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
     narrow = F.relu(_windows(hidden, at_m, stride, Packed(w2, b2)))
     _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3, rectify)
-    _look_again(out, at_m, rectify, board, products, first)
+    _look_again(out, at_m, rectify, board, products, columns)
     return torch.tensor([len(at_d), len(at_m)])
 
 
 def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
              b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-             first: int) -> Tensor:
+             columns: int) -> Tensor:
     """See `operators.convnext`."""
     channels, side = x.shape[3], round(len(taps) ** 0.5)
     at_m = mask.nonzero()
@@ -86,7 +86,7 @@ def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: floa
     rows = F.layer_norm(spatial.permute(0, 2, 3, 1)[at_m.unbind(1)], (channels,), eps=eps)
     hidden = F.gelu(rows @ Packed(w1, b1).plain()[0] + b1)
     x.index_put_(at_m.unbind(1), hidden @ Packed(w2, b2).plain()[0] + b2, accumulate=True)
-    _look_again(x, at_m, False, board, products, first)
+    _look_again(x, at_m, False, board, products, columns)
     return torch.tensor([0, len(at_m)])
 
 
@@ -116,17 +116,17 @@ def _add(out: Tensor, positions: Tensor, residual: Tensor, rectify: bool) -> Non
 
 
 def _look_again(x: Tensor, positions: Tensor, everywhere: bool, board: Tensor | None, products: Tensor | None,
-                first: int) -> None:
+                columns: int) -> None:
     """Bring the products of the positions that a block changed up to date."""
     if board is None:
         return
-    rows = x.reshape(-1, x.shape[3])
+    rows, panels = x.reshape(-1, x.shape[3]), -(-columns // board.shape[3])
     if everywhere:
-        products[first:] = torch.einsum("nc,pck->pnk", rows, board[first:, 0])
+        products[:panels] = torch.einsum("nc,pck->pnk", rows, board[:panels, 0])
         return
     image, row, column = positions.unbind(1)
     index = (image * x.shape[1] + row) * x.shape[2] + column
-    products[first:, index] = torch.einsum("nc,pck->pnk", rows[index], board[first:, 0])
+    products[:panels, index] = torch.einsum("nc,pck->pnk", rows[index], board[:panels, 0])
 
 
 def _activated(x: Tensor, activation: str) -> Tensor:

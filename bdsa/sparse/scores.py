@@ -21,18 +21,22 @@ COLUMNS = 10
 
 @dataclass(frozen=True)
 class Slot:
-    """A unit's place on a board: its ten columns start at `column` of `panel`; `offset` is its folded bias."""
+    """A unit's place on a board: its ten columns start at `column` of `panel` and end at `stop` of all columns.
+
+    `offset` is its folded bias.
+    """
     panel: int
     column: int
+    stop: int
     offset: float
     stride: int
 
 
 class Board:
-    """Packed columns of the units that look at one map, in the order in which they decide.
+    """Packed columns of the units that look at one map; the last to decide comes first, so that those left are in front.
 
     Args:
-        units: trained mask units of one number of channels.
+        units: trained mask units of one number of channels, in the order in which they decide.
         width: columns of a panel; 0 for one panel as wide as the matrix.
     """
 
@@ -40,12 +44,12 @@ class Board:
         a_panel = len(units) if width == 0 else max(1, width // COLUMNS)
         width = width or len(units) * COLUMNS
         matrices, self.slots = [], []
-        for i, unit in enumerate(units):
+        for i, unit in enumerate(reversed(units)):
             columns, offset = _columns(unit)
             panel, column = i // a_panel, i % a_panel * COLUMNS
             gap = panel * width + column - sum(m.shape[1] for m in matrices)
             matrices += [columns.new_zeros(len(columns), gap), columns]
-            self.slots.append(Slot(panel, column, offset, unit.conv.stride[0]))
+            self.slots.insert(0, Slot(panel, column, panel * width + column + COLUMNS, offset, unit.conv.stride[0]))
         matrix = torch.cat(matrices, dim=1)
         packed = pack(matrix[None], matrix.new_zeros(matrix.shape[1]), width)
         self.weight, self.bias = packed.weight, packed.bias
@@ -64,15 +68,15 @@ class Board:
 
 @dataclass(frozen=True)
 class Following:
-    """What a block keeps up to date: a board's products, from the panel of the next unit on."""
+    """What a block keeps up to date: a board's products, up to the columns of the next unit."""
     board: Board
     products: Tensor
-    first: int
+    columns: int
 
     @property
     def arguments(self) -> tuple[Tensor, Tensor, Tensor, int]:
         """As the block operators take it."""
-        return self.board.weight, self.board.bias, self.products, self.first
+        return self.board.weight, self.board.bias, self.products, self.columns
 
 
 NOTHING = (None, None, None, 0)

@@ -106,7 +106,7 @@ void bdsa_convolution(const float* x, int images, int height, int width, int cha
     const int per_image = out_height * out_width;
     in_parallel(threads, [&](Team team) {
         static thread_local Buffer<const float*> pointers;
-        const Split split(images * per_image, *matrix, matrix->panels(), team.threads);
+        const Split split(images * per_image, *matrix, team.threads);
         const int r = team.thread % split.rows, c = team.thread / split.rows, panels = matrix->panels(), taps = matrix->taps;
         const int first = (int)((int64_t)images * per_image * r / split.rows);
         const int last = (int)((int64_t)images * per_image * (r + 1) / split.rows);
@@ -172,13 +172,12 @@ void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int
     in_parallel(threads, [&](Team team) {
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
+            const uint8_t* part = mask + (size_t)start * to.size();
             if (team.thread == 0) {
-                const uint8_t* part = mask + (size_t)start * to.size();
                 dilate(part, count, to, to, 1, scratch, map);
-                counts[0] = list_active(map, count, to, dilated);
-                counts[1] = list_active(part, count, to, active);
-                rows[0] += counts[0], rows[1] += counts[1];
+                rows[0] += counts[0] = list_active(map, count, to, dilated);
             }
+            if (team.thread == team.threads - 1) rows[1] += counts[1] = list_active(part, count, to, active);
             wait_for_all(team);
             const Source images_in{Source::WINDOWS, x + (size_t)start * from.size() * first->depth, from, stride, 3, 1, zeros, to.size()};
             product(dilated, counts[0], images_in, *first, Target{hidden, (size_t)middle, false}, Finish{RELU, false}, team);
@@ -211,13 +210,12 @@ void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images
     in_parallel(threads, [&](Team team) {
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
+            const uint8_t* part = mask + (size_t)start * to.size();
             if (team.thread == 0) {
-                const uint8_t* part = mask + (size_t)start * to.size();
                 dilate(part, count, to, from, stride, scratch, map);
-                counts[0] = list_active(map, count, from, dilated);
-                counts[1] = list_active(part, count, to, active);
-                rows[0] += counts[0], rows[1] += counts[1];
+                rows[0] += counts[0] = list_active(map, count, from, dilated);
             }
+            if (team.thread == team.threads - 1) rows[1] += counts[1] = list_active(part, count, to, active);
             wait_for_all(team);
             const Source images_in{Source::POSITIONS, x + (size_t)start * from.size() * first->depth, from, 1, 1, 0, nullptr, from.size()};
             product(dilated, counts[0], images_in, *first, Target{hidden, (size_t)middle, false}, Finish{RELU, false}, team);

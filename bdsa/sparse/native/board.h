@@ -14,7 +14,13 @@ struct Board {
     const Matrix* matrix;  // depth: channels; columns: ten a unit, no unit in two panels
     float* products;       // [panels][positions][PANEL]
     int64_t positions;     // of all images
-    int first;             // panels before it belong to units that have decided already
+    int columns;           // from here on are those of units that have decided already
+
+    Matrix left() const {
+        Matrix part = *matrix;
+        part.columns = columns;
+        return part;
+    }
 
     Target target(int64_t from, bool in_order) const {
         return Target{products + from * PANEL, PANEL, in_order, (size_t)positions * PANEL};
@@ -23,12 +29,12 @@ struct Board {
     // maps: [count][channels], whose first row is position `from`.
     void update_all(const float* maps, int count, int64_t from, Grid grid, Team team) const {
         const Source source{Source::IN_ORDER, maps, grid, 1, 1, 0, nullptr, grid.size()};
-        product(nullptr, count, source, *matrix, target(from, true), Finish{NONE, false}, team, first);
+        product(nullptr, count, source, left(), target(from, true), Finish{NONE, false}, team);
     }
 
     void update(const float* maps, const Position* changed, int count, int64_t from, Grid grid, Team team) const {
         const Source source{Source::POSITIONS, maps, grid, 1, 1, 0, nullptr, grid.size()};
-        product(changed, count, source, *matrix, target(from, false), Finish{NONE, false}, team, first);
+        product(changed, count, source, left(), target(from, false), Finish{NONE, false}, team);
     }
 
     // This member's rows of one image's logits.

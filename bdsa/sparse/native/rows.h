@@ -53,9 +53,9 @@ inline void point_at(const Source& s, const Position& p, int i, int depth, int s
 // equals, of least reading (every group of columns reads all rows, every group of rows all columns).
 struct Split {
     int rows, columns;
-    Split(int count, const Matrix& matrix, int panels, int threads) : rows(threads), columns(1) {
+    Split(int count, const Matrix& matrix, int threads) : rows(threads), columns(1) {
         const double row_bytes = (double)count * matrix.depth, matrix_bytes = (double)matrix.taps * matrix.depth * matrix.columns;
-        const int tiles = (count + MAX_ROWS - 1) / MAX_ROWS;
+        const int tiles = (count + MAX_ROWS - 1) / MAX_ROWS, panels = matrix.panels();
         double best = -1, best_reading = 0;
         for (int c = 1; c <= threads; c++) {
             if (threads % c) continue;
@@ -71,16 +71,16 @@ struct Split {
 
 constexpr int MAX_TILES = 32;  // of a chunk: rows whose pointers are made once for all panels
 
-// This member's part of target[i] = finish(source[i] * matrix) for positions i = 0..count and panels from `start`.
+// This member's part of target[i] = finish(source[i] * matrix) for positions i = 0..count.
 // Without positions, source and target are IN_ORDER.
 inline void product(const Position* positions, int count, const Source& source, const Matrix& matrix,
-                    const Target& target, Finish finish, Team team, int start = 0) {
+                    const Target& target, Finish finish, Team team) {
     static thread_local Buffer<const float*> pointers;
-    const int panels = matrix.panels() - start;
-    const Split split(count, matrix, panels, team.threads);
+    const int panels = matrix.panels();
+    const Split split(count, matrix, team.threads);
     const int r = team.thread % split.rows, c = team.thread / split.rows;
     const int first = (int)((int64_t)count * r / split.rows), last = (int)((int64_t)count * (r + 1) / split.rows);
-    const int first_panel = start + panels * c / split.columns, last_panel = start + panels * (c + 1) / split.columns;
+    const int first_panel = panels * c / split.columns, last_panel = panels * (c + 1) / split.columns;
     if (first == last || first_panel == last_panel) return;
     const int taps = matrix.taps, depth = matrix.depth;
     const size_t matrix_bytes = (size_t)taps * depth * matrix.columns * sizeof(float);
