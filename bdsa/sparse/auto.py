@@ -56,7 +56,7 @@ def _break_even(step: BlockStep, x: Tensor, budget: str) -> float:
     workspace = Workspace()
 
     def run(mask: Tensor) -> None:
-        step.run_sparse(scratch, mask, step.identity(scratch, workspace, "identity"))
+        step.run_sparse(scratch, mask, step.identity(scratch, mask, workspace, "identity"))
 
     times = [_seconds(lambda m=m: run(m), x.is_cuda) for m in masks]
     return crossing(DENSITIES, times, masked)

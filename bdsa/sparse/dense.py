@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class _Convolution:
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         if self.padding:
-            x = F.pad(x, (0, 0, *(self.padding,) * 4))
+            x = _padded(x, self.padding, workspace, name)
         return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
 
 
@@ -72,13 +71,27 @@ class _AsItIs:
         return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
-def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace: Workspace, name: str) -> Tensor:
-    """A convolution without padding, of a matrix packed with `rows_first`, into the room of that name."""
+def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace: Workspace, name: str,
+             raw: Tensor | None = None) -> Tensor:
+    """A convolution without padding, of a matrix packed with `rows_first`, into the room of that name.
+
+    Where `raw`, bool [B, h, w], is true it is not activated.
+    """
     images, height, width, channels = x.shape
     _, taps, depth, _ = matrix.weight.shape
     shape = (images, (height - taps) // stride + 1, (width - depth // channels) // stride + 1, matrix.columns)
     out = workspace.room(name, shape, x)
-    operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation)
+    operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation, raw)
+    return out
+
+
+def _padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:
+    """[B, H, W, C] with a border of zeros."""
+    images, height, width, channels = x.shape
+    out = workspace.room(f"{name} padded", (images, height + 2 * padding, width + 2 * padding, channels), x)
+    for border in (out[:, :padding], out[:, -padding:], out[:, :, :padding], out[:, :, -padding:]):
+        border.zero_()
+    out[:, padding:-padding, padding:-padding].copy_(x)
     return out
 
 

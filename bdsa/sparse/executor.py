@@ -43,9 +43,9 @@ class BlockStep:
         products = self.board.products(x, workspace) if products is None else products
         return products, logits(products, self.slot, x)
 
-    def identity(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """What the residual is added to: x itself, or the shortcut's output in the room of that name."""
-        return x if self.plan.shortcut is None else self.plan.shortcut(x, workspace, name)
+    def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """What the residual is added to at the mask: x itself, or the shortcut's output in the room of that name."""
+        return x if self.plan.shortcut is None else self.plan.shortcut(x, mask, workspace, name)
 
     def goes_masked(self, mask: Tensor) -> bool:
         """Whether the block runs masked for a mask, bool [B, h, w]."""
@@ -130,7 +130,7 @@ class Executor:
                 x, fresh = step.run_masked(x, mask, request.budget), False
                 self.rows.append(None)
                 continue
-            identity = step.identity(x, self.workspace, f"map {i}")
+            identity = step.identity(x, mask, self.workspace, f"map {i}")
             following, after = None, self._next(i)
             if after is not None:
                 products = products if step.in_place else after.board.room(identity, self.workspace)

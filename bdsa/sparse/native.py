@@ -48,12 +48,13 @@ def description() -> str:
     return kernels.bdsa_instructions().decode() + threads
 
 
-def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
+def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str,
+                raw: Tensor | None) -> None:
     """See `operators.convolution`."""
     images, height, width, channels = x.shape
     library().bdsa_convolution(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias),
                                out.shape[1], out.shape[2], _pointer(out), ACTIVATIONS[activation],
-                               torch.get_num_threads())
+                               None if raw is None else _pointer(raw), torch.get_num_threads())
 
 
 def max_pool(out: Tensor, x: Tensor) -> None:
@@ -86,25 +87,25 @@ def logits(products: Tensor, images: int, height: int, width: int, panel: int, c
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-          rectify: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+          everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
           columns: int) -> Tensor:
     """See `operators.basic`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, _ = x.shape
     library().bdsa_basic(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1], out.shape[2],
-                         stride, _matrix(w1, b1), _matrix(w2, b2), int(rectify),
+                         stride, _matrix(w1, b1), _matrix(w2, b2), int(everywhere),
                          _board(board, board_bias, products, columns), _pointer(rows), torch.get_num_threads())
     return rows
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-               w3: Tensor, b3: Tensor, rectify: bool, board: Tensor | None, board_bias: Tensor | None,
+               w3: Tensor, b3: Tensor, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
                products: Tensor | None, columns: int) -> Tensor:
     """See `operators.bottleneck`."""
     rows = torch.zeros(2, dtype=torch.int64)
     images, height, width, _ = x.shape
     library().bdsa_bottleneck(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1],
-                              out.shape[2], stride, _matrix(w1, b1), _matrix(w2, b2), _matrix(w3, b3), int(rectify),
+                              out.shape[2], stride, _matrix(w1, b1), _matrix(w2, b2), _matrix(w3, b3), int(everywhere),
                               _board(board, board_bias, products, columns), _pointer(rows), torch.get_num_threads())
     return rows
 

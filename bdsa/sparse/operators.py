@@ -15,8 +15,10 @@ from bdsa.sparse import native, reference
 
 _BOARD = "Tensor? board, Tensor? board_bias, Tensor(b!)? products, int columns"
 SCHEMAS = {
-    # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
-    "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> ()",
+    # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x), without act at the positions
+    # of `raw`, bool [B, h, w].
+    "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation, "
+                   "Tensor? raw) -> ()",
     # 3x3, stride 2, padding 1.
     "max_pool": "(Tensor(a!) out, Tensor x) -> ()",
     # Over the channels, in place.
@@ -26,12 +28,12 @@ SCHEMAS = {
     # One unit's logits [B, h, w] from its ten columns: nine taps and the linear layer.
     "logits": "(Tensor products, int images, int height, int width, int panel, int column, float offset, int stride) "
               "-> Tensor",
-    # Blocks at the masked positions. They return int64 [2], the rows computed at D(m) and at m. `rectify`: the
-    # identity may be negative. With a board, its products (the first `columns`) follow what the block changed.
+    # Blocks at the masked positions. They return int64 [2], the rows computed at D(m) and at m. With a board,
+    # its products (the first `columns`) follow what the block changed, or are all made (`everywhere`).
     "basic": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-             f"bool rectify, {_BOARD}) -> Tensor",
+             f"bool everywhere, {_BOARD}) -> Tensor",
     "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-                  f"Tensor w3, Tensor b3, bool rectify, {_BOARD}) -> Tensor",
+                  f"Tensor w3, Tensor b3, bool everywhere, {_BOARD}) -> Tensor",
     "convnext": "(Tensor(a!) x, Tensor mask, Tensor taps, Tensor taps_bias, float eps, Tensor w1, Tensor b1, "
                 f"Tensor w2, Tensor b2, {_BOARD}) -> Tensor",
 }

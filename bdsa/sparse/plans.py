@@ -29,16 +29,16 @@ class Shortcut:
             weight, bias = folded(convolution, budget_norm(norm, budget))
             self.matrix = pack(rows_first(weight), bias, width)
 
-    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """x: [B, H, W, C] -> the identity [B, h, w, C'], not in x's memory."""
+    def __call__(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """The identity [B, h, w, C'] of x [B, H, W, C], not in x's memory; activated where the mask is not."""
         if self.before:
             y = x.permute(0, 3, 1, 2)
             for layer in self.before:
                 y = layer(y)
             x = y.permute(0, 2, 3, 1).contiguous()
         if self.matrix is None:
-            return x
-        return convolve(x, self.matrix, self.stride, "none", workspace, name)
+            return torch.where(mask[..., None], x, x.relu())
+        return convolve(x, self.matrix, self.stride, "relu", workspace, name, mask)
 
 
 class BasicPlan:

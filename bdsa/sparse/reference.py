@@ -12,13 +12,15 @@ from torch import Tensor
 from bdsa.sparse.packing import Packed
 
 
-def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
+def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str,
+                raw: Tensor | None) -> None:
     """See `operators.convolution`."""
     matrix = Packed(weight, bias).plain()                      # [kh, kw * C, out]
     channels = x.shape[3]
     kernel = matrix.reshape(len(matrix), -1, channels, len(bias)).permute(3, 2, 0, 1)
-    made = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride)
-    out.copy_(_activated(made, activation).permute(0, 2, 3, 1))
+    made = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride).permute(0, 2, 3, 1)
+    active = _activated(made, activation)
+    out.copy_(active if raw is None else torch.where(raw[..., None], made, active))
 
 
 def max_pool(out: Tensor, x: Tensor) -> None:
@@ -49,20 +51,20 @@ def logits(products: Tensor, images: int, height: int, width: int, panel: int, c
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-          rectify: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+          everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
           columns: int) -> Tensor:
     """See `operators.basic`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
     hidden = out.new_empty(*out.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
-    _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)), rectify)
-    _look_again(out, at_m, rectify, board, products, columns)
+    _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)))
+    _look_again(out, at_m, everywhere, board, products, columns)
     return torch.tensor([len(at_d), len(at_m)])
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-               w3: Tensor, b3: Tensor, rectify: bool, board: Tensor | None, board_bias: Tensor | None,
+               w3: Tensor, b3: Tensor, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
                products: Tensor | None, columns: int) -> Tensor:
     """See `operators.bottleneck`."""
     at_m = mask.nonzero()
@@ -70,8 +72,8 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1
     hidden = x.new_empty(*x.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
     narrow = F.relu(_windows(hidden, at_m, stride, Packed(w2, b2)))
-    _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3, rectify)
-    _look_again(out, at_m, rectify, board, products, columns)
+    _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3)
+    _look_again(out, at_m, everywhere, board, products, columns)
     return torch.tensor([len(at_d), len(at_m)])
 
 
@@ -107,12 +109,10 @@ def _windows(x: Tensor, positions: Tensor, stride: int, matrix: Packed) -> Tenso
     return total
 
 
-def _add(out: Tensor, positions: Tensor, residual: Tensor, rectify: bool) -> None:
-    """relu(out + residual) at the positions; `rectify`: relu elsewhere too."""
+def _add(out: Tensor, positions: Tensor, residual: Tensor) -> None:
+    """relu(out + residual) at the positions."""
     index = positions.unbind(1)
     out[index] = F.relu(out[index] + residual)
-    if rectify:
-        out.relu_()
 
 
 def _look_again(x: Tensor, positions: Tensor, everywhere: bool, board: Tensor | None, products: Tensor | None,

@@ -50,22 +50,15 @@ struct Workspace {
 };
 thread_local Workspace workspace;
 
-void relu(float* x, int64_t count, Team team) {
-    const int64_t last = count * (team.thread + 1) / team.threads;
-    for (int64_t i = count * team.thread / team.threads; i < last; i++) x[i] = std::max(x[i], 0.0f);
-}
-
-// After a group's last layer: the relu that positions without a residual need too, and new products for the mask units
-// that will look at this map.
-void finish(float* maps, int start, int count, Grid grid, const Position* active, int actives, int rectify,
-            const Matrix& last, const Board* board, Team team) {
+// After a group's last layer: new products for the mask units that will look at this map, of which a block with a
+// shortcut has made every position.
+void look_again(const float* maps, int start, int count, Grid grid, const Position* active, int actives, bool everywhere,
+                const Board* board, Team team) {
+    if (!board) return;
     const int64_t first = (int64_t)start * grid.size();
-    if (rectify) {
-        relu(maps, (int64_t)count * grid.size() * last.columns, team);
-        if (board) wait_for_all(team), board->update_all(maps, count * grid.size(), first, grid, team);
-    } else if (board) {
-        board->update(maps, active, actives, first, grid, team);
-    }
+    if (everywhere) board->update_all(maps, count * grid.size(), first, grid, team);
+    else board->update(maps, active, actives, first, grid, team);
+    wait_for_all(team);
 }
 
 int group_size(int images, Grid grid) { return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size())); }
@@ -100,9 +93,9 @@ int bdsa_parallel() {
 
 // Dense convolution without padding: out[b][i][j] = act(bias + W x[b][i * stride ...][j * stride ...]).
 // x: [images][H][W][C], already padded; a tap is a row of the kernel, whose columns and channels lie side by side:
-// matrix.taps = kernel height, matrix.depth = kernel width * C.
+// matrix.taps = kernel height, matrix.depth = kernel width * C. raw: null, or the outputs that are not activated.
 void bdsa_convolution(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
-                      int out_height, int out_width, float* out, int activation, int threads) {
+                      int out_height, int out_width, float* out, int activation, const uint8_t* raw, int threads) {
     const int per_image = out_height * out_width;
     in_parallel(threads, [&](Team team) {
         static thread_local Buffer<const float*> pointers;
@@ -130,7 +123,8 @@ void bdsa_convolution(const float* x, int images, int height, int width, int cha
                     for (int k = 0; k < count; k++) rows[k] = out + (size_t)(i + k) * matrix->columns + column;
                     const Multiply multiply = columns > LANES ? multiply_of<2>(count) : multiply_of<1>(count);
                     multiply(table + (size_t)((i - start) / MAX_ROWS) * taps * MAX_ROWS, taps, matrix->depth,
-                             matrix->panel(panel), matrix->bias + column, rows, columns, Finish{activation, false});
+                             matrix->panel(panel), matrix->bias + column, rows, columns,
+                             Finish{activation, false, raw ? raw + i : nullptr});
                 }
             }
         }
@@ -155,9 +149,10 @@ void bdsa_logits(const Board* board, int images, int height, int width, int pane
 
 // out += conv2(relu(conv1(x))) at m, then relu: two 3x3 convolutions, the first with the stride, computed at D(m).
 // out: [images][h][w][C2], the identity; mask: [images][h][w]; rows: adds how many were computed at D(m) and at m;
-// rectify: whether the identity may be negative, so that what is not selected needs the relu too.
+// everywhere: whether the board's products have to be made at all positions. The relu is for what is computed alone:
+// elsewhere the identity has had its own.
 void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
-                int out_width, int stride, const Matrix* first, const Matrix* second, int rectify,
+                int out_width, int stride, const Matrix* first, const Matrix* second, int everywhere,
                 const Board* board, int64_t* rows, int threads) {
     const Grid from{height, width}, to{out_height, out_width};
     const int group = group_size(images, to), middle = first->columns;
@@ -186,8 +181,7 @@ void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int
             float* result = out + (size_t)start * to.size() * second->columns;
             product(active, counts[1], between, *second, Target{result, (size_t)second->columns, false}, Finish{RELU, true}, team);
             wait_for_all(team);
-            finish(result, start, count, to, active, counts[1], rectify, *second, board, team);
-            wait_for_all(team);
+            look_again(result, start, count, to, active, counts[1], everywhere, board, team);
         }
     });
 }
@@ -195,7 +189,7 @@ void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int
 // out += conv3(act(conv2(act(conv1(x))))) at m, then relu: 1x1 at D(m) of the input, 3x3 with the stride, 1x1.
 void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
                      int out_width, int stride, const Matrix* first, const Matrix* second, const Matrix* third,
-                     int rectify, const Board* board, int64_t* rows, int threads) {
+                     int everywhere, const Board* board, int64_t* rows, int threads) {
     const Grid from{height, width}, to{out_height, out_width};
     const int group = group_size(images, to), middle = first->columns, inner = second->columns;
     Workspace& own = workspace;
@@ -227,8 +221,7 @@ void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images
             float* result = out + (size_t)start * to.size() * third->columns;
             product(active, counts[1], rows_in, *third, Target{result, (size_t)third->columns, false}, Finish{RELU, true}, team);
             wait_for_all(team);
-            finish(result, start, count, to, active, counts[1], rectify, *third, board, team);
-            wait_for_all(team);
+            look_again(result, start, count, to, active, counts[1], everywhere, board, team);
         }
     });
 }
@@ -263,8 +256,7 @@ int bdsa_convnext(float* x, const uint8_t* mask, int images, int height, int wid
             const Source wide{Source::IN_ORDER, hidden, grid, 1, 1, 0, nullptr, grid.size()};
             product(active, total, wide, *second, Target{maps, (size_t)channels, false}, Finish{NONE, true}, team);
             wait_for_all(team);
-            finish(maps, start, count, grid, active, total, 0, *second, board, team);
-            wait_for_all(team);
+            look_again(maps, start, count, grid, active, total, false, board, team);
         }
     });
     return 0;

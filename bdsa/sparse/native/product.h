@@ -20,10 +20,12 @@ struct Matrix {
     const float* panel(int index) const { return packed + (size_t)index * taps * depth * PANEL; }
 };
 
-// What is done with a row of results: stored, or added to what is there, then activated.
+// What is done with a row of results: stored, or added to what is there, then activated; where `raw` has a byte that is
+// not zero for a row of the tile, that row is not activated.
 struct Finish {
     int activation;
     bool add;
+    const uint8_t* raw = nullptr;
 };
 
 template <int VECTORS>
@@ -65,7 +67,10 @@ void multiply(const float* const* rows, int taps, int depth, const float* matrix
             }
         }
     }
-    for (int i = 0; i < ROWS; i++) finish_row<VECTORS>(sums[i], bias, out[i], columns, finish);
+    for (int i = 0; i < ROWS; i++) {
+        const int activation = finish.raw && finish.raw[i] ? NONE : finish.activation;
+        finish_row<VECTORS>(sums[i], bias, out[i], columns, Finish{activation, finish.add});
+    }
 }
 
 typedef void (*Multiply)(const float* const*, int, int, const float*, const float*, float* const*, int, Finish);

@@ -69,7 +69,8 @@ struct Split {
     }
 };
 
-constexpr int MAX_TILES = 32;  // of a chunk: rows whose pointers are made once for all panels
+constexpr int MAX_TILES = 32;   // of a chunk: rows whose pointers are made once for all panels
+constexpr int LINES_AHEAD = 8;  // cache lines of the next tile's rows that are fetched early; the hardware goes on
 
 // This member's part of target[i] = finish(source[i] * matrix) for positions i = 0..count.
 // Without positions, source and target are IN_ORDER.
@@ -85,7 +86,7 @@ inline void product(const Position* positions, int count, const Source& source, 
     const int taps = matrix.taps, depth = matrix.depth;
     const size_t matrix_bytes = (size_t)taps * depth * matrix.columns * sizeof(float);
     const int tiles = (last - first + MAX_ROWS - 1) / MAX_ROWS;                        // of nearly equal height
-    const int a_chunk = std::min(MAX_TILES, 1 + (int)(matrix_bytes >> 16));            // large matrices: more rows at once
+    const int a_chunk = std::min(MAX_TILES, 4 + (int)(matrix_bytes >> 16));            // large matrices: more rows at once
     const float** table = pointers.at_least((size_t)a_chunk * taps * MAX_ROWS);
     int edges[MAX_TILES + 1];
     for (int tile = 0; tile < tiles; tile += a_chunk) {
@@ -93,7 +94,8 @@ inline void product(const Position* positions, int count, const Source& source, 
         for (int t = 0; t <= here; t++) edges[t] = first + (int)((int64_t)(last - first) * (tile + t) / tiles);
         for (int t = 0; t < here; t++)
             for (int i = edges[t]; i < edges[t + 1]; i++)
-                point_at(source, positions ? positions[i] : Position{}, i, depth, i - edges[t], table + (size_t)t * taps * MAX_ROWS);
+                point_at(source, positions ? positions[i] : Position{}, i, depth, i - edges[t],
+                         table + (size_t)t * taps * MAX_ROWS);
         for (int panel = first_panel; panel < last_panel; panel++) {
             const int column = panel * PANEL, columns = std::min(PANEL, matrix.columns - column);
             for (int t = 0; t < here; t++) {
@@ -101,6 +103,12 @@ inline void product(const Position* positions, int count, const Source& source, 
                 const int rows = edges[t + 1] - edges[t];
                 for (int i = 0; i < rows; i++)
                     out[i] = target.row(positions ? positions[edges[t] + i].index : 0, edges[t] + i, panel);
+                if (taps == 1 && panel == first_panel && t + 1 < here)
+                    for (int i = 0; i < edges[t + 2] - edges[t + 1]; i++) {
+                        const float* next = table[(size_t)(t + 1) * MAX_ROWS + i];
+                        for (int line = 0; line < std::min(LINES_AHEAD, depth / 16); line++)
+                            __builtin_prefetch(next + line * 16, 0, 2);
+                    }
                 const Multiply multiply = columns > LANES ? multiply_of<2>(rows) : multiply_of<1>(rows);
                 multiply(table + (size_t)t * taps * MAX_ROWS, taps, depth, matrix.panel(panel), matrix.bias + column, out,
                          columns, finish);
