@@ -27,7 +27,8 @@ def run(main: Callable[[], None], arguments: list[str]) -> Outcome:
     Trainings and evaluations do not time their network, unless a test asks for it: it takes seconds.
     """
     if main.__module__ in ("bdsa.train", "bdsa.evaluate") and not any("trainer.latency" in a for a in arguments):
-        arguments = ["trainer.latency=false", *arguments]  # in front: flags may end the line
+        first = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+        arguments = [*arguments[:first], "trainer.latency=false", *arguments[first:]]  # flags stay where they are
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = sys.argv
     sys.argv = ["bdsa", *arguments]

@@ -77,7 +77,8 @@ def test_the_result_is_the_averaged_network_and_the_raw_one_stands_beside_it(tra
     shown = (trained / "shown").read_text()
     assert "averaged weights" in shown and "best_ema.pt" in shown and f"epoch {made['raw']['epoch']}" in shown
     for name, rows in (("best_ema", made["rows"]), ("best", made["raw"]["rows"])):
-        outcome = run(evaluate_main, [f"checkpoint={trained}/checkpoints/{name}.pt", "trainer.eval_batch_size=20"])
+        outcome = run(evaluate_main, [f"checkpoint={trained}/checkpoints/{name}.pt", "trainer.eval_batch_size=20",
+                                      "execution=masked"])
         assert outcome.code == 0, outcome.err
         assert results(trained / f"evaluations/{name}-cluttered_digits-test")["rows"] == rows
         for row in (r for r in rows if r["name"] != "b100"):  # calibrated, each by itself

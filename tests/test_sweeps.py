@@ -28,7 +28,7 @@ from bdsa.sweeper import combinations
 from bdsa.train import main as train_main
 
 ROOT = Path(__file__).parents[1]
-QUICK = [*TINY, "trainer.pictures=0", "data.train_images=48", "trainer.threads=1"]
+QUICK = [*TINY, "trainer.pictures=0", "data.train_images=48", "trainer.threads=1", "trainer.latency=false"]
 
 
 def sweep(folder: Path, *arguments: str) -> Outcome:

@@ -50,7 +50,7 @@ def test_a_resumed_offline_run_is_one_folder_with_every_epoch_once(tmp_path):
         raise KeyboardInterrupt
     (file,) = Path(first.where).glob("*.wandb")
     with file.open("r+b") as log:
-        log.truncate(file.stat().st_size - 150)
+        log.truncate(file.stat().st_size * 2 // 3)
     with tracker(tmp_path) as second:
         second.catch_up(epochs(1, 2), {2: picture})  # epoch 3 was not kept
         log_epoch(second, 3)
