@@ -233,7 +233,7 @@ def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, argum
 def test_an_engine_that_is_not_installed_is_said_to_be_missing(monkeypatch, tmp_path):
     there = bdsa.dense_peers.importlib.util.find_spec
     monkeypatch.setattr(bdsa.dense_peers.importlib.util, "find_spec",
-                        lambda name, *rest: None if name == "openvino" else there(name, *rest))
+                        lambda name, *rest: None if name == "openvino" else there(name, *rest) or name == "onnx")
     outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/a", "latency.batch_sizes=[1]", "budgets.targets=[0.5]",
                                    "latency.peers=[eager,openvino]"])
     assert outcome.code == 0, outcome.err
