@@ -219,15 +219,17 @@ def test_auto_finds_break_even_points_once_and_keeps_them() -> None:
         network(images, budget=0.4)
         found = break_even(network)
         network(images, budget=0.7)
-    assert break_even(network) is found and len(found["blocks"]) == len(network.adaptive_blocks())
+        network(images[:1], budget=0.7)
+    blocks = len(network.adaptive_blocks())
+    assert break_even(network) is found and {b: len(d) for b, d in found["blocks"].items()} == {"2": blocks, "1": blocks}
     assert found["threads"] == torch.get_num_threads() and found["image_size"] == [32, 32]
     other = network_of("cifar_resnet8")
     other.execution = "auto"
-    kept = {**found, "blocks": [auto.NEVER] * len(found["blocks"])}
+    kept = {**found, "blocks": {"2": [auto.NEVER] * blocks}}
     use_break_even(other, kept)
     with torch.inference_mode():
         other(images, budget=0.4)
-        assert executor_of(other, "b040").rows == [None] * len(found["blocks"])  # as the kept ones say
+        assert executor_of(other, "b040").rows == [None] * blocks  # as the kept ones say
         other(images_of((2, 40, 40)), budget=0.4)
     assert break_even(other)["image_size"] == [40, 40]  # another size: found anew
 

@@ -24,8 +24,13 @@ REPETITIONS = 5
 ALWAYS, NEVER = 2.0, -1.0  # break-even densities that no mask is above, or below
 
 
+def batch_class(x: Tensor) -> str:
+    """Batches of 1, 2 to 7, 8 to 63, 64 and more: each has its own break-even densities; a name for JSON."""
+    return str(max(size for size in (1, 2, 8, 64) if size <= max(1, len(x))))
+
+
 def conditions(x: Tensor) -> dict[str, Any]:
-    """What break-even densities depend on beside the network: processor or accelerator, threads and image size."""
+    """What break-even densities depend on beside network and batch: processor or accelerator, threads, image size."""
     name = torch.cuda.get_device_name(x.device) if x.is_cuda else processor()
     return {"processor": name, "threads": torch.get_num_threads(), "image_size": list(x.shape[2:])}
 

@@ -48,15 +48,18 @@ class _Executors:
 
     def choose(self, executor: Executor, x: Tensor, request: Request, automatic: bool) -> None:
         """Set which way the executor's blocks go: sparsely, or as a calibration on this machine says."""
-        case = (automatic, x.device, x.shape[2:], torch.get_num_threads())
+        batch = auto.batch_class(x)
+        case = (automatic, x.device, batch, x.shape[2:], torch.get_num_threads())
         if executor.chosen_for == case:
             return
         densities = [auto.ALWAYS] * len(executor.blocks())
         if automatic:
             here = auto.conditions(x)
             if self.found is None or any(self.found.get(key) != value for key, value in here.items()):
-                self.found = {**here, "blocks": auto.calibrate(executor, x, request)}
-            densities = self.found["blocks"]
+                self.found = {**here, "blocks": {}}
+            if batch not in self.found["blocks"]:
+                self.found["blocks"][batch] = auto.calibrate(executor, x, request)
+            densities = self.found["blocks"][batch]
         executor.set_break_even(densities)
         executor.chosen_for = case
 
@@ -88,8 +91,8 @@ def executor_of(network: nn.Module, budget: str) -> Executor:
 def break_even(network: nn.Module) -> dict[str, Any] | None:
     """What `execution = "auto"` has found for a network, to be kept; None before its first call.
 
-    A dictionary for JSON: processor, threads, image_size and "blocks", the density above which each block runs
-    masked (2: never, -1: always).
+    A dictionary for JSON: processor, threads, image_size and "blocks": by the smallest batch of a class, the density
+    above which each block runs masked (2: never, -1: always).
     """
     return _kept(network).found
 
