@@ -4,7 +4,6 @@
 // it; within a group all threads share every layer. The result is added into `out`, which already holds the
 // block's identity: positions that are not selected are never touched.
 #include <algorithm>
-#include <vector>
 
 #include "board.h"
 #include "depthwise.h"

@@ -8,8 +8,6 @@
 
 #include "rows.h"
 
-constexpr int MAX_THREADS = 1024;
-
 struct Board {
     const Matrix* matrix;  // depth: channels; columns: ten a unit, no unit in two panels
     float* products;       // [panels][positions][PANEL]

@@ -41,15 +41,6 @@ inline int list_active(const uint8_t* mask, int images, Grid grid, Position* out
     return count;
 }
 
-inline int list_all(int images, Grid grid, Position* out) {
-    int count = 0;
-    for (int image = 0; image < images; image++)
-        for (int row = 0; row < grid.height; row++)
-            for (int column = 0; column < grid.width; column++, count++)
-                out[count] = {count, (int16_t)row, (int16_t)column};
-    return count;
-}
-
 // D(m): the input positions that a 3x3 convolution of padding 1 and this stride reads for the active outputs.
 // scratch: images * output rows * (width + 2) bytes are enough. mask: [images][h][w]; out: [images][H][W].
 inline void dilate(const uint8_t* mask, int images, Grid from, Grid to, int stride, uint8_t* scratch, uint8_t* out) {

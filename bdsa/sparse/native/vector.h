@@ -16,7 +16,6 @@ constexpr int LANES = 8, MAX_ROWS = 3;    // 3 x 2 of two registers each, of 16
 #endif
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
-typedef int32_t Lanes __attribute__((vector_size(LANES * sizeof(float))));
 
 inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
