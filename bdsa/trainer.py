@@ -28,7 +28,7 @@ from bdsa.method.awareness import awareness_weights
 from bdsa.progress import duration, progress_bar
 from bdsa.results import draw_masks, finish, limited, show
 from bdsa.run_folder import RunFolder
-from bdsa.selection import is_better
+from bdsa.selection import epoch_tolerance, is_better
 from bdsa.step import TrainStep
 from bdsa.tracker import NoTracker, create_tracker
 
@@ -57,7 +57,7 @@ def train(config: TrainConfig, folder: Path) -> None:
             tracker = distributed.together(lambda: stack.enter_context(create_tracker(
                 config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
                 name=config.name or folder.name, group=config.tracker.group, job_type="train",
-                tags=config.tracker.tags, run_id=run_id, tolerance=config.budgets.tolerance,
+                tags=config.tracker.tags, run_id=run_id, tolerance=epoch_tolerance(config.budgets),
                 pictures_every=pictures_every)))
             fit(config, parts, run, device, tracker)
             distributed.barrier()  # the others read what rank 0 kept
@@ -161,7 +161,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                 top1 = [r["top1"] for r in rows["raw"]]
                 step.weights = awareness_weights(config.awareness.metric, top1, parts.targets)
             for kind, candidate in step.networks().items():
-                if is_better(rows[kind], best.get(kind), config.budgets.tolerance):
+                if is_better(rows[kind], best.get(kind), epoch_tolerance(config.budgets)):
                     best[kind] = rows[kind]
                     checkpoints.save(run.best_of(kind), checkpoints.network_content(
                         candidate, parts.spec, epoch=done, weights=kind, calibrated=False, config=run.config))
