@@ -18,6 +18,7 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
 from bdsa.sparse import auto, build, native, operators, reference
 from bdsa.sparse.execution import break_even, executor_of, use_break_even
+from bdsa.sparse.packing import pack, rows_first
 
 BUDGETS = [0.4, 0.7]
 # Every block type, stride and shortcut; channel counts that fill no vector, panel or tile.
@@ -221,7 +222,8 @@ def test_auto_finds_break_even_points_once_and_keeps_them() -> None:
         network(images, budget=0.7)
         network(images[:1], budget=0.7)
     blocks = len(network.adaptive_blocks())
-    assert break_even(network) is found and {b: len(d) for b, d in found["blocks"].items()} == {"2": blocks, "1": blocks}
+    assert break_even(network) is found
+    assert {b: len(d) for b, d in found["blocks"].items()} == {"2": blocks, "1": blocks}
     assert found["threads"] == torch.get_num_threads() and found["image_size"] == [32, 32]
     other = network_of("cifar_resnet8")
     other.execution = "auto"
@@ -284,7 +286,8 @@ def test_the_operators_are_seen_by_the_profiler() -> None:
 def test_native_and_reference_operators_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 11, 40, generator=generator)
-    for name, arguments in {"max_pool": (x.new_empty(2, 5, 6, 40), x),
+    matrix = pack(rows_first(torch.randn(24, 40, 3, 3, generator=generator)), torch.rand(24), native.panel())
+    for name, arguments in {"convolution_pool": (x.new_empty(2, 2, 3, 24), x, matrix.weight, matrix.bias, 2, "relu"),
                             "layer_norm": (x.clone(), torch.rand(40), torch.rand(40), 1e-6)}.items():
         expected, found = [copy.deepcopy(arguments) for _ in range(2)]
         getattr(reference, name)(*expected)

@@ -29,28 +29,34 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
             relu = bool(left) and isinstance(left[0], nn.ReLU)
             if relu:
                 left.pop(0)
-            steps.append(_Convolution(module, norm, relu, width))
+            pool = bool(left) and _known_pool(left[0])
+            if pool:
+                left.pop(0)
+            steps.append(_Convolution(module, norm, relu, pool, width))
         elif isinstance(module, LayerNorm2d):
             steps.append(_LayerNorm(module))
-        elif isinstance(module, nn.MaxPool2d) and _pair(module.kernel_size) == (3, 3) \
-                and _pair(module.stride) == (2, 2) and _pair(module.padding) == (1, 1) and not module.ceil_mode:
-            steps.append(_max_pool)
         else:
             steps.append(_AsItIs(module))
     return steps
 
 
 class _Convolution:
-    def __init__(self, layer: nn.Conv2d, norm: nn.Module | None, relu: bool, width: int) -> None:
+    def __init__(self, layer: nn.Conv2d, norm: nn.Module | None, relu: bool, pool: bool, width: int) -> None:
         weight, bias = folded(layer, norm)
         self.matrix = pack(rows_first(weight), bias, width)
         self.stride, self.padding = layer.stride[0], layer.padding[0]
         self.activation = "relu" if relu else "none"
+        self.pool = pool
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         if self.padding:
             x = _padded(x, self.padding, workspace, name)
-        return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
+        if not self.pool:
+            return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
+        height, width = ((size - 1) // 2 + 1 for size in output_size(x, self.matrix, self.stride))
+        out = workspace.room(name, (len(x), height, width, self.matrix.columns), x)
+        operators.convolution_pool(out, x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
+        return out
 
 
 class _LayerNorm:
@@ -77,12 +83,15 @@ def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace:
 
     Where `raw`, bool [B, h, w], is true it is not activated.
     """
-    images, height, width, channels = x.shape
-    _, taps, depth, _ = matrix.weight.shape
-    shape = (images, (height - taps) // stride + 1, (width - depth // channels) // stride + 1, matrix.columns)
-    out = workspace.room(name, shape, x)
+    out = workspace.room(name, (len(x), *output_size(x, matrix, stride), matrix.columns), x)
     operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation, raw)
     return out
+
+
+def output_size(x: Tensor, matrix: Packed, stride: int) -> tuple[int, int]:
+    """Height and width that `convolve` makes of x."""
+    _, taps, depth, _ = matrix.weight.shape
+    return (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
 
 
 def _padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:
@@ -92,13 +101,6 @@ def _padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:
     for border in (out[:, :padding], out[:, -padding:], out[:, :, :padding], out[:, :, -padding:]):
         border.zero_()
     out[:, padding:-padding, padding:-padding].copy_(x)
-    return out
-
-
-def _max_pool(x: Tensor, workspace: Workspace, name: str) -> Tensor:
-    images, height, width, channels = x.shape
-    out = workspace.room(name, (images, (height - 1) // 2 + 1, (width - 1) // 2 + 1, channels), x)
-    operators.max_pool(out, x)
     return out
 
 
@@ -114,6 +116,11 @@ def _known(layer: nn.Conv2d) -> bool:
     square = layer.kernel_size[0] == layer.kernel_size[1] and layer.stride[0] == layer.stride[1]
     padded = isinstance(layer.padding, tuple) and layer.padding[0] == layer.padding[1] and layer.padding_mode == "zeros"
     return type(layer) is nn.Conv2d and layer.groups == 1 and layer.dilation == (1, 1) and square and padded
+
+
+def _known_pool(module: nn.Module) -> bool:
+    return isinstance(module, nn.MaxPool2d) and _pair(module.kernel_size) == (3, 3) and not module.ceil_mode \
+        and _pair(module.stride) == (2, 2) and _pair(module.padding) == (1, 1) and _pair(module.dilation) == (1, 1)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

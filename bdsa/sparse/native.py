@@ -57,10 +57,12 @@ def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: in
                                None if raw is None else _pointer(raw), torch.get_num_threads())
 
 
-def max_pool(out: Tensor, x: Tensor) -> None:
-    """See `operators.max_pool`."""
+def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
+    """See `operators.convolution_pool`."""
     images, height, width, channels = x.shape
-    library().bdsa_max_pool(_pointer(x), images, height, width, channels, _pointer(out), torch.get_num_threads())
+    inner = (height - weight.shape[1]) // stride + 1, (width - weight.shape[2] // channels) // stride + 1
+    library().bdsa_convolution_pool(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias), *inner,
+                                    _pointer(out), ACTIVATIONS[activation], torch.get_num_threads())
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
@@ -73,7 +75,8 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
     images, height, width, _ = x.shape
-    library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, len(bias)), torch.get_num_threads())
+    library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, len(bias)),
+                            torch.get_num_threads())
 
 
 def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,

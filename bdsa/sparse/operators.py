@@ -19,8 +19,8 @@ SCHEMAS = {
     # of `raw`, bool [B, h, w].
     "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation, "
                    "Tensor? raw) -> ()",
-    # 3x3, stride 2, padding 1.
-    "max_pool": "(Tensor(a!) out, Tensor x) -> ()",
+    # The same, then the largest of 3x3 windows of stride 2 and padding 1.
+    "convolution_pool": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> ()",
     # Over the channels, in place.
     "layer_norm": "(Tensor(a!) x, Tensor? weight, Tensor? bias, float eps) -> ()",
     # Every position times the columns of several mask units (`scores.Board`): [panels, B * H * W, width].
@@ -69,7 +69,7 @@ for _name, _schema in SCHEMAS.items():
     _library.impl(_name, _shape_of(_name), "Meta")
 
 convolution = torch.ops.bdsa.convolution.default
-max_pool = torch.ops.bdsa.max_pool.default
+convolution_pool = torch.ops.bdsa.convolution_pool.default
 layer_norm = torch.ops.bdsa.layer_norm.default
 products = torch.ops.bdsa.products.default
 logits = torch.ops.bdsa.logits.default

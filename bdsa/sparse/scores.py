@@ -33,7 +33,7 @@ class Slot:
 
 
 class Board:
-    """Packed columns of the units that look at one map; the last to decide comes first, so that those left are in front.
+    """Packed columns of the units that look at one map, the last to decide first, so that those left are in front.
 
     Args:
         units: trained mask units of one number of channels, in the order in which they decide.

@@ -62,6 +62,48 @@ void look_again(const float* maps, int start, int count, Grid grid, const Positi
 
 int group_size(int images, Grid grid) { return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size())); }
 
+// A convolution of whole maps, see bdsa_convolution.
+struct Dense {
+    const float* x;
+    Grid from;
+    int channels, stride;
+    Matrix matrix;
+    Grid to;
+
+    // Outputs start..stop, counted over all images, at some panels of columns; out: the first one's row.
+    void convolve(int start, int stop, int first_panel, int last_panel, float* out, Finish finish) const {
+        static thread_local Buffer<const float*> pointers;
+        const int taps = matrix.taps, tiles = (stop - start + MAX_ROWS - 1) / MAX_ROWS;
+        const float** table = pointers.at_least((size_t)tiles * taps * MAX_ROWS);
+        for (int i = start; i < stop; i++) {
+            const int image = i / to.size(), row = i % to.size() / to.width, column = i % to.width;
+            const float* corner = x + (((size_t)image * from.height + row * stride) * from.width + column * stride) * channels;
+            const int tile = (i - start) / MAX_ROWS, slot = (i - start) % MAX_ROWS;
+            for (int tap = 0; tap < taps; tap++)
+                table[((size_t)tile * taps + tap) * MAX_ROWS + slot] = corner + (size_t)tap * from.width * channels;
+        }
+        for (int panel = first_panel; panel < last_panel; panel++) {
+            const int column = panel * PANEL, columns = std::min(PANEL, matrix.columns - column);
+            for (int i = 0; i < stop - start; i += MAX_ROWS) {
+                float* rows[MAX_ROWS];
+                const int count = std::min(MAX_ROWS, stop - start - i);
+                for (int k = 0; k < count; k++) rows[k] = out + (size_t)(i + k) * matrix.columns + column;
+                const Multiply multiply = columns > LANES ? multiply_of<2>(count) : multiply_of<1>(count);
+                multiply(table + (size_t)(i / MAX_ROWS) * taps * MAX_ROWS, taps, matrix.depth, matrix.panel(panel),
+                         matrix.bias + column, rows, columns,
+                         Finish{finish.activation, finish.add, finish.raw ? finish.raw + i : nullptr});
+            }
+        }
+    }
+};
+
+// target = max(target, source)
+inline void larger(float* target, const float* source, int count) {
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) store(target + i, at_least(load(target + i), load(source + i)));
+    for (; i < count; i++) target[i] = std::max(target[i], source[i]);
+}
+
 }  // namespace
 
 extern "C" {
@@ -95,36 +137,50 @@ int bdsa_parallel() {
 // matrix.taps = kernel height, matrix.depth = kernel width * C. raw: null, or the outputs that are not activated.
 void bdsa_convolution(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
                       int out_height, int out_width, float* out, int activation, const uint8_t* raw, int threads) {
-    const int per_image = out_height * out_width;
+    const Dense layer{x, {height, width}, channels, stride, *matrix, {out_height, out_width}};
+    const int outputs = images * layer.to.size();
     in_parallel(threads, [&](Team team) {
-        static thread_local Buffer<const float*> pointers;
-        const Split split(images * per_image, *matrix, team.threads);
-        const int r = team.thread % split.rows, c = team.thread / split.rows, panels = matrix->panels(), taps = matrix->taps;
-        const int first = (int)((int64_t)images * per_image * r / split.rows);
-        const int last = (int)((int64_t)images * per_image * (r + 1) / split.rows);
-        const size_t bytes = (size_t)taps * matrix->depth * matrix->columns * sizeof(float);
+        const Split split(outputs, *matrix, team.threads);
+        const int r = team.thread % split.rows, c = team.thread / split.rows, panels = matrix->panels();
+        const int first = (int)((int64_t)outputs * r / split.rows), last = (int)((int64_t)outputs * (r + 1) / split.rows);
+        const size_t bytes = (size_t)matrix->taps * matrix->depth * matrix->columns * sizeof(float);
         const int chunk = std::min(MAX_TILES, 1 + (int)(bytes >> 16)) * MAX_ROWS;
-        const float** table = pointers.at_least((size_t)chunk * taps);
-        for (int start = first; start < last; start += chunk) {
-            const int stop = std::min(last, start + chunk);
-            for (int i = start; i < stop; i++) {
-                const int image = i / per_image, row = i % per_image / out_width, column = i % out_width;
-                const float* corner = x + (((size_t)image * height + row * stride) * width + column * stride) * channels;
-                const int tile = (i - start) / MAX_ROWS, slot = (i - start) % MAX_ROWS;
-                for (int tap = 0; tap < taps; tap++)
-                    table[((size_t)tile * taps + tap) * MAX_ROWS + slot] = corner + (size_t)tap * width * channels;
+        for (int start = first; start < last; start += chunk)
+            layer.convolve(start, std::min(last, start + chunk), panels * c / split.columns, panels * (c + 1) / split.columns,
+                           out + (size_t)start * matrix->columns, Finish{activation, false, raw ? raw + start : nullptr});
+    });
+}
+
+// The same convolution, then the largest of each 3x3 window of stride 2 and padding 1: out[images][h][w][C'], where
+// inner_height x inner_width is the convolution's own output. Of that, a thread holds three rows at a time.
+void bdsa_convolution_pool(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
+                           int inner_height, int inner_width, float* out, int activation, int threads) {
+    const Dense layer{x, {height, width}, channels, stride, *matrix, {inner_height, inner_width}};
+    const int out_height = (inner_height - 1) / 2 + 1, out_width = (inner_width - 1) / 2 + 1, columns = matrix->columns;
+    in_parallel(threads, [&](Team team) {
+        static thread_local Buffer<float> held;
+        const size_t line = (size_t)inner_width * columns;
+        float* lines = held.at_least(3 * line);
+        int64_t holds[3] = {-1, -1, -1};
+        const int rows = images * out_height;
+        for (int r = (int)((int64_t)rows * team.thread / team.threads); r < (int64_t)rows * (team.thread + 1) / team.threads; r++) {
+            const int row = r % out_height, top = std::max(0, 2 * row - 1), bottom = std::min(inner_height - 1, 2 * row + 1);
+            for (int y = top; y <= bottom; y++) {
+                const int64_t wanted = (int64_t)(r / out_height) * inner_height + y;
+                if (holds[y % 3] == wanted) continue;
+                holds[y % 3] = wanted;
+                layer.convolve((int)wanted * inner_width, ((int)wanted + 1) * inner_width, 0, matrix->panels(),
+                               lines + y % 3 * line, Finish{activation, false});
             }
-            for (int panel = panels * c / split.columns; panel < panels * (c + 1) / split.columns; panel++) {
-                const int column = panel * PANEL, columns = std::min(PANEL, matrix->columns - column);
-                for (int i = start; i < stop; i += MAX_ROWS) {
-                    float* rows[MAX_ROWS];
-                    const int count = std::min(MAX_ROWS, stop - i);
-                    for (int k = 0; k < count; k++) rows[k] = out + (size_t)(i + k) * matrix->columns + column;
-                    const Multiply multiply = columns > LANES ? multiply_of<2>(count) : multiply_of<1>(count);
-                    multiply(table + (size_t)((i - start) / MAX_ROWS) * taps * MAX_ROWS, taps, matrix->depth,
-                             matrix->panel(panel), matrix->bias + column, rows, columns,
-                             Finish{activation, false, raw ? raw + i : nullptr});
-                }
+            for (int column = 0; column < out_width; column++) {
+                float* target = out + ((size_t)r * out_width + column) * columns;
+                const int left = std::max(0, 2 * column - 1), right = std::min(inner_width - 1, 2 * column + 1);
+                for (int y = top; y <= bottom; y++)
+                    for (int z = left; z <= right; z++) {
+                        const float* source = lines + y % 3 * line + (size_t)z * columns;
+                        if (y == top && z == left) std::memcpy(target, source, columns * sizeof(float));
+                        else larger(target, source, columns);
+                    }
             }
         }
     });
@@ -259,28 +315,6 @@ int bdsa_convnext(float* x, const uint8_t* mask, int images, int height, int wid
         }
     });
     return 0;
-}
-
-// Largest of each 3x3 window of stride 2 and padding 1. x: [images][H][W][C] -> [images][h][w][C].
-void bdsa_max_pool(const float* x, int images, int height, int width, int channels, float* out, int threads) {
-    const int out_height = (height - 1) / 2 + 1, out_width = (width - 1) / 2 + 1;
-    in_parallel(threads, [&](Team team) {
-        const int rows = images * out_height;
-        for (int r = rows * team.thread / team.threads; r < rows * (team.thread + 1) / team.threads; r++) {
-            const int image = r / out_height, row = r % out_height;
-            for (int column = 0; column < out_width; column++) {
-                float* target = out + ((size_t)r * out_width + column) * channels;
-                const int top = std::max(0, 2 * row - 1), bottom = std::min(height - 1, 2 * row + 1);
-                const int left = std::max(0, 2 * column - 1), right = std::min(width - 1, 2 * column + 1);
-                for (int y = top; y <= bottom; y++)
-                    for (int z = left; z <= right; z++) {
-                        const float* source = x + (((size_t)image * height + y) * width + z) * channels;
-                        if (y == top && z == left) std::memcpy(target, source, channels * sizeof(float));
-                        else for (int c = 0; c < channels; c++) target[c] = std::max(target[c], source[c]);
-                    }
-            }
-        }
-    });
 }
 
 // Every row of [rows][channels] normalised over its channels in place, then times weight plus bias where there are any.
