@@ -109,6 +109,11 @@ inline void product(const Position* positions, int count, const Source& source, 
                         for (int line = 0; line < std::min(LINES_AHEAD, depth / 16); line++)
                             __builtin_prefetch(next + line * 16, 0, 2);
                     }
+                if (finish.add)
+                    for (int i = 0; i < rows; i++) {
+                        __builtin_prefetch(out[i], 1, 3);
+                        __builtin_prefetch(out[i] + LANES, 1, 3);
+                    }
                 const Multiply multiply = columns > LANES ? multiply_of<2>(rows) : multiply_of<1>(rows);
                 multiply(table + (size_t)t * taps * MAX_ROWS, taps, depth, matrix.panel(panel), matrix.bias + column, out,
                          columns, finish);
