@@ -64,6 +64,7 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     rows, densities = [], {}
     for budget, (images_seen, *totals) in zip(budgets, sum_over_ranks(sums).tolist()):
         correct, fraction, macs, *densities[budget_name(budget)] = (total / images_seen for total in totals)
+        # Rounded: the same images summed up in another order give the same row.
         rows.append({"name": budget_name(budget), "budget": budget, "top1": round(100.0 * correct, 6),
-                     "conditional_fraction": fraction, "macs": macs, "images": int(images_seen)})
+                     "conditional_fraction": round(fraction, 9), "macs": round(macs, 3), "images": int(images_seen)})
     return Evaluation(rows, densities)
