@@ -89,11 +89,7 @@ struct Dense {
                 const int count = std::min(MAX_ROWS, stop - start - i);
                 for (int k = 0; k < count; k++) rows[k] = out + (size_t)(i + k) * matrix.columns + column;
                 if (taps == 1 && panel == first_panel)
-                    for (int k = i + MAX_ROWS; k < std::min(i + 2 * MAX_ROWS, stop - start); k++) {
-                        const float* next = table[(size_t)(k / MAX_ROWS) * MAX_ROWS + k % MAX_ROWS];
-                        for (int line = 0; line < std::min(LINES_AHEAD, matrix.depth / 16); line++)
-                            __builtin_prefetch(next + line * 16, 0, 2);
-                    }
+                    for (int k = i + MAX_ROWS; k < std::min(i + 2 * MAX_ROWS, stop - start); k++) fetch_early(table[k], matrix.depth);
                 const Multiply multiply = columns > LANES ? multiply_of<2>(count) : multiply_of<1>(count);
                 multiply(table + (size_t)(i / MAX_ROWS) * taps * MAX_ROWS, taps, matrix.depth, matrix.panel(panel),
                          matrix.bias + column, rows, columns,

@@ -72,6 +72,10 @@ struct Split {
 constexpr int MAX_TILES = 32;   // of a chunk: rows whose pointers are made once for all panels
 constexpr int LINES_AHEAD = 8;  // cache lines of the next tile's rows that are fetched early; the hardware goes on
 
+inline void fetch_early(const float* row, int depth) {
+    for (int line = 0; line < std::min(LINES_AHEAD, depth / 16); line++) __builtin_prefetch(row + line * 16, 0, 2);
+}
+
 // This member's part of target[i] = finish(source[i] * matrix) for positions i = 0..count.
 // Without positions, source and target are IN_ORDER.
 inline void product(const Position* positions, int count, const Source& source, const Matrix& matrix,
@@ -104,11 +108,7 @@ inline void product(const Position* positions, int count, const Source& source, 
                 for (int i = 0; i < rows; i++)
                     out[i] = target.row(positions ? positions[edges[t] + i].index : 0, edges[t] + i, panel);
                 if (taps == 1 && panel == first_panel && t + 1 < here)
-                    for (int i = 0; i < edges[t + 2] - edges[t + 1]; i++) {
-                        const float* next = table[(size_t)(t + 1) * MAX_ROWS + i];
-                        for (int line = 0; line < std::min(LINES_AHEAD, depth / 16); line++)
-                            __builtin_prefetch(next + line * 16, 0, 2);
-                    }
+                    for (int i = 0; i < edges[t + 2] - edges[t + 1]; i++) fetch_early(table[(size_t)(t + 1) * MAX_ROWS + i], depth);
                 if (finish.add)
                     for (int i = 0; i < rows; i++) {
                         __builtin_prefetch(out[i], 1, 3);
