@@ -53,7 +53,7 @@ class _Convolution:
             x = _padded(x, self.padding, workspace, name)
         if not self.pool:
             return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
-        height, width = ((size - 1) // 2 + 1 for size in output_size(x, self.matrix, self.stride))
+        height, width = ((size - 1) // 2 + 1 for size in self.matrix.output_size(x, self.stride))
         out = workspace.room(name, (len(x), height, width, self.matrix.columns), x)
         operators.convolution_pool(out, x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
         return out
@@ -83,15 +83,9 @@ def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace:
 
     Where `raw`, bool [B, h, w], is true it is not activated.
     """
-    out = workspace.room(name, (len(x), *output_size(x, matrix, stride), matrix.columns), x)
+    out = workspace.room(name, (len(x), *matrix.output_size(x, stride), matrix.columns), x)
     operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation, raw)
     return out
-
-
-def output_size(x: Tensor, matrix: Packed, stride: int) -> tuple[int, int]:
-    """Height and width that `convolve` makes of x."""
-    _, taps, depth, _ = matrix.weight.shape
-    return (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
 
 
 def _padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:

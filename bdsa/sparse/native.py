@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bdsa.sparse.build import Unavailable, library
+from bdsa.sparse.packing import Packed
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 
@@ -60,9 +61,9 @@ def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: in
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution_pool`."""
     images, height, width, channels = x.shape
-    inner = (height - weight.shape[1]) // stride + 1, (width - weight.shape[2] // channels) // stride + 1
-    library().bdsa_convolution_pool(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias), *inner,
-                                    _pointer(out), ACTIVATIONS[activation], torch.get_num_threads())
+    library().bdsa_convolution_pool(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias),
+                                    *Packed(weight, bias).output_size(x, stride), _pointer(out),
+                                    ACTIVATIONS[activation], torch.get_num_threads())
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:

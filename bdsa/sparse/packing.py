@@ -30,6 +30,11 @@ class Packed:
         panels, taps, depth, width = self.weight.shape
         return self.weight.permute(1, 2, 0, 3).reshape(taps, depth, panels * width)[..., :self.columns]
 
+    def output_size(self, x: Tensor, stride: int) -> tuple[int, int]:
+        """Height and width of a convolution of x [B, H, W, C] without padding, whose kernel rows are the taps."""
+        _, taps, depth, _ = self.weight.shape
+        return (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
+
 
 def pack(matrix: Tensor, bias: Tensor, width: int) -> Packed:
     """Pack a matrix.

@@ -25,8 +25,7 @@ def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: in
 
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution_pool`."""
-    kernel = weight.shape[1], weight.shape[2] // x.shape[3]
-    inner = x.new_empty(len(x), *((s - k) // stride + 1 for s, k in zip(x.shape[1:3], kernel)), len(bias))
+    inner = x.new_empty(len(x), *Packed(weight, bias).output_size(x, stride), len(bias))
     convolution(inner, x, weight, bias, stride, activation, None)
     out.copy_(F.max_pool2d(inner.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1))
 
