@@ -155,16 +155,17 @@ def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterato
         for unit in module.mask_units.values() if isinstance(module, AdaptiveBlock) else ():
             wrap(unit, "forward", MASK_UNIT)
     executor = None if execution == "masked" else executor_of(network, budget_name(budget))
-    steps = executor.steps if executor else []
+    steps, head = (executor.steps, executor.head) if executor else ([], None)
     try:
         if executor:
             executor.steps = _labelled_steps(network, steps)
+            executor.head = head and [_ranged(step, f"{PLACE}head") for step in head]
         yield
     finally:
         for module, method in wrapped:
             delattr(module, method)  # the class's is there again
         if executor:
-            executor.steps = steps
+            executor.steps, executor.head = steps, head
 
 
 def _labelled_steps(network: AdaptiveNetwork, steps: Sequence[Step | BlockStep]) -> list[Step | BlockStep]:

@@ -89,8 +89,7 @@ class AdaptiveNetwork:
             from bdsa.sparse.execution import run_sparse  # not above: it needs the blocks, which need nothing of it
 
             if (ran := run_sparse(self, x, request, masks, return_usage)) is not None:
-                logits = self.forward_head(ran[0])
-                return (logits, Usage.gather(ran[1], self.dense_macs(size))) if return_usage else logits
+                return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         used: list[BlockUsage] = []
         for module in self.trunk():
             if not isinstance(module, AdaptiveBlock):

@@ -3,10 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, NormMlpClassifierHead, SelectAdaptivePool2d
+from timm.models.convnext import ConvNeXt
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.sparse import operators
+from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.packing import Packed, folded, pack, rows_first
 from bdsa.sparse.workspace import Workspace
 
@@ -32,7 +36,7 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
             pool = bool(left) and _known_pool(left[0])
             if pool:
                 left.pop(0)
-            steps.append(_Convolution(module, norm, relu, pool, width))
+            steps.append(Convolution(module, norm, relu, pool, width))
         elif isinstance(module, LayerNorm2d):
             steps.append(_LayerNorm(module))
         else:
@@ -40,17 +44,37 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
     return steps
 
 
-class _Convolution:
-    def __init__(self, layer: nn.Conv2d, norm: nn.Module | None, relu: bool, pool: bool, width: int) -> None:
+def head_steps(network: nn.Module, width: int) -> list[Step] | None:
+    """Steps from a network's last map to its logits [B, 1, 1, classes]; None for a head that is not known."""
+    if type(network).forward_head is ConvNeXt.forward_head:
+        head = network.head
+        if type(head) is not NormMlpClassifierHead or not isinstance(head.pre_logits, nn.Identity):
+            return None
+        pool, norm, classifier = head.global_pool, head.norm, head.fc
+    elif type(network).forward_head in (ResNet.forward_head, CifarResNet.forward_head):
+        pool, norm, classifier = network.global_pool, nn.Identity(), network.fc
+    else:
+        return None
+    averages = type(pool) is SelectAdaptivePool2d and pool.pool_type == "avg"
+    if not averages or type(norm) not in (nn.Identity, LayerNorm2d) or type(classifier) is not nn.Linear:
+        return None
+    norms: list[Step] = [] if type(norm) is nn.Identity else [_LayerNorm(norm)]
+    return [_Mean(), *norms, Convolution(classifier, None, False, False, width)]
+
+
+class Convolution:
+    """A convolution with the norm, the relu and the max pooling behind it, if there are any."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, relu: bool, pool: bool, width: int) -> None:
         weight, bias = folded(layer, norm)
         self.matrix = pack(rows_first(weight), bias, width)
-        self.stride, self.padding = layer.stride[0], layer.padding[0]
+        self.stride, self.padding = (layer.stride[0], layer.padding[0]) if isinstance(layer, nn.Conv2d) else (1, 0)
         self.activation = "relu" if relu else "none"
         self.pool = pool
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         if self.padding:
-            x = _padded(x, self.padding, workspace, name)
+            x = padded(x, self.padding, workspace, f"{name} padded")
         if not self.pool:
             return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
         height, width = ((size - 1) // 2 + 1 for size in self.matrix.output_size(x, self.stride))
@@ -69,32 +93,34 @@ class _LayerNorm:
         return x
 
 
+class _Mean:
+    def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        out = workspace.room(name, (len(x), 1, 1, x.shape[3]), x)
+        operators.mean(out, x)
+        return out
+
+
 class _AsItIs:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        cannot_record()
         return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
-def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace: Workspace, name: str,
-             raw: Tensor | None = None) -> Tensor:
-    """A convolution without padding, of a matrix packed with `rows_first`, into the room of that name.
-
-    Where `raw`, bool [B, h, w], is true it is not activated.
-    """
+def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace: Workspace, name: str) -> Tensor:
+    """A convolution without padding, of a matrix packed with `rows_first`, into the room of that name."""
     out = workspace.room(name, (len(x), *matrix.output_size(x, stride), matrix.columns), x)
-    operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation, raw)
+    operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation)
     return out
 
 
-def _padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:
-    """[B, H, W, C] with a border of zeros."""
+def padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:
+    """[B, H, W, C] of any strides with a border of zeros, in the room of that name."""
     images, height, width, channels = x.shape
-    out = workspace.room(f"{name} padded", (images, height + 2 * padding, width + 2 * padding, channels), x)
-    for border in (out[:, :padding], out[:, -padding:], out[:, :, :padding], out[:, :, -padding:]):
-        border.zero_()
-    out[:, padding:-padding, padding:-padding].copy_(x)
+    out = workspace.room(name, (images, height + 2 * padding, width + 2 * padding, channels), x)
+    operators.pad(out, x, padding)
     return out
 
 

@@ -40,7 +40,7 @@ class _Executors:
         made = self.made.get(budget)
         if made is None or made.state != _state(made.watched):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
-                executor = Executor.of(network.trunk(), budget)
+                executor = Executor.of(network, budget)
             watched = _tensors_of(network, budget)
             made = self.made[budget] = _Made(executor, watched, _state(watched))
             self._explain(executor)
@@ -110,7 +110,7 @@ def _kept(network: nn.Module) -> _Executors:
 
 def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[Tensor] | None,
                count: bool) -> tuple[Tensor, list[BlockUsage]] | None:
-    """A network's last feature map, sparsely, and its blocks' usage; None where only masked execution can do it.
+    """A network's logits, sparsely, and its blocks' usage; None where only masked execution can do it.
 
     Args: see `Executor.__call__`.
     """
@@ -126,7 +126,7 @@ def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[
     kept = _kept(network)
     executor = kept.of(network, request.budget)
     kept.choose(executor, x, request, network.execution == "auto")
-    return executor(x, request, given, count)
+    return executor.classify(x, request, given, count, network.forward_head)
 
 
 def _say_once(message: str) -> None:

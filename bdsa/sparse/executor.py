@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
 from bdsa.sparse import native
-from bdsa.sparse.dense import Step, dense_steps
+from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.plans import Plan, plan_block, why_masked
-from bdsa.sparse.scores import Board, Following, Slot, logits
+from bdsa.sparse.recording import cannot_record, recorded
+from bdsa.sparse.scores import Board, Following, Slot, decide
 from bdsa.sparse.workspace import Workspace
 
 
@@ -26,26 +27,31 @@ class BlockStep:
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
         board, slot: where its mask unit's logits come from.
         break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
+        rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2].
+        ran_masked: whether the last run was masked.
     """
     block: AdaptiveBlock
     plan: Plan | None
     board: Board | None = None
     slot: Slot | None = None
     break_even: float | None = None
+    rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
+    ran_masked: bool = False
 
     @property
     def in_place(self) -> bool:
         """Whether the output is the input with changes."""
         return self.plan is not None and self.plan.shortcut is None
 
-    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace) -> tuple[Tensor, Tensor]:
-        """The board's products, made here unless they are given, and the unit's logits [B, h, w]."""
+    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str
+               ) -> tuple[Tensor, Tensor, Tensor]:
+        """The board's products, made here unless they are given, and the unit's logits and mask [B, h, w]."""
         products = self.board.products(x, workspace) if products is None else products
-        return products, logits(products, self.slot, x)
+        return products, *decide(products, self.slot, x, workspace, name)
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """What the residual is added to at the mask: x itself, or the shortcut's output in the room of that name."""
-        return x if self.plan.shortcut is None else self.plan.shortcut(x, mask, workspace, name)
+        """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`)."""
+        return x if self.plan.shortcut is None else self.plan.shortcut.identity(x, mask, workspace, name)
 
     def goes_masked(self, mask: Tensor) -> bool:
         """Whether the block runs masked for a mask, bool [B, h, w]."""
@@ -55,12 +61,13 @@ class BlockStep:
 
     def run_masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
         """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""
+        cannot_record()
         y = self.block.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), budget)
         return y.permute(0, 2, 3, 1).contiguous()
 
-    def run_sparse(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None = None) -> Tensor:
-        """Overwrite `identity`, x itself or what the shortcut gave, with the output; returns the rows computed [2]."""
-        return self.plan(x, mask, identity, following)
+    def run_sparse(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None = None) -> None:
+        """Make `identity`, x itself or the shortcut's place, the output."""
+        self.plan(x, mask, identity, self.rows, following)
 
     def output_size(self, x: Tensor) -> tuple[int, int]:
         """Height and width of the mask for an input [B, H, W, C]."""
@@ -73,21 +80,24 @@ class Executor:
 
     Attributes:
         steps: dense steps and blocks, from the image to the last map.
-        rows: of the last call: for each block the rows computed at D(m) and at m, int64 [2], or None where the
-            block ran masked.
-        workspace: the maps' memory.
+        head: steps from the last map to logits [B, 1, 1, classes]; None where only the network knows how.
+        border: zeros around the image that the first step wants.
+        workspace: the maps' memory, and the recordings of inferences.
         chosen_for: the conditions that the blocks' ways were chosen for.
+        choices: how often they were chosen.
     """
     steps: list[Step | BlockStep]
-    rows: list[Tensor | None] = field(default_factory=list)
+    head: list[Step] | None = None
+    border: int = 0
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
+    choices: int = 0
 
     @classmethod
-    def of(cls, trunk: Sequence[nn.Module], budget: str) -> Executor:
-        """Fold and pack a network's trunk for a budget, by name."""
+    def of(cls, network: nn.Module, budget: str) -> Executor:
+        """Fold and pack a network for a budget, by name."""
         width, steps, waiting = native.panel(), [], []
-        for module in trunk:
+        for module in network.trunk():
             if isinstance(module, AdaptiveBlock):
                 steps += [*dense_steps(waiting, width), BlockStep(module, plan_block(module, budget, width))]
                 waiting = []
@@ -95,7 +105,44 @@ class Executor:
                 waiting.append(module)
         steps += dense_steps(waiting, width)
         _share_boards(steps, budget, width)
-        return cls(steps)
+        border = 0
+        if isinstance(steps[0], Convolution):
+            border, steps[0].padding = steps[0].padding, 0
+        return cls(steps, head_steps(network, width), border)
+
+    @property
+    def rows(self) -> list[Tensor | None]:
+        """Of the last call, for each block: the rows computed at D(m) and at m, int64 [2]; None where it ran masked."""
+        return [None if step.ran_masked else step.rows for step in self.blocks()]
+
+    def classify(self, x: Tensor, request: Request, given: Sequence[Tensor] | None, count: bool,
+                 head: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[BlockUsage]]:
+        """Logits [B, classes] and the blocks' usage, as `__call__`.
+
+        An inference whose usage is not asked for is recorded when an image of its size comes first, then played.
+
+        Args:
+            head: the network's own, from the last map [B, C, h, w].
+        """
+        watched = count or torch.compiler.is_compiling() or torch.autograd._profiler_enabled()
+        if watched or self.head is None:
+            features, used = self(x, request, given, count)
+            return (head(features) if self.head is None else self._logits(features).clone()), used
+        image = padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
+        key = (x.shape, x.device, given is None, torch.get_num_threads(), self.choices)
+        if (kept := self.workspace.recordings.get(key)) is not None:
+            recording, masks, logits = kept
+            for room, mask in zip(masks, given or ()):
+                _check_size(mask, room)
+                room.copy_(mask[:, 0])
+            recording.play()
+            return logits.clone(), []
+        with recorded() as recording:
+            features, used, masks = self._run(image, request, given, False, None)
+            logits = self._logits(features)
+        if recording.complete:
+            self.workspace.keep(key, (recording, masks, logits))
+        return logits.clone(), used
 
     def __call__(self, x: Tensor, request: Request, given: Sequence[Tensor] | None,
                  count: bool, on_input: Callable[[BlockStep, Tensor], None] | None = None
@@ -113,8 +160,13 @@ class Executor:
             [B, C, h, w] in channels-last memory that the next call overwrites, and the blocks' usage, empty
             unless `count`.
         """
-        x = x.permute(0, 2, 3, 1).contiguous()
-        masks, used, self.rows, products = iter(given or ()), [], [], None
+        image = padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
+        return self._run(image, request, given, count, on_input)[:2]
+
+    def _run(self, x: Tensor, request: Request, given: Sequence[Tensor] | None, count: bool,
+             on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
+        """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, h, w]."""
+        masks, used, products, rooms = iter(given or ()), [], None, []
         fresh = False  # whether the products are those of x
         for i, step in enumerate(self.steps):
             if not isinstance(step, BlockStep):
@@ -122,22 +174,37 @@ class Executor:
                 continue
             if on_input is not None:
                 on_input(step, x)
-            products, scored = step.scores(x, products if fresh else None, self.workspace)
-            mask = scored >= 0 if given is None else _matching(next(masks), scored)
+            products, scored, mask = step.scores(x, products if fresh else None, self.workspace, f"step {i}")
+            if given is not None:
+                mask = self._given(next(masks), mask, f"step {i} given")
+                rooms.append(mask)
             if count:
-                used.append(_usage(step, request, x, scored, mask, given is not None))
-            if step.goes_masked(mask):
+                used.append(_usage(step, request, x, scored.clone(), mask.clone(), given is not None))
+            step.ran_masked = step.goes_masked(mask)
+            if step.ran_masked:
                 x, fresh = step.run_masked(x, mask, request.budget), False
-                self.rows.append(None)
                 continue
             identity = step.identity(x, mask, self.workspace, f"map {i}")
             following, after = None, self._next(i)
             if after is not None:
                 products = products if step.in_place else after.board.room(identity, self.workspace)
                 following = Following(after.board, products, after.slot.stop)
-            self.rows.append(step.run_sparse(x, mask, identity, following))
+            step.run_sparse(x, mask, identity, following)
             x, fresh = identity, after is not None
-        return x.permute(0, 3, 1, 2), used
+        return x.permute(0, 3, 1, 2), used, rooms
+
+    def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
+        """A given mask [B, 1, h, w] in the room of that name, bool [B, h, w]."""
+        _check_size(mask, like)
+        room = self.workspace.room(name, tuple(like.shape), like)
+        return room.copy_(mask[:, 0])
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Logits [B, classes] of the last map [B, C, h, w], in memory that the next call overwrites."""
+        x = features.permute(0, 2, 3, 1)
+        for i, step in enumerate(self.head):
+            x = step(x, self.workspace, f"head {i}")
+        return x.flatten(1)
 
     def inputs(self, x: Tensor, request: Request) -> list[tuple[BlockStep, Tensor]]:
         """Each block and a copy of what it gets for images x [B, 3, H, W]."""
@@ -149,6 +216,7 @@ class Executor:
         """Let each block run masked above its density."""
         for step, density in zip(self.blocks(), densities, strict=True):
             step.break_even = density if density < 1 else None
+        self.choices += 1
 
     def blocks(self) -> list[BlockStep]:
         """The adaptive blocks, in order."""
@@ -181,11 +249,10 @@ def _share_boards(steps: list[Step | BlockStep], budget: str, width: int) -> Non
             step.board, step.slot = board, slot
 
 
-def _matching(given: Tensor, scored: Tensor) -> Tensor:
-    expected = [len(scored), 1, *scored.shape[1:]]
+def _check_size(given: Tensor, mask: Tensor) -> None:
+    expected = [len(mask), 1, *mask.shape[1:]]
     if list(given.shape) != expected:
         raise ValueError(f"a given mask is {list(given.shape)} and the block decides {expected}")
-    return given[:, 0].bool().contiguous()
 
 
 def _usage(step: BlockStep, request: Request, x: Tensor, scored: Tensor, mask: Tensor, given: bool) -> BlockUsage:

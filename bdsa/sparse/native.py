@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import byref, c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_void_p, pointer
 
 import torch
 from torch import Tensor
 
 from bdsa.sparse.build import Unavailable, library
 from bdsa.sparse.packing import Packed
+from bdsa.sparse.recording import call
 
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 
@@ -23,7 +24,22 @@ class _Depthwise(ctypes.Structure):
 
 
 class _Board(ctypes.Structure):
-    _fields_ = [("matrix", ctypes.POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("columns", c_int)]
+    _fields_ = [("matrix", POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("columns", c_int)]
+
+
+class _Residual(ctypes.Structure):
+    _fields_ = [("out", c_void_p), ("x", c_void_p), ("mask", c_void_p),
+                *((name, c_int) for name in ("images", "height", "width", "out_height", "out_width", "stride")),
+                *((name, POINTER(_Matrix)) for name in ("first", "second", "third")),
+                ("projected", c_void_p), ("projected_height", c_int), ("projected_width", c_int),
+                ("projected_stride", c_int), ("projection", POINTER(_Matrix)), ("everywhere", c_int),
+                ("board", POINTER(_Board)), ("rows", c_void_p)]
+
+
+class _ConvNext(ctypes.Structure):
+    _fields_ = [("x", c_void_p), ("mask", c_void_p), ("images", c_int), ("height", c_int), ("width", c_int),
+                ("depthwise", POINTER(_Depthwise)), ("eps", c_float), ("first", POINTER(_Matrix)),
+                ("second", POINTER(_Matrix)), ("board", POINTER(_Board)), ("rows", c_void_p)]
 
 
 @functools.cache
@@ -49,82 +65,94 @@ def description() -> str:
     return kernels.bdsa_instructions().decode() + threads
 
 
-def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str,
-                raw: Tensor | None) -> None:
+def pad(out: Tensor, x: Tensor, padding: int) -> None:
+    """See `operators.pad`."""
+    call(library().bdsa_pad, _pointer(out), _pointer(x), (c_int64 * 4)(*x.stride()), *x.shape, padding, _threads(),
+         on=(out, x))
+
+
+def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
-    images, height, width, channels = x.shape
-    library().bdsa_convolution(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias),
-                               out.shape[1], out.shape[2], _pointer(out), ACTIVATIONS[activation],
-                               None if raw is None else _pointer(raw), torch.get_num_threads())
+    call(library().bdsa_convolution, _pointer(x), *x.shape, stride, byref(_matrix(weight, bias)), *out.shape[1:3],
+         _pointer(out), ACTIVATIONS[activation], _threads(), on=(out, x, weight, bias))
 
 
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution_pool`."""
-    images, height, width, channels = x.shape
-    library().bdsa_convolution_pool(_pointer(x), images, height, width, channels, stride, _matrix(weight, bias),
-                                    *Packed(weight, bias).output_size(x, stride), _pointer(out),
-                                    ACTIVATIONS[activation], torch.get_num_threads())
+    call(library().bdsa_convolution_pool, _pointer(x), *x.shape, stride, byref(_matrix(weight, bias)),
+         *Packed(weight, bias).output_size(x, stride), _pointer(out), ACTIVATIONS[activation], _threads(),
+         on=(out, x, weight, bias))
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """See `operators.layer_norm`."""
     affine = [None if t is None else _pointer(t) for t in (weight, bias)]
-    library().bdsa_layer_norm(_pointer(x), c_int64(x.numel() // x.shape[-1]), x.shape[-1], c_float(eps), *affine,
-                              torch.get_num_threads())
+    call(library().bdsa_layer_norm, _pointer(x), c_int64(x.numel() // x.shape[-1]), x.shape[-1], c_float(eps), *affine,
+         _threads(), on=(x, weight, bias))
+
+
+def mean(out: Tensor, x: Tensor) -> None:
+    """See `operators.mean`."""
+    call(library().bdsa_mean, _pointer(x), len(x), x.shape[1] * x.shape[2], x.shape[3], _pointer(out), _threads(),
+         on=(out, x))
+
+
+def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) -> None:
+    """See `operators.subsample`."""
+    call(library().bdsa_subsample, _pointer(out), _pointer(x), _pointer(mask), *x.shape, stride, before, *out.shape[1:],
+         _threads(), on=(out, x, mask))
 
 
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    images, height, width, _ = x.shape
-    library().bdsa_products(_pointer(x), images, height, width, _board(weight, bias, out, len(bias)),
-                            torch.get_num_threads())
+    call(library().bdsa_products, _pointer(x), *x.shape[:3], _board(weight, bias, out, len(bias)), _threads(),
+         on=(out, x, weight, bias))
 
 
-def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
-           stride: int) -> Tensor:
-    """See `operators.logits`."""
-    out = products.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
+def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,
+           offset: float, stride: int) -> None:
+    """See `operators.decide`."""
     board = byref(_Board(None, products.data_ptr(), products.shape[1], 0))
-    library().bdsa_logits(board, images, height, width, panel, column, c_float(offset), stride, out.shape[1],
-                          out.shape[2], _pointer(out), torch.get_num_threads())
-    return out
+    call(library().bdsa_decide, board, len(logits), height, width, panel, column, c_float(offset), stride,
+         *logits.shape[1:], _pointer(logits), _pointer(mask), _threads(), on=(logits, mask, products))
 
 
-def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-          everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-          columns: int) -> Tensor:
+def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
+          b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+          projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.basic`."""
-    rows = torch.zeros(2, dtype=torch.int64)
-    images, height, width, _ = x.shape
-    library().bdsa_basic(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1], out.shape[2],
-                         stride, _matrix(w1, b1), _matrix(w2, b2), int(everywhere),
-                         _board(board, board_bias, products, columns), _pointer(rows), torch.get_num_threads())
-    return rows
+    bottleneck(out, x, mask, rows, stride, w1, b1, w2, b2, None, None, projected, projection, projection_bias,
+               projected_stride, everywhere, board, board_bias, products, columns)
 
 
-def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-               w3: Tensor, b3: Tensor, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
-               products: Tensor | None, columns: int) -> Tensor:
+def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
+               b2: Tensor, w3: Tensor | None, b3: Tensor | None, projected: Tensor | None, projection: Tensor | None,
+               projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
+               board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
-    rows = torch.zeros(2, dtype=torch.int64)
-    images, height, width, _ = x.shape
-    library().bdsa_bottleneck(_pointer(out), _pointer(x), _pointer(mask), images, height, width, out.shape[1],
-                              out.shape[2], stride, _matrix(w1, b1), _matrix(w2, b2), _matrix(w3, b3), int(everywhere),
-                              _board(board, board_bias, products, columns), _pointer(rows), torch.get_num_threads())
-    return rows
+    shortcut = (0, 0, 0, 0, None) if projected is None else (
+        projected.data_ptr(), *projected.shape[1:3], projected_stride, pointer(_matrix(projection, projection_bias)))
+    block = _Residual(out.data_ptr(), x.data_ptr(), mask.data_ptr(), *x.shape[:3], *out.shape[1:3], stride,
+                      pointer(_matrix(w1, b1)), pointer(_matrix(w2, b2)),
+                      None if w3 is None else pointer(_matrix(w3, b3)), *shortcut, everywhere,
+                      _board(board, board_bias, products, columns), rows.data_ptr())
+    call(library().bdsa_residual, byref(block), _threads(),
+         on=(out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board, board_bias, products))
 
 
-def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
-             b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-             columns: int) -> Tensor:
+def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,
+             w2: Tensor, b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+             columns: int) -> None:
     """See `operators.convnext`."""
-    rows = torch.zeros(2, dtype=torch.int64)
-    images, height, width, channels = x.shape
-    depthwise = _Depthwise(_pointer(taps), _pointer(taps_bias), round(len(taps) ** 0.5), channels)
-    library().bdsa_convnext(_pointer(x), _pointer(mask), images, height, width, byref(depthwise), c_float(eps),
-                            _matrix(w1, b1), _matrix(w2, b2), _board(board, board_bias, products, columns),
-                            _pointer(rows), torch.get_num_threads())
-    return rows
+    depthwise = _Depthwise(taps.data_ptr(), taps_bias.data_ptr(), round(len(taps) ** 0.5), x.shape[3])
+    block = _ConvNext(x.data_ptr(), mask.data_ptr(), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1)),
+                      pointer(_matrix(w2, b2)), _board(board, board_bias, products, columns), rows.data_ptr())
+    call(library().bdsa_convnext, byref(block), _threads(),
+         on=(x, mask, rows, taps, taps_bias, w1, b1, w2, b2, board, board_bias, products))
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def _pointer(x: Tensor) -> c_void_p:
@@ -134,9 +162,8 @@ def _pointer(x: Tensor) -> c_void_p:
 def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int) -> object:
     if weight is None:
         return None
-    matrix = _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias))
-    return byref(_Board(ctypes.pointer(matrix), products.data_ptr(), products.shape[1], columns))
+    return pointer(_Board(pointer(_matrix(weight, bias)), products.data_ptr(), products.shape[1], columns))
 
 
-def _matrix(weight: Tensor, bias: Tensor) -> ctypes.Structure:
-    return byref(_Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias)))
+def _matrix(weight: Tensor, bias: Tensor) -> _Matrix:
+    return _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias))

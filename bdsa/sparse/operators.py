@@ -1,8 +1,8 @@
-"""The sparse kernels as torch operators, `torch.ops.bdsa.*`, so that profiler and compiler see them.
+"""The sparse kernels as torch operators, `torch.ops.bdsa.*`, so that profiler and compile see them.
 
 On a CPU the native kernels run where they can be built, else PyTorch's own operators (`reference`); on other
 devices always the latter. Maps are [B, H, W, C], contiguous float32; masks bool [B, h, w]; matrices as
-`packing.pack` makes them. What is named `out` receives the result; of a block it holds the identity before.
+`packing.pack` makes them. What is named `out` receives the result.
 """
 from __future__ import annotations
 
@@ -12,67 +12,70 @@ import torch
 from torch import Tensor
 
 from bdsa.sparse import native, reference
+from bdsa.sparse.recording import cannot_record
 
-_BOARD = "Tensor? board, Tensor? board_bias, Tensor(b!)? products, int columns"
+_BOARD = "Tensor? board, Tensor? board_bias, Tensor(c!)? products, int columns"
+_SHORTCUT = "Tensor? projected, Tensor? projection, Tensor? projection_bias, int projected_stride, bool everywhere"
 SCHEMAS = {
-    # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x), without act at the positions
-    # of `raw`, bool [B, h, w].
-    "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation, "
-                   "Tensor? raw) -> ()",
+    # A map of any strides, with a border of zeros.
+    "pad": "(Tensor(a!) out, Tensor x, int padding)",
+    # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
+    "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation)",
     # The same, then the largest of 3x3 windows of stride 2 and padding 1.
-    "convolution_pool": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation) -> ()",
+    "convolution_pool": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation)",
     # Over the channels, in place.
-    "layer_norm": "(Tensor(a!) x, Tensor? weight, Tensor? bias, float eps) -> ()",
+    "layer_norm": "(Tensor(a!) x, Tensor? weight, Tensor? bias, float eps)",
+    # Over the positions: [B, 1, 1, C].
+    "mean": "(Tensor(a!) out, Tensor x)",
+    # Every stride-th position with zeros for the channels that are new, `before` of them in front; activated by a
+    # relu where the mask is not: the identity of a block without projection.
+    "subsample": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, int before)",
     # Every position times the columns of several mask units (`scores.Board`): [panels, B * H * W, width].
-    "products": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias) -> ()",
-    # One unit's logits [B, h, w] from its ten columns: nine taps and the linear layer.
-    "logits": "(Tensor products, int images, int height, int width, int panel, int column, float offset, int stride) "
-              "-> Tensor",
-    # Blocks at the masked positions. They return int64 [2], the rows computed at D(m) and at m. With a board,
-    # its products (the first `columns`) follow what the block changed, or are all made (`everywhere`).
-    "basic": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-             f"bool everywhere, {_BOARD}) -> Tensor",
-    "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
-                  f"Tensor w3, Tensor b3, bool everywhere, {_BOARD}) -> Tensor",
-    "convnext": "(Tensor(a!) x, Tensor mask, Tensor taps, Tensor taps_bias, float eps, Tensor w1, Tensor b1, "
-                f"Tensor w2, Tensor b2, {_BOARD}) -> Tensor",
+    "products": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias)",
+    # One unit's logits [B, h, w] from its ten columns, nine taps and the linear layer, for a map [B, height, width];
+    # and its mask, where they are not negative.
+    "decide": "(Tensor(a!) logits, Tensor(b!) mask, Tensor products, int height, int width, int panel, int column, "
+              "float offset, int stride)",
+    # Blocks at the masked positions. `rows`, int64 [2], says how many were computed at D(m) and at m. With a
+    # projection, a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else
+    # `out` holds the identity before, which is not x if `everywhere`. With a board, its products (the first
+    # `columns`) follow what the block changed.
+    "basic": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, Tensor w2, "
+             f"Tensor b2, {_SHORTCUT}, {_BOARD})",
+    "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, "
+                  f"Tensor w2, Tensor b2, Tensor w3, Tensor b3, {_SHORTCUT}, {_BOARD})",
+    "convnext": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, Tensor w1, "
+                f"Tensor b1, Tensor w2, Tensor b2, {_BOARD})",
 }
 _library = torch.library.Library("bdsa", "DEF")
 
 
-def _on_cpu(name: str) -> Callable[..., Tensor | None]:
-    fast, slow = getattr(native, name), getattr(reference, name)
+def _on_cpu(name: str) -> Callable[..., None]:
+    fast, slow = getattr(native, name), _unrecorded(getattr(reference, name))
+    return lambda *arguments: slow(*arguments) if native.missing() else fast(*arguments)
 
-    def run(*arguments: object) -> Tensor | None:
-        return slow(*arguments) if native.missing() else fast(*arguments)
+
+def _unrecorded(function: Callable[..., None]) -> Callable[..., None]:
+    def run(*arguments: object) -> None:
+        cannot_record()
+        function(*arguments)
     return run
 
 
-def _shape_of(name: str) -> Callable[..., Tensor | None]:
-    """Shapes without computing, for torch.compile."""
-    def of_logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
-                  stride: int) -> Tensor:
-        return products.new_empty(images, (height - 1) // stride + 1, (width - 1) // stride + 1)
-
-    def of_rows(*arguments: object) -> Tensor:
-        return arguments[0].new_empty(2, dtype=torch.int64)
-
-    if SCHEMAS[name].endswith("()"):
-        return lambda *arguments: None
-    return of_logits if name == "logits" else of_rows
-
-
 for _name, _schema in SCHEMAS.items():
-    _library.define(_name + _schema)
+    _library.define(f"{_name}{_schema} -> ()")
     _library.impl(_name, _on_cpu(_name), "CPU")
-    _library.impl(_name, getattr(reference, _name), "CUDA")
-    _library.impl(_name, _shape_of(_name), "Meta")
+    _library.impl(_name, _unrecorded(getattr(reference, _name)), "CUDA")
+    _library.impl(_name, lambda *arguments: None, "Meta")  # shapes are the caller's: nothing to say to torch.compile
 
+pad = torch.ops.bdsa.pad.default
 convolution = torch.ops.bdsa.convolution.default
 convolution_pool = torch.ops.bdsa.convolution_pool.default
 layer_norm = torch.ops.bdsa.layer_norm.default
+mean = torch.ops.bdsa.mean.default
+subsample = torch.ops.bdsa.subsample.default
 products = torch.ops.bdsa.products.default
-logits = torch.ops.bdsa.logits.default
+decide = torch.ops.bdsa.decide.default
 basic = torch.ops.bdsa.basic.default
 bottleneck = torch.ops.bdsa.bottleneck.default
 convnext = torch.ops.bdsa.convnext.default

@@ -4,41 +4,64 @@ A plan holds copies; the network's weights are never touched. Maps between block
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from timm.layers import GELU, GlobalResponseNormMlp
 from torch import Tensor, nn
 
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
+from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.sparse import operators
-from bdsa.sparse.dense import convolve
-from bdsa.sparse.packing import Packed, budget_norm, folded, pack, rows_first, taps_first
+from bdsa.sparse.packing import Packed, budget_norm, folded, pack, taps_first
+from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.scores import NOTHING, Following
 from bdsa.sparse.workspace import Workspace
 
 
 class Shortcut:
-    """The dense identity branch of a ResNet block: what comes before its projection by torch, the projection packed."""
+    """The identity branch of a ResNet block that is not the input itself.
+
+    Attributes:
+        before: what comes before the projection, by torch.
+        matrix, stride: the projection, which the block computes; None where there is none.
+    """
 
     def __init__(self, block: AdaptiveBlock, budget: str, width: int) -> None:
         layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
         self.before: list[nn.Module] = layers
         self.matrix: Packed | None = None
+        self.stride = 1
         if len(layers) >= 2 and isinstance(layers[-2], nn.Conv2d) and plain_convolution(layers[-2], 1):
             *self.before, convolution, norm = layers
             self.stride = convolution.stride[0]
             weight, bias = folded(convolution, budget_norm(norm, budget))
-            self.matrix = pack(rows_first(weight), bias, width)
+            self.matrix = pack(taps_first(weight), bias, width)
 
-    def __call__(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """The identity [B, h, w, C'] of x [B, H, W, C], not in x's memory; activated where the mask is not."""
-        if self.before:
-            y = x.permute(0, 3, 1, 2)
-            for layer in self.before:
-                y = layer(y)
-            x = y.permute(0, 2, 3, 1).contiguous()
-        if self.matrix is None:
-            return torch.where(mask[..., None], x, x.relu())
-        return convolve(x, self.matrix, self.stride, "relu", workspace, name, mask)
+    def projected(self, x: Tensor) -> Tensor:
+        """What is projected, [B, H', W', C], of the block's input x [B, H, W, C]."""
+        if not self.before:
+            return x
+        cannot_record()
+        y = x.permute(0, 3, 1, 2)
+        for layer in self.before:
+            y = layer(y)
+        return y.permute(0, 2, 3, 1).contiguous()
+
+    def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """Where the block's output goes, [B, h, w, C'], not in x's memory.
+
+        Without a projection it holds the identity, activated where the mask is not; with one the block will fill it.
+        """
+        if self.matrix is not None:
+            return workspace.room(name, (*mask.shape, self.matrix.columns), x)
+        if len(self.before) == 1 and type(self.before[0]) is SubsamplePad:
+            way = self.before[0]
+            out = workspace.room(name, (*mask.shape, x.shape[3] + sum(way.padding)), x)
+            operators.subsample(out, x, mask, way.stride, way.padding[-2])
+            return out
+        y = self.projected(x)
+        return torch.where(mask[..., None], y, y.relu())
 
 
 class BasicPlan:
@@ -48,22 +71,21 @@ class BasicPlan:
         self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), width)
         self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), width)
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
+        self.second = _with_shortcut(self.second, self.shortcut)
         self.stride = block.conv1.stride[0]
 
-    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """Add the residual at the masked positions to `identity`, and activate.
 
         Args:
             x: [B, H, W, C], which `identity` may be.
             mask: bool [B, h, w].
             identity: [B, h, w, C'], from the shortcut or x; it becomes the block's output.
+            rows: int64 [2], becomes the rows computed at D(m) and at m.
             following: the products that follow what changes.
-
-        Returns:
-            int64 [2], rows computed at D(m) and at m.
         """
-        return operators.basic(identity, x, mask, self.stride, self.first.weight, self.first.bias, self.second.weight,
-                               self.second.bias, self.shortcut is not None, *_board(following))
+        operators.basic(identity, x, mask, rows, self.stride, self.first.weight, self.first.bias, self.second.weight,
+                        self.second.bias, *_projection(self.shortcut, x), *_board(following))
 
 
 class BottleneckPlan:
@@ -73,13 +95,14 @@ class BottleneckPlan:
         layers = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
         self.matrices = [pack_layer(layer, budget_norm(norm, budget), width) for layer, norm in layers]
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
+        self.matrices[-1] = _with_shortcut(self.matrices[-1], self.shortcut)
         self.stride = block.conv2.stride[0]
 
-    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`."""
         weights = [t for m in self.matrices for t in (m.weight, m.bias)]
-        return operators.bottleneck(identity, x, mask, self.stride, *weights, self.shortcut is not None,
-                                    *_board(following))
+        operators.bottleneck(identity, x, mask, rows, self.stride, *weights, *_projection(self.shortcut, x),
+                             *_board(following))
 
 
 class ConvNeXtPlan:
@@ -106,10 +129,10 @@ class ConvNeXtPlan:
             w2, b2 = w2 * scale[:, None, None, None], b2 * scale
         self.first, self.second = pack(taps_first(w1), b1, width), pack(taps_first(w2), b2, width)
 
-    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None) -> Tensor:
+    def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`; `identity` is x."""
-        return operators.convnext(x, mask, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
-                                  self.second.weight, self.second.bias, *_board(following))
+        operators.convnext(x, mask, rows, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
+                           self.second.weight, self.second.bias, *_board(following))
 
 
 Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan
@@ -119,6 +142,18 @@ KINDS = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, Adap
 def plan_block(block: AdaptiveBlock, budget: str, width: int) -> Plan | None:
     """Plan a block in evaluation mode, in float32; None where `why_masked` says that it has no sparse form."""
     return None if why_masked(block) else KINDS[type(block)](block, budget, width)
+
+
+def _with_shortcut(last: Packed, shortcut: Shortcut | None) -> Packed:
+    """A block's last layer with the bias of its projection, whose product joins it at the masked positions."""
+    return last if shortcut is None or shortcut.matrix is None else replace(last, bias=last.bias + shortcut.matrix.bias)
+
+
+def _projection(shortcut: Shortcut | None, x: Tensor) -> tuple:
+    """The shortcut of a block with input x, as the block operators take it."""
+    if shortcut is None or shortcut.matrix is None:
+        return None, None, None, 1, shortcut is not None
+    return shortcut.projected(x), shortcut.matrix.weight, shortcut.matrix.bias, shortcut.stride, True
 
 
 def _board(following: Following | None) -> tuple:

@@ -12,21 +12,24 @@ from torch import Tensor
 from bdsa.sparse.packing import Packed
 
 
-def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str,
-                raw: Tensor | None) -> None:
+def pad(out: Tensor, x: Tensor, padding: int) -> None:
+    """See `operators.pad`."""
+    out.copy_(F.pad(x, (0, 0, padding, padding, padding, padding)))
+
+
+def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
     matrix = Packed(weight, bias).plain()                      # [kh, kw * C, out]
     channels = x.shape[3]
     kernel = matrix.reshape(len(matrix), -1, channels, len(bias)).permute(3, 2, 0, 1)
     made = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, stride).permute(0, 2, 3, 1)
-    active = _activated(made, activation)
-    out.copy_(active if raw is None else torch.where(raw[..., None], made, active))
+    out.copy_({"none": lambda t: t, "relu": F.relu, "gelu": F.gelu}[activation](made))
 
 
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution_pool`."""
     inner = x.new_empty(len(x), *Packed(weight, bias).output_size(x, stride), len(bias))
-    convolution(inner, x, weight, bias, stride, activation, None)
+    convolution(inner, x, weight, bias, stride, activation)
     out.copy_(F.max_pool2d(inner.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1))
 
 
@@ -35,63 +38,80 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     x.copy_(F.layer_norm(x, x.shape[-1:], weight, bias, eps))
 
 
+def mean(out: Tensor, x: Tensor) -> None:
+    """See `operators.mean`."""
+    out.copy_(x.mean(dim=(1, 2), keepdim=True))
+
+
+def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) -> None:
+    """See `operators.subsample`."""
+    taken = x[:, ::stride, ::stride]
+    identity = F.pad(taken, (before, out.shape[3] - before - taken.shape[3]))
+    out.copy_(torch.where(mask[..., None], identity, identity.relu()))
+
+
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
     out.copy_(torch.einsum("nc,pck->pnk", x.reshape(-1, x.shape[3]), weight[:, 0]))
 
 
-def logits(products: Tensor, images: int, height: int, width: int, panel: int, column: int, offset: float,
-           stride: int) -> Tensor:
-    """See `operators.logits`."""
-    own = products[panel, :, column:column + 10].reshape(images, height, width, 10)
+def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,
+           offset: float, stride: int) -> None:
+    """See `operators.decide`."""
+    own = products[panel, :, column:column + 10].reshape(len(logits), height, width, 10)
     spread = F.pad(own[..., :9], (0, 0, 1, 1, 1, 1))
     total = own[..., 9].mean(dim=(1, 2), keepdim=True) + offset               # [B, 1, 1]
     for tap in range(9):
         row, left = tap // 3, tap % 3
         total = total + spread[:, row:row + height:stride, left:left + width:stride, tap]
-    return total
+    logits.copy_(total)
+    torch.ge(total, 0, out=mask)
 
 
-def basic(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-          everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-          columns: int) -> Tensor:
+def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
+          b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+          projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
+          products: Tensor | None, columns: int) -> None:
     """See `operators.basic`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
     hidden = out.new_empty(*out.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
+    _project(out, projected, projection, projection_bias, projected_stride, mask)
     _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)))
     _look_again(out, at_m, everywhere, board, products, columns)
-    return torch.tensor([len(at_d), len(at_m)])
+    rows.copy_(torch.tensor([len(at_d), len(at_m)]))
 
 
-def bottleneck(out: Tensor, x: Tensor, mask: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
-               w3: Tensor, b3: Tensor, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
-               products: Tensor | None, columns: int) -> Tensor:
+def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
+               b2: Tensor, w3: Tensor, b3: Tensor, projected: Tensor | None, projection: Tensor | None,
+               projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
+               board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     at_m = mask.nonzero()
     at_d = dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
     hidden = x.new_empty(*x.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
     narrow = F.relu(_windows(hidden, at_m, stride, Packed(w2, b2)))
+    _project(out, projected, projection, projection_bias, projected_stride, mask)
     _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3)
     _look_again(out, at_m, everywhere, board, products, columns)
-    return torch.tensor([len(at_d), len(at_m)])
+    rows.copy_(torch.tensor([len(at_d), len(at_m)]))
 
 
-def convnext(x: Tensor, mask: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor, w2: Tensor,
-             b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-             columns: int) -> Tensor:
+def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,
+             w2: Tensor, b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+             columns: int) -> None:
     """See `operators.convnext`."""
     channels, side = x.shape[3], round(len(taps) ** 0.5)
     at_m = mask.nonzero()
     kernel = taps[:, :channels].T.reshape(channels, 1, side, side)
     spatial = F.conv2d(x.permute(0, 3, 1, 2), kernel, taps_bias[:channels], 1, side // 2, groups=channels)
-    rows = F.layer_norm(spatial.permute(0, 2, 3, 1)[at_m.unbind(1)], (channels,), eps=eps)
-    hidden = F.gelu(rows @ Packed(w1, b1).plain()[0] + b1)
+    active = F.layer_norm(spatial.permute(0, 2, 3, 1)[at_m.unbind(1)], (channels,), eps=eps)
+    hidden = F.gelu(active @ Packed(w1, b1).plain()[0] + b1)
     x.index_put_(at_m.unbind(1), hidden @ Packed(w2, b2).plain()[0] + b2, accumulate=True)
     _look_again(x, at_m, False, board, products, columns)
-    return torch.tensor([0, len(at_m)])
+    rows.copy_(torch.tensor([0, len(at_m)]))
 
 
 def dilated(mask: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
@@ -109,6 +129,13 @@ def _windows(x: Tensor, positions: Tensor, stride: int, matrix: Packed) -> Tenso
     for tap, weight in enumerate(matrix.plain()):
         total = total + padded[image, row * stride + tap // 3, column * stride + tap % 3] @ weight
     return total
+
+
+def _project(out: Tensor, x: Tensor | None, weight: Tensor | None, bias: Tensor | None, stride: int, mask: Tensor) -> None:
+    """A 1x1 convolution of x; its bias and a relu where the mask is not: at m they are in what will be added."""
+    if x is not None:
+        made = x[:, ::stride, ::stride] @ Packed(weight, bias).plain()[0]
+        out.copy_(torch.where(mask[..., None], made, F.relu(made + bias)))
 
 
 def _add(out: Tensor, positions: Tensor, residual: Tensor) -> None:
@@ -130,6 +157,3 @@ def _look_again(x: Tensor, positions: Tensor, everywhere: bool, board: Tensor | 
     index = (image * x.shape[1] + row) * x.shape[2] + column
     products[:panels, index] = torch.einsum("nc,pck->pnk", rows[index], board[:panels, 0])
 
-
-def _activated(x: Tensor, activation: str) -> Tensor:
-    return {"none": lambda t: t, "relu": F.relu, "gelu": F.gelu}[activation](x)

@@ -82,9 +82,16 @@ class Following:
 NOTHING = (None, None, None, 0)
 
 
-def logits(products: Tensor, slot: Slot, x: Tensor) -> Tensor:
-    """A unit's logits [B, h, w] for the map x [B, H, W, C] of the products."""
-    return operators.logits(products, *x.shape[:3], slot.panel, slot.column, slot.offset, slot.stride)
+def decide(products: Tensor, slot: Slot, x: Tensor, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
+    """A unit's logits, float [B, h, w], and mask, bool [B, h, w], for the map x [B, H, W, C] of the products.
+
+    They are in rooms of that name.
+    """
+    shape = (len(x), *((size - 1) // slot.stride + 1 for size in x.shape[1:3]))
+    logits = workspace.room(f"{name} logits", shape, x)
+    mask = workspace.room(f"{name} mask", shape, x, torch.bool)
+    operators.decide(logits, mask, products, *x.shape[1:3], slot.panel, slot.column, slot.offset, slot.stride)
+    return logits, mask
 
 
 def _columns(unit: MaskUnit) -> tuple[Tensor, float]:

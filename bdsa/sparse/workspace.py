@@ -2,24 +2,40 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+RECORDINGS = 8  # that are kept: sizes of images and batches that take turns
+
 
 class Workspace(threading.local):
-    """Rooms by name, one set a thread. What a room holds is lost when the name is asked for again."""
+    """Rooms by name, one set a thread. What a room holds is lost when the name is asked for again.
+
+    Attributes:
+        recordings: inferences that can be played again in these rooms, by what they are of.
+    """
 
     def __init__(self) -> None:
         self.rooms: dict[str, Tensor] = {}
+        self.recordings: dict[Hashable, Any] = {}
 
-    def room(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Memory of a shape, on the device and of the type of `like`, with anything in it."""
+    def keep(self, key: Hashable, recording: Any) -> None:
+        """Keep a recording; the oldest of too many is forgotten."""
+        self.recordings[key] = recording
+        if len(self.recordings) > RECORDINGS:
+            del self.recordings[next(iter(self.recordings))]
+
+    def room(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Memory of a shape, on the device and of the type of `like` unless another is given, with anything in it."""
+        dtype = dtype or like.dtype
         count = 1
         for size in shape:
             count *= size
         room = self.rooms.get(name)
-        if room is None or room.numel() < count or room.device != like.device or room.dtype != like.dtype:
+        if room is None or room.numel() < count or room.device != like.device or room.dtype != dtype:
             with torch.inference_mode(False):  # usable in any mode
-                room = self.rooms[name] = torch.empty(count, device=like.device, dtype=like.dtype)
+                room = self.rooms[name] = torch.empty(count, device=like.device, dtype=dtype)
         return room[:count].view(shape)

@@ -1,112 +1,8 @@
-// Residual blocks at the positions that a mask selects. Maps are [images][height][width][channels] of float32.
-//
-// A block goes through its images in groups, so that what one layer writes is still near when the next one reads
-// it; within a group all threads share every layer. The result is added into `out`, which already holds the
-// block's identity: positions that are not selected are never touched.
+// What the library offers, as plain C functions. Maps are [images][height][width][channels] of float32.
 #include <algorithm>
 
-#include "board.h"
-#include "depthwise.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
-namespace {
-
-constexpr int GROUP_POSITIONS = 2048;  // positions of a group of images, at least, if there are as many
-
-template <typename Work>
-void in_parallel(int threads, const Work& work) {
-#if defined(_OPENMP)
-    if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-        work(Team{omp_get_thread_num(), omp_get_num_threads()});
-        return;
-    }
-#endif
-    work(Team{0, 1});
-}
-
-inline void wait_for_all(Team team) {
-#if defined(_OPENMP)
-    if (team.threads > 1) {
-#pragma omp barrier
-    }
-#endif
-}
-
-// What a calling thread keeps between calls.
-struct Workspace {
-    Buffer<Position> active, dilated;
-    Buffer<float> first, second, zeros;
-    Buffer<uint8_t> map, scratch;
-    const float* zero_row(int count) {
-        float* row = zeros.at_least(count);
-        std::memset(row, 0, count * sizeof(float));
-        return row;
-    }
-};
-thread_local Workspace workspace;
-
-// After a group's last layer: new products for the mask units that will look at this map, of which a block with a
-// shortcut has made every position.
-void look_again(const float* maps, int start, int count, Grid grid, const Position* active, int actives, bool everywhere,
-                const Board* board, Team team) {
-    if (!board) return;
-    const int64_t first = (int64_t)start * grid.size();
-    if (everywhere) board->update_all(maps, count * grid.size(), first, grid, team);
-    else board->update(maps, active, actives, first, grid, team);
-    wait_for_all(team);
-}
-
-int group_size(int images, Grid grid) { return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size())); }
-
-// A convolution of whole maps, see bdsa_convolution.
-struct Dense {
-    const float* x;
-    Grid from;
-    int channels, stride;
-    Matrix matrix;
-    Grid to;
-
-    // Outputs start..stop, counted over all images, at some panels of columns; out: the first one's row.
-    void convolve(int start, int stop, int first_panel, int last_panel, float* out, Finish finish) const {
-        static thread_local Buffer<const float*> pointers;
-        const int taps = matrix.taps, tiles = (stop - start + MAX_ROWS - 1) / MAX_ROWS;
-        const float** table = pointers.at_least((size_t)tiles * taps * MAX_ROWS);
-        for (int i = start; i < stop; i++) {
-            const int image = i / to.size(), row = i % to.size() / to.width, column = i % to.width;
-            const float* corner = x + (((size_t)image * from.height + row * stride) * from.width + column * stride) * channels;
-            const int tile = (i - start) / MAX_ROWS, slot = (i - start) % MAX_ROWS;
-            for (int tap = 0; tap < taps; tap++)
-                table[((size_t)tile * taps + tap) * MAX_ROWS + slot] = corner + (size_t)tap * from.width * channels;
-        }
-        for (int panel = first_panel; panel < last_panel; panel++) {
-            const int column = panel * PANEL, columns = std::min(PANEL, matrix.columns - column);
-            for (int i = 0; i < stop - start; i += MAX_ROWS) {
-                float* rows[MAX_ROWS];
-                const int count = std::min(MAX_ROWS, stop - start - i);
-                for (int k = 0; k < count; k++) rows[k] = out + (size_t)(i + k) * matrix.columns + column;
-                if (taps == 1 && panel == first_panel)
-                    for (int k = i + MAX_ROWS; k < std::min(i + 2 * MAX_ROWS, stop - start); k++) fetch_early(table[k], matrix.depth);
-                const Multiply multiply = columns > LANES ? multiply_of<2>(count) : multiply_of<1>(count);
-                multiply(table + (size_t)(i / MAX_ROWS) * taps * MAX_ROWS, taps, matrix.depth, matrix.panel(panel),
-                         matrix.bias + column, rows, columns,
-                         Finish{finish.activation, finish.add, finish.raw ? finish.raw + i : nullptr});
-            }
-        }
-    }
-};
-
-// target = max(target, source)
-inline void larger(float* target, const float* source, int count) {
-    int i = 0;
-    for (; i + LANES <= count; i += LANES) store(target + i, at_least(load(target + i), load(source + i)));
-    for (; i < count; i++) target[i] = std::max(target[i], source[i]);
-}
-
-}  // namespace
+#include "blocks.h"
+#include "dense.h"
 
 extern "C" {
 
@@ -134,22 +30,53 @@ int bdsa_parallel() {
 #endif
 }
 
-// Dense convolution without padding: out[b][i][j] = act(bias + W x[b][i * stride ...][j * stride ...]).
-// x: [images][H][W][C], already padded; a tap is a row of the kernel, whose columns and channels lie side by side:
-// matrix.taps = kernel height, matrix.depth = kernel width * C. raw: null, or the outputs that are not activated.
+// A map of any strides (of image, row, column, channel, in floats) with a border of zeros:
+// out[images][height + 2 * padding][width + 2 * padding][channels].
+void bdsa_pad(float* out, const float* x, const int64_t* strides, int images, int height, int width, int channels,
+              int padding, int threads) {
+    const int lines = height + 2 * padding;
+    const size_t line = (size_t)(width + 2 * padding) * channels;
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images, [&](int image) {
+            for (int y = 0; y < lines; y++) {
+                float* target = out + ((size_t)image * lines + y) * line;
+                if (y < padding || y >= height + padding) {
+                    std::memset(target, 0, line * sizeof(float));
+                    continue;
+                }
+                const float* source = x + image * strides[0] + (y - padding) * strides[1];
+                std::memset(target, 0, (size_t)padding * channels * sizeof(float));
+                std::memset(target + line - (size_t)padding * channels, 0, (size_t)padding * channels * sizeof(float));
+                target += (size_t)padding * channels;
+                if (strides[3] == 1 && strides[2] == channels) {
+                    std::memcpy(target, source, (size_t)width * channels * sizeof(float));
+                    continue;
+                }
+                for (int c = 0; c < channels; c++)
+                    for (int i = 0; i < width; i++) target[(size_t)i * channels + c] = source[i * strides[2] + c * strides[3]];
+            }
+        });
+    });
+}
+
+// See Dense.
 void bdsa_convolution(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
-                      int out_height, int out_width, float* out, int activation, const uint8_t* raw, int threads) {
-    const Dense layer{x, {height, width}, channels, stride, *matrix, {out_height, out_width}};
+                      int out_height, int out_width, float* out, int activation, int threads) {
+    const Dense layer{x, {height, width}, channels, stride, matrix, {out_height, out_width}};
     const int outputs = images * layer.to.size();
-    in_parallel(threads, [&](Team team) {
-        const Split split(outputs, *matrix, team.threads);
-        const int r = team.thread % split.rows, c = team.thread / split.rows, panels = matrix->panels();
-        const int first = (int)((int64_t)outputs * r / split.rows), last = (int)((int64_t)outputs * (r + 1) / split.rows);
-        const size_t bytes = (size_t)matrix->taps * matrix->depth * matrix->columns * sizeof(float);
-        const int chunk = std::min(MAX_TILES, 1 + (int)(bytes >> 16)) * MAX_ROWS;
-        for (int start = first; start < last; start += chunk)
-            layer.convolve(start, std::min(last, start + chunk), panels * c / split.columns, panels * (c + 1) / split.columns,
-                           out + (size_t)start * matrix->columns, Finish{activation, false, raw ? raw + start : nullptr});
+    const Part part = layer.part();
+    in_parallel(threads, 1, [&](Team team) {
+        if (channels == 3) {  // an image
+            team.share(images * out_height, [&](int line) {
+                layer.convolve_line(line, out + (size_t)line * out_width * matrix->columns, activation);
+            });
+            return;
+        }
+        const Units units(outputs, &part, 1, team.threads);
+        team.share(units.count(), [&](int u) {
+            layer.convolve(units.first(u), units.last(u), units.first_panel(u), units.last_panel(u),
+                           out + (size_t)units.first(u) * matrix->columns, activation);
+        });
     });
 }
 
@@ -157,177 +84,114 @@ void bdsa_convolution(const float* x, int images, int height, int width, int cha
 // inner_height x inner_width is the convolution's own output. Of that, a thread holds three rows at a time.
 void bdsa_convolution_pool(const float* x, int images, int height, int width, int channels, int stride, const Matrix* matrix,
                            int inner_height, int inner_width, float* out, int activation, int threads) {
-    const Dense layer{x, {height, width}, channels, stride, *matrix, {inner_height, inner_width}};
+    const Dense layer{x, {height, width}, channels, stride, matrix, {inner_height, inner_width}};
     const int out_height = (inner_height - 1) / 2 + 1, out_width = (inner_width - 1) / 2 + 1, columns = matrix->columns;
-    in_parallel(threads, [&](Team team) {
+    const size_t line = (size_t)inner_width * columns;
+    const int bands = images >= 2 * threads ? 1 : std::min(out_height, 2 * threads);  // of an image: a unit
+    in_parallel(threads, 1, [&](Team team) {
         static thread_local Buffer<float> held;
-        const size_t line = (size_t)inner_width * columns;
         float* lines = held.at_least(3 * line);
-        int64_t holds[3] = {-1, -1, -1};
-        const int rows = images * out_height;
-        for (int r = (int)((int64_t)rows * team.thread / team.threads); r < (int64_t)rows * (team.thread + 1) / team.threads; r++) {
-            const int row = r % out_height, top = std::max(0, 2 * row - 1), bottom = std::min(inner_height - 1, 2 * row + 1);
-            for (int y = top; y <= bottom; y++) {
-                const int64_t wanted = (int64_t)(r / out_height) * inner_height + y;
-                if (holds[y % 3] == wanted) continue;
-                holds[y % 3] = wanted;
-                layer.convolve((int)wanted * inner_width, ((int)wanted + 1) * inner_width, 0, matrix->panels(),
-                               lines + y % 3 * line, Finish{activation, false});
+        team.share(images * bands, [&](int unit) {
+            const int image = unit / bands, band = unit % bands;
+            int next = 0;  // the first line that is not held
+            for (int row = out_height * band / bands; row < out_height * (band + 1) / bands; row++) {
+                const int top = std::max(0, 2 * row - 1), bottom = std::min(inner_height - 1, 2 * row + 1);
+                for (next = std::max(next, top); next <= bottom; next++)
+                    layer.convolve_line(image * inner_height + next, lines + next % 3 * line, activation);
+                for (int column = 0; column < out_width; column++) {
+                    float* target = out + (((size_t)image * out_height + row) * out_width + column) * columns;
+                    const int left = std::max(0, 2 * column - 1), right = std::min(inner_width - 1, 2 * column + 1);
+                    std::memcpy(target, lines + top % 3 * line + (size_t)left * columns, columns * sizeof(float));
+                    for (int y = top; y <= bottom; y++)
+                        for (int z = left; z <= right; z++)
+                            if (y > top || z > left) larger(target, lines + y % 3 * line + (size_t)z * columns, columns);
+                }
             }
-            for (int column = 0; column < out_width; column++) {
-                float* target = out + ((size_t)r * out_width + column) * columns;
-                const int left = std::max(0, 2 * column - 1), right = std::min(inner_width - 1, 2 * column + 1);
-                for (int y = top; y <= bottom; y++)
-                    for (int z = left; z <= right; z++) {
-                        const float* source = lines + y % 3 * line + (size_t)z * columns;
-                        if (y == top && z == left) std::memcpy(target, source, columns * sizeof(float));
-                        else larger(target, source, columns);
-                    }
-            }
-        }
+        });
     });
 }
 
 // Products of every position with the mask units' columns (see board.h). x: [images][height][width][channels].
 void bdsa_products(const float* x, int images, int height, int width, const Board* board, int threads) {
-    const Grid grid{height, width};
-    in_parallel(threads, [&](Team team) { board->update_all(x, images * grid.size(), 0, grid, team); });
+    const int positions = images * height * width;
+    in_parallel(threads, 1, [&](Team team) {
+        const Units units = board->units(positions, team.threads);
+        team.share(units.count(), [&](int u) { board->update(x, nullptr, units.first(u), units.last(u), 0); });
+    });
 }
 
-// One unit's logits [images][h][w] from the products.
-void bdsa_logits(const Board* board, int images, int height, int width, int panel, int column, float offset, int stride,
-                 int out_height, int out_width, float* logits, int threads) {
+// One unit's logits [images][h][w] from the products, and its mask: where they are not negative.
+void bdsa_decide(const Board* board, int images, int height, int width, int panel, int column, float offset, int stride,
+                 int out_height, int out_width, float* logits, uint8_t* mask, int threads) {
     const Grid from{height, width}, to{out_height, out_width};
-    in_parallel(threads, [&](Team team) {
-        for (int image = 0; image < images; image++)
-            board->logits(image, from, to, panel, column, offset, stride, logits + (size_t)image * to.size(), team);
+    const int bands = images >= threads ? 1 : threads;
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images * bands, [&](int unit) {
+            const int image = unit / bands, band = unit % bands;
+            board->decide(image, from, to, panel, column, board->context(image, from, panel, column, offset), stride,
+                          out_height * band / bands, out_height * (band + 1) / bands, logits + (size_t)image * to.size(),
+                          mask + (size_t)image * to.size());
+        });
     });
 }
 
-// out += conv2(relu(conv1(x))) at m, then relu: two 3x3 convolutions, the first with the stride, computed at D(m).
-// out: [images][h][w][C2], the identity; mask: [images][h][w]; rows: adds how many were computed at D(m) and at m;
-// everywhere: whether the board's products have to be made at all positions. The relu is for what is computed alone:
-// elsewhere the identity has had its own.
-void bdsa_basic(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
-                int out_width, int stride, const Matrix* first, const Matrix* second, int everywhere,
-                const Board* board, int64_t* rows, int threads) {
-    const Grid from{height, width}, to{out_height, out_width};
-    const int group = group_size(images, to), middle = first->columns;
-    Workspace& own = workspace;
-    Position* active = own.active.at_least((size_t)group * to.size());
-    Position* dilated = own.dilated.at_least((size_t)group * to.size());
-    float* hidden = own.first.at_least((size_t)group * to.size() * middle);
-    uint8_t* map = own.map.at_least((size_t)group * to.size());
-    uint8_t* scratch = own.scratch.at_least((size_t)out_height * (out_width + 2));
-    const float* zeros = own.zero_row(std::max(first->depth, middle));
-    int counts[2] = {0, 0};
-    in_parallel(threads, [&](Team team) {
-        for (int start = 0; start < images; start += group) {
-            const int count = std::min(group, images - start);
-            const uint8_t* part = mask + (size_t)start * to.size();
-            if (team.thread == 0) {
-                dilate(part, count, to, to, 1, scratch, map);
-                rows[0] += counts[0] = list_active(map, count, to, dilated);
+// The identity of a block whose shortcut takes every stride-th position and puts `before` channels of zeros in front of
+// its own, the rest behind: out[images][h][w][out_channels], activated by a relu where the mask is not.
+void bdsa_subsample(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int channels,
+                    int stride, int before, int out_height, int out_width, int out_channels, int threads) {
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images, [&](int image) {
+            for (int i = 0; i < out_height * out_width; i++) {
+                const size_t at = (size_t)image * out_height * out_width + i;
+                const int row = i / out_width * stride, column = i % out_width * stride;
+                const float* source = x + (((size_t)image * height + row) * width + column) * channels;
+                float* target = out + at * out_channels;
+                std::memset(target, 0, out_channels * sizeof(float));
+                for (int c = 0; c < channels; c++) target[before + c] = mask[at] || source[c] > 0 ? source[c] : 0;
             }
-            if (team.thread == team.threads - 1) rows[1] += counts[1] = list_active(part, count, to, active);
-            wait_for_all(team);
-            const Source images_in{Source::WINDOWS, x + (size_t)start * from.size() * first->depth, from, stride, 3, 1, zeros, to.size()};
-            product(dilated, counts[0], images_in, *first, Target{hidden, (size_t)middle, false}, Finish{RELU, false}, team);
-            wait_for_all(team);
-            const Source between{Source::WINDOWS, hidden, to, 1, 3, 1, zeros, to.size()};
-            float* result = out + (size_t)start * to.size() * second->columns;
-            product(active, counts[1], between, *second, Target{result, (size_t)second->columns, false}, Finish{RELU, true}, team);
-            wait_for_all(team);
-            look_again(result, start, count, to, active, counts[1], everywhere, board, team);
-        }
+        });
     });
 }
 
-// out += conv3(act(conv2(act(conv1(x))))) at m, then relu: 1x1 at D(m) of the input, 3x3 with the stride, 1x1.
-void bdsa_bottleneck(float* out, const float* x, const uint8_t* mask, int images, int height, int width, int out_height,
-                     int out_width, int stride, const Matrix* first, const Matrix* second, const Matrix* third,
-                     int everywhere, const Board* board, int64_t* rows, int threads) {
-    const Grid from{height, width}, to{out_height, out_width};
-    const int group = group_size(images, to), middle = first->columns, inner = second->columns;
-    Workspace& own = workspace;
-    Position* active = own.active.at_least((size_t)group * to.size());
-    Position* dilated = own.dilated.at_least((size_t)group * from.size());
-    float* hidden = own.first.at_least((size_t)group * from.size() * middle);
-    float* narrow = own.second.at_least((size_t)group * to.size() * inner);
-    uint8_t* map = own.map.at_least((size_t)group * from.size());
-    uint8_t* scratch = own.scratch.at_least((size_t)out_height * (width + 2 + stride));
-    const float* zeros = own.zero_row(middle);
-    int counts[2] = {0, 0};
-    in_parallel(threads, [&](Team team) {
-        for (int start = 0; start < images; start += group) {
-            const int count = std::min(group, images - start);
-            const uint8_t* part = mask + (size_t)start * to.size();
-            if (team.thread == 0) {
-                dilate(part, count, to, from, stride, scratch, map);
-                rows[0] += counts[0] = list_active(map, count, from, dilated);
-            }
-            if (team.thread == team.threads - 1) rows[1] += counts[1] = list_active(part, count, to, active);
-            wait_for_all(team);
-            const Source images_in{Source::POSITIONS, x + (size_t)start * from.size() * first->depth, from, 1, 1, 0, nullptr, from.size()};
-            product(dilated, counts[0], images_in, *first, Target{hidden, (size_t)middle, false}, Finish{RELU, false}, team);
-            wait_for_all(team);
-            const Source windows{Source::WINDOWS, hidden, from, stride, 3, 1, zeros, to.size()};
-            product(active, counts[1], windows, *second, Target{narrow, (size_t)inner, true}, Finish{RELU, false}, team);
-            wait_for_all(team);
-            const Source rows_in{Source::IN_ORDER, narrow, to, 1, 1, 0, nullptr, to.size()};
-            float* result = out + (size_t)start * to.size() * third->columns;
-            product(active, counts[1], rows_in, *third, Target{result, (size_t)third->columns, false}, Finish{RELU, true}, team);
-            wait_for_all(team);
-            look_again(result, start, count, to, active, counts[1], everywhere, board, team);
-        }
-    });
-}
+void bdsa_residual(const Residual* block, int threads) { block->run(threads); }
 
-// x += fc2(gelu(fc1(normalise(depthwise(x))))) at m, in place. Returns 0, or 1 for a kernel size that is not built.
-int bdsa_convnext(float* x, const uint8_t* mask, int images, int height, int width, const Depthwise* depthwise,
-                  float eps, const Matrix* first, const Matrix* second, const Board* board, int64_t* rows,
-                  int threads) {
-    if (depthwise->kernel != 7) return 1;
-    const Grid grid{height, width};
-    const int group = group_size(images, grid), channels = depthwise->channels;
-    Workspace& own = workspace;
-    Position* active = own.active.at_least((size_t)group * grid.size());
-    float* narrow = own.first.at_least((size_t)group * grid.size() * channels);
-    float* hidden = own.second.at_least((size_t)group * grid.size() * first->columns);
-    int total = 0;
-    in_parallel(threads, [&](Team team) {
-        for (int start = 0; start < images; start += group) {
-            const int count = std::min(group, images - start);
-            float* maps = x + (size_t)start * grid.size() * channels;
-            if (team.thread == 0) {
-                total = list_active(mask + (size_t)start * grid.size(), count, grid, active);
-                rows[1] += total;
-            }
-            wait_for_all(team);
-            convolve_runs<7>(maps, grid, *depthwise, eps, active, (int)((int64_t)total * team.thread / team.threads),
-                             (int)((int64_t)total * (team.thread + 1) / team.threads), narrow);
-            wait_for_all(team);
-            const Source from{Source::IN_ORDER, narrow, grid, 1, 1, 0, nullptr, grid.size()};
-            product(active, total, from, *first, Target{hidden, (size_t)first->columns, true}, Finish{GELU, false}, team);
-            wait_for_all(team);
-            const Source wide{Source::IN_ORDER, hidden, grid, 1, 1, 0, nullptr, grid.size()};
-            product(active, total, wide, *second, Target{maps, (size_t)channels, false}, Finish{NONE, true}, team);
-            wait_for_all(team);
-            look_again(maps, start, count, grid, active, total, false, board, team);
-        }
-    });
+// Returns 0, or 1 for a kernel size that is not built.
+int bdsa_convnext(const ConvNext* block, int threads) {
+    if (block->depthwise->kernel != 7) return 1;
+    block->run(threads);
     return 0;
 }
 
 // Every row of [rows][channels] normalised over its channels in place, then times weight plus bias where there are any.
 void bdsa_layer_norm(float* x, int64_t rows, int channels, float eps, const float* weight, const float* bias, int threads) {
-    in_parallel(threads, [&](Team team) {
-        for (int64_t i = rows * team.thread / team.threads; i < rows * (team.thread + 1) / team.threads; i++) {
-            float* row = x + i * channels;
-            normalise(row, channels, eps);
-            if (weight)
-                for (int c = 0; c < channels; c++) row[c] = row[c] * weight[c] + bias[c];
-        }
+    const int bands = (int)std::min<int64_t>(rows, 8 * threads);
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(bands, [&](int band) {
+            for (int64_t i = rows * band / bands; i < rows * (band + 1) / bands; i++) {
+                float* row = x + i * channels;
+                normalise(row, channels, eps);
+                if (weight)
+                    for (int c = 0; c < channels; c++) row[c] = row[c] * weight[c] + bias[c];
+            }
+        });
+    });
+}
+
+// The mean over positions: x [images][positions][channels] -> out [images][channels].
+void bdsa_mean(const float* x, int images, int positions, int channels, float* out, int threads) {
+    constexpr int WIDTH = 256;  // channels of a unit
+    const int parts = (channels + WIDTH - 1) / WIDTH;
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images * parts, [&](int unit) {
+            const int image = unit / parts, first = unit % parts * WIDTH, last = std::min(channels, first + WIDTH);
+            float* target = out + (size_t)image * channels;
+            std::fill(target + first, target + last, 0.0f);
+            for (int i = 0; i < positions; i++) {
+                const float* row = x + ((size_t)image * positions + i) * channels;
+                for (int c = first; c < last; c++) target[c] += row[c];
+            }
+            for (int c = first; c < last; c++) target[c] /= positions;
+        });
     });
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "rows.h"
+#include "team.h"
 
 struct Board {
     const Matrix* matrix;  // depth: channels; columns: ten a unit, no unit in two panels
@@ -14,36 +15,27 @@ struct Board {
     int64_t positions;     // of all images
     int columns;           // from here on are those of units that have decided already
 
-    Matrix left() const {
-        Matrix part = *matrix;
-        part.columns = columns;
-        return part;
+    // New products for rows first..last of `rows`, or of the list of positions, of maps [count][channels] whose first
+    // row is position `from`.
+    void update(const float* maps, const Position* list, int first, int last, int64_t from) const {
+        Matrix left = *matrix;
+        left.columns = columns;
+        const Part part{{list ? Source::POSITIONS : Source::IN_ORDER, maps}, &left};
+        const Target target{products + from * PANEL, PANEL, !list, 0, (size_t)positions * PANEL};
+        product(list, first, last, &part, 1, 0, left.panels(), target, Finish{NONE, false});
     }
 
-    Target target(int64_t from, bool in_order) const {
-        return Target{products + from * PANEL, PANEL, in_order, (size_t)positions * PANEL};
+    Units units(int count, int threads) const {
+        const Part part{{Source::IN_ORDER, nullptr}, matrix};
+        return Units(count, &part, 1, threads, true);
     }
 
-    // maps: [count][channels], whose first row is position `from`.
-    void update_all(const float* maps, int count, int64_t from, Grid grid, Team team) const {
-        const Source source{Source::IN_ORDER, maps, grid, 1, 1, 0, nullptr, grid.size()};
-        product(nullptr, count, source, left(), target(from, true), Finish{NONE, false}, team);
-    }
-
-    void update(const float* maps, const Position* changed, int count, int64_t from, Grid grid, Team team) const {
-        const Source source{Source::POSITIONS, maps, grid, 1, 1, 0, nullptr, grid.size()};
-        product(changed, count, source, left(), target(from, false), Finish{NONE, false}, team);
-    }
-
-    // This member's rows of one image's logits.
-    void logits(int image, Grid from, Grid to, int panel, int column, float offset, int stride, float* out,
-                Team team) const {
+    // Rows first..last of one image's logits and of its mask.
+    void decide(int image, Grid from, Grid to, int panel, int column, float offset, int stride, int first, int last,
+                float* logits, uint8_t* mask) const {
         const float* own = products + ((size_t)panel * positions + (size_t)image * from.size()) * PANEL + column;
-        double context = 0;
-        for (int i = 0; i < from.size(); i++) context += own[(size_t)i * PANEL + 9];
-        offset += (float)(context / from.size());
-        for (int row = to.height * team.thread / team.threads; row < to.height * (team.thread + 1) / team.threads; row++) {
-            float* line = out + (size_t)row * to.width;
+        for (int row = first; row < last; row++) {
+            float* line = logits + (size_t)row * to.width;
             for (int i = 0; i < to.width; i++) line[i] = offset;
             for (int dy = 0; dy < 3; dy++) {
                 const int y = row * stride + dy - 1;
@@ -55,6 +47,16 @@ struct Board {
                 for (int i = 0; i < to.width && i * stride + 1 < from.width; i++)
                     line[i] += taps[((size_t)i * stride + 1) * PANEL + 2];
             }
+            uint8_t* decided = mask + (size_t)row * to.width;
+            for (int i = 0; i < to.width; i++) decided[i] = line[i] >= 0;
         }
+    }
+
+    // The bias of one image's logits, with the linear layer's part.
+    float context(int image, Grid from, int panel, int column, float offset) const {
+        const float* own = products + ((size_t)panel * positions + (size_t)image * from.size()) * PANEL + column + 9;
+        double total = 0;
+        for (int i = 0; i < from.size(); i++) total += own[(size_t)i * PANEL];
+        return offset + (float)(total / from.size());
     }
 };

@@ -16,8 +16,8 @@ struct Grid {
     int size() const { return height * width; }
 };
 
-// Positions of `images` maps of bytes that are not zero, in order; returns their number.
-inline int list_active(const uint8_t* mask, int images, Grid grid, Position* out) {
+// Positions of `images` maps of bytes that are not zero, or of the others, in order; returns their number.
+inline int list_active(const uint8_t* mask, int images, Grid grid, Position* out, bool others = false) {
     int count = 0;
     int32_t index = 0;
     for (int image = 0; image < images; image++)
@@ -27,13 +27,13 @@ inline int list_active(const uint8_t* mask, int images, Grid grid, Position* out
                 uint64_t eight = 1;
                 if (column + 8 <= grid.width) std::memcpy(&eight, mask + index + column, 8);
                 const int end = std::min(column + 8, grid.width);
-                if (!eight) {
+                if (!eight && !others) {
                     column = end;
                     continue;
                 }
                 for (; column < end; column++) {  // writes always, counts what is active: no branch to mispredict
                     out[count] = {index + column, (int16_t)row, (int16_t)column};
-                    count += mask[index + column] != 0;
+                    count += (mask[index + column] != 0) != others;
                 }
             }
             index += grid.width;

@@ -1,8 +1,9 @@
-// Products of selected rows with a packed matrix: out[i] = act(bias + sum over taps of row[i][tap] * W[tap]).
+// Products of selected rows with packed matrices: out[i] = act(bias + sum over parts and taps of row[i][tap] * W[tap]).
 //
 // Rows are given by pointers, so that nothing is gathered: a tap of a convolution is the row of a neighbouring
-// position, or a row of zeros beyond the border. The matrix is packed in panels of two vectors of columns,
-// [panels][taps * depth][2 * LANES], padded with zeros.
+// position, or a row of zeros beyond the border. A matrix is packed in panels of two vectors of columns,
+// [panels][taps * depth][2 * LANES], padded with zeros. A block's last layer and its shortcut are two parts of one
+// product: their sum never leaves the registers.
 #pragma once
 
 #include <algorithm>
@@ -17,15 +18,20 @@ struct Matrix {
     const float* bias;  // [columns]
     int taps, depth, columns;
     int panels() const { return (columns + PANEL - 1) / PANEL; }
+    size_t bytes() const { return (size_t)taps * depth * columns * sizeof(float); }
     const float* panel(int index) const { return packed + (size_t)index * taps * depth * PANEL; }
 };
 
-// What is done with a row of results: stored, or added to what is there, then activated; where `raw` has a byte that is
-// not zero for a row of the tile, that row is not activated.
+// One summand of a tile: a panel of a matrix.
+struct Summand {
+    const float* panel;
+    int taps, depth;
+};
+
+// What is done with a row of results: stored, or added to what is there, then activated.
 struct Finish {
     int activation;
     bool add;
-    const uint8_t* raw = nullptr;
 };
 
 template <int VECTORS>
@@ -47,33 +53,34 @@ inline void finish_row(const Vector* sums, const float* bias, float* out, int co
 }
 
 // ROWS rows times VECTORS vectors of columns, all sums in registers.
-// rows: [taps][MAX_ROWS] pointers; matrix: taps * depth rows of PANEL floats; out: [ROWS] pointers.
+// rows: [all taps of all parts][MAX_ROWS] pointers; a part's panel: taps * depth rows of PANEL floats; out: [ROWS].
 template <int ROWS, int VECTORS>
-void multiply(const float* const* rows, int taps, int depth, const float* matrix, const float* bias,
-              float* const* out, int columns, Finish finish) {
+void multiply(const float* const* rows, const Summand* parts, int count, const float* bias, float* const* out,
+              int columns, Finish finish) {
     Vector sums[ROWS][VECTORS] = {};
-    for (int tap = 0; tap < taps; tap++) {
-        const float* row[ROWS];
-        for (int i = 0; i < ROWS; i++) row[i] = rows[tap * MAX_ROWS + i];
-        for (int k = 0; k < depth; k++, matrix += PANEL) {
-            Vector weights[VECTORS];
-            for (int v = 0; v < VECTORS; v++) {
-                weights[v] = load(matrix + v * LANES);
-                __builtin_prefetch(matrix + AHEAD * PANEL + v * LANES, 0, 2);
-            }
-            for (int i = 0; i < ROWS; i++) {
-                const float value = row[i][k];
-                for (int v = 0; v < VECTORS; v++) sums[i][v] += value * weights[v];
+    for (int part = 0; part < count; part++) {
+        const float* matrix = parts[part].panel;
+        const int depth = parts[part].depth;
+        for (int tap = 0; tap < parts[part].taps; tap++, rows += MAX_ROWS) {
+            const float* row[ROWS];
+            for (int i = 0; i < ROWS; i++) row[i] = rows[i];
+            for (int k = 0; k < depth; k++, matrix += PANEL) {
+                Vector weights[VECTORS];
+                for (int v = 0; v < VECTORS; v++) {
+                    weights[v] = load(matrix + v * LANES);
+                    __builtin_prefetch(matrix + AHEAD * PANEL + v * LANES, 0, 2);
+                }
+                for (int i = 0; i < ROWS; i++) {
+                    const float value = row[i][k];
+                    for (int v = 0; v < VECTORS; v++) sums[i][v] += value * weights[v];
+                }
             }
         }
     }
-    for (int i = 0; i < ROWS; i++) {
-        const int activation = finish.raw && finish.raw[i] ? NONE : finish.activation;
-        finish_row<VECTORS>(sums[i], bias, out[i], columns, Finish{activation, finish.add});
-    }
+    for (int i = 0; i < ROWS; i++) finish_row<VECTORS>(sums[i], bias, out[i], columns, finish);
 }
 
-typedef void (*Multiply)(const float* const*, int, int, const float*, const float*, float* const*, int, Finish);
+typedef void (*Multiply)(const float* const*, const Summand*, int, const float*, float* const*, int, Finish);
 
 template <int VECTORS>
 inline Multiply multiply_of(int rows) {
