@@ -13,6 +13,8 @@
 constexpr int PANEL = 2 * LANES;
 constexpr int AHEAD = 48;  // rows of a panel that are fetched before they are needed: a core cannot hide the wait itself
 
+constexpr int STEP = 16, FETCHED_A_STEP = 3;  // between so many products of a row, the places of so many rows' next results are fetched
+
 struct Matrix {
     const float* packed;
     const float* bias;  // [columns]
@@ -29,9 +31,11 @@ struct Summand {
 };
 
 // What is done with a row of results: stored, or added to what is there, then activated.
+// ahead: the next panel's results of these rows lie right behind: their place is fetched meanwhile.
 struct Finish {
     int activation;
     bool add;
+    bool ahead = false;
 };
 
 template <int VECTORS>
@@ -52,6 +56,22 @@ inline void finish_row(const Vector* sums, const float* bias, float* out, int co
     }
 }
 
+// COUNT columns of all rows times as many rows of a panel, which `matrix` is moved along.
+template <int ROWS, int VECTORS>
+inline __attribute__((always_inline)) void multiply_some(const float* const (&row)[ROWS], int k, int count, const float*& matrix, Vector (&sums)[ROWS][VECTORS]) {
+    for (const int end = k + count; k < end; k++, matrix += PANEL) {
+        Vector weights[VECTORS];
+        for (int v = 0; v < VECTORS; v++) {
+            weights[v] = load(matrix + v * LANES);
+            __builtin_prefetch(matrix + AHEAD * PANEL + v * LANES, 0, 2);
+        }
+        for (int i = 0; i < ROWS; i++) {
+            const float value = row[i][k];
+            for (int v = 0; v < VECTORS; v++) sums[i][v] += value * weights[v];
+        }
+    }
+}
+
 // ROWS rows times VECTORS vectors of columns, all sums in registers.
 // rows: [all taps of all parts][MAX_ROWS] pointers; a part's panel: taps * depth rows of PANEL floats; out: [ROWS].
 template <int ROWS, int VECTORS>
@@ -64,17 +84,14 @@ void multiply(const float* const* rows, const Summand* parts, int count, const f
         for (int tap = 0; tap < parts[part].taps; tap++, rows += MAX_ROWS) {
             const float* row[ROWS];
             for (int i = 0; i < ROWS; i++) row[i] = rows[i];
-            for (int k = 0; k < depth; k++, matrix += PANEL) {
-                Vector weights[VECTORS];
-                for (int v = 0; v < VECTORS; v++) {
-                    weights[v] = load(matrix + v * LANES);
-                    __builtin_prefetch(matrix + AHEAD * PANEL + v * LANES, 0, 2);
+            int k = 0;
+            if (finish.ahead && part == 0 && tap == 0)
+                for (int i = 0; i < ROWS && k + STEP <= depth; k += STEP) {
+                    for (const int some = std::min(i + FETCHED_A_STEP, ROWS); i < some; i++)
+                        for (int v = 0; v < VECTORS; v++) __builtin_prefetch(out[i] + PANEL + v * LANES, 1, 2);
+                    multiply_some(row, k, STEP, matrix, sums);
                 }
-                for (int i = 0; i < ROWS; i++) {
-                    const float value = row[i][k];
-                    for (int v = 0; v < VECTORS; v++) sums[i][v] += value * weights[v];
-                }
-            }
+            multiply_some(row, k, depth - k, matrix, sums);
         }
     }
     for (int i = 0; i < ROWS; i++) finish_row<VECTORS>(sums[i], bias, out[i], columns, finish);

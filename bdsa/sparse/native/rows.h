@@ -103,13 +103,13 @@ inline void product(const Position* positions, int first, int last, const Part* 
                     out[i] = target.row(positions ? positions[edges[t] + i].index : 0, edges[t] + i, panel);
                 if (taps == 1 && panel == first_panel && t + 1 < here)
                     for (int i = 0; i < edges[t + 2] - edges[t + 1]; i++) fetch_early(table[(size_t)(t + 1) * MAX_ROWS + i], main.depth);
-                if (finish.add)
+                if (finish.add || panel == first_panel)
                     for (int i = 0; i < rows; i++) {
                         __builtin_prefetch(out[i], 1, 3);
                         __builtin_prefetch(out[i] + LANES, 1, 3);
                     }
                 const Multiply multiply = columns > LANES ? multiply_of<2>(rows) : multiply_of<1>(rows);
-                multiply(table + (size_t)t * taps * MAX_ROWS, summands, count, main.bias + column, out, columns, finish);
+                multiply(table + (size_t)t * taps * MAX_ROWS, summands, count, main.bias + column, out, columns, Finish{finish.activation, finish.add, !finish.add && panel + 1 < last_panel && target.panel_stride == PANEL});
             }
         }
     }
