@@ -14,7 +14,7 @@ from bdsa.sparse import native
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.plans import Plan, plan_block, why_masked
 from bdsa.sparse.recording import cannot_record, recorded
-from bdsa.sparse.scores import Board, Following, Slot, decide
+from bdsa.sparse.scores import Alone, Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
 
 
@@ -25,15 +25,14 @@ class BlockStep:
     Attributes:
         block: the network's own.
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
-        board, slot: where its mask unit's logits come from.
+        scorer: where its mask unit's logits come from.
         break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
         rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2].
         ran_masked: whether the last run was masked.
     """
     block: AdaptiveBlock
     plan: Plan | None
-    board: Board | None = None
-    slot: Slot | None = None
+    scorer: Member | Alone | None = None
     break_even: float | None = None
     rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
     ran_masked: bool = False
@@ -44,10 +43,12 @@ class BlockStep:
         return self.plan is not None and self.plan.shortcut is None
 
     def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str
-               ) -> tuple[Tensor, Tensor, Tensor]:
-        """The board's products, made here unless they are given, and the unit's logits and mask [B, h, w]."""
-        products = self.board.products(x, workspace) if products is None else products
-        return products, *decide(products, self.slot, x, workspace, name)
+               ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Its board's products, made here unless they are given, and the unit's logits and mask [B, h, w]."""
+        if isinstance(self.scorer, Alone):
+            return None, *self.scorer.decide(x, workspace, name)
+        products = self.scorer.board.products(x, workspace) if products is None else products
+        return products, *self.scorer.decide(x, products, workspace, name)
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
         """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`)."""
@@ -71,7 +72,8 @@ class BlockStep:
 
     def output_size(self, x: Tensor) -> tuple[int, int]:
         """Height and width of the mask for an input [B, H, W, C]."""
-        return (x.shape[1] - 1) // self.slot.stride + 1, (x.shape[2] - 1) // self.slot.stride + 1
+        stride = self.block.geometry()[1]
+        return (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Executor:
             else:
                 waiting.append(module)
         steps += dense_steps(waiting, width)
-        _share_boards(steps, budget, width)
+        _score_together(steps, budget, width)
         border = 0
         if isinstance(steps[0], Convolution):
             border, steps[0].padding = steps[0].padding, 0
@@ -185,12 +187,9 @@ class Executor:
                 x, fresh = step.run_masked(x, mask, request.budget), False
                 continue
             identity = step.identity(x, mask, self.workspace, f"map {i}")
-            following, after = None, self._next(i)
-            if after is not None:
-                products = products if step.in_place else after.board.room(identity, self.workspace)
-                following = Following(after.board, products, after.slot.stop)
+            following = self._following(i, products, identity)
             step.run_sparse(x, mask, identity, following)
-            x, fresh = identity, after is not None
+            x, products, fresh = identity, following and following.products, following is not None
         return x.permute(0, 3, 1, 2), used, rooms
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
@@ -226,14 +225,22 @@ class Executor:
         """What blocks have that the kernels do not know."""
         return {why_masked(s.block) for s in self.blocks() if s.plan is None}
 
-    def _next(self, index: int) -> BlockStep | None:
-        """The block right behind a step, which decides by products that the step's block can keep up to date."""
+    def _following(self, index: int, products: Tensor | None, output: Tensor) -> Following | None:
+        """What the block at a step keeps up to date: the products by which the block right behind it decides.
+
+        Args:
+            products: of the block's input.
+            output: [B, h, w, C'], where the block's output goes.
+        """
         after = self.steps[index + 1] if index + 1 < len(self.steps) else None
-        return after if isinstance(after, BlockStep) else None
+        if not isinstance(after, BlockStep) or isinstance(after.scorer, Alone):
+            return None
+        board, slot = after.scorer.board, after.scorer.slot
+        return Following(board, products if self.steps[index].in_place else board.room(output, self.workspace), slot.stop)
 
 
-def _share_boards(steps: list[Step | BlockStep], budget: str, width: int) -> None:
-    """One board for the mask units of blocks that follow each other on one map."""
+def _score_together(steps: list[Step | BlockStep], budget: str, width: int) -> None:
+    """Let the mask units of blocks that follow each other on one map read it together."""
     groups: list[list[BlockStep]] = []
     before: Step | BlockStep | None = None
     for step in steps:
@@ -244,9 +251,8 @@ def _share_boards(steps: list[Step | BlockStep], budget: str, width: int) -> Non
                 groups.append([step])
         before = step
     for group in groups:
-        board = Board([step.block.mask_units[budget] for step in group], width)
-        for step, slot in zip(group, board.slots):
-            step.board, step.slot = board, slot
+        for step, scorer in zip(group, scorers([step.block.mask_units[budget] for step in group], width)):
+            step.scorer = scorer
 
 
 def _check_size(given: Tensor, mask: Tensor) -> None:

@@ -27,6 +27,10 @@ class _Board(ctypes.Structure):
     _fields_ = [("matrix", POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("columns", c_int)]
 
 
+class _Unit(ctypes.Structure):
+    _fields_ = [("taps", c_void_p), ("context", c_void_p), ("channels", c_int), ("stride", c_int), ("offset", c_float)]
+
+
 class _Residual(ctypes.Structure):
     _fields_ = [("out", c_void_p), ("x", c_void_p), ("mask", c_void_p),
                 *((name, c_int) for name in ("images", "height", "width", "out_height", "out_width", "stride")),
@@ -115,6 +119,13 @@ def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: i
     board = byref(_Board(None, products.data_ptr(), products.shape[1], 0))
     call(library().bdsa_decide, board, len(logits), height, width, panel, column, c_float(offset), stride,
          *logits.shape[1:], _pointer(logits), _pointer(mask), _threads(), on=(logits, mask, products))
+
+
+def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float, stride: int) -> None:
+    """See `operators.unit`."""
+    weights = _Unit(taps.data_ptr(), context.data_ptr(), x.shape[3], stride, offset)
+    call(library().bdsa_unit, byref(weights), _pointer(x), *x.shape[:3], *logits.shape[1:], _pointer(logits),
+         _pointer(mask), _threads(), on=(logits, mask, x, taps, context))
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,

@@ -36,6 +36,8 @@ SCHEMAS = {
     # and its mask, where they are not negative.
     "decide": "(Tensor(a!) logits, Tensor(b!) mask, Tensor products, int height, int width, int panel, int column, "
               "float offset, int stride)",
+    # The same of a unit on its own, from the map x: taps [9, C], context [C].
+    "unit": "(Tensor(a!) logits, Tensor(b!) mask, Tensor x, Tensor taps, Tensor context, float offset, int stride)",
     # Blocks at the masked positions. `rows`, int64 [2], says how many were computed at D(m) and at m. With a
     # projection, a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else
     # `out` holds the identity before, which is not x if `everywhere`. With a board, its products (the first
@@ -76,6 +78,7 @@ mean = torch.ops.bdsa.mean.default
 subsample = torch.ops.bdsa.subsample.default
 products = torch.ops.bdsa.products.default
 decide = torch.ops.bdsa.decide.default
+unit = torch.ops.bdsa.unit.default
 basic = torch.ops.bdsa.basic.default
 bottleneck = torch.ops.bdsa.bottleneck.default
 convnext = torch.ops.bdsa.convnext.default

@@ -68,6 +68,15 @@ def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: i
     torch.ge(total, 0, out=mask)
 
 
+def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float, stride: int) -> None:
+    """See `operators.unit`."""
+    kernel = taps.T.reshape(1, -1, 3, 3)
+    total = F.conv2d(x.permute(0, 3, 1, 2), kernel, None, stride, 1)[:, 0] \
+        + (x.mean(dim=(1, 2)) @ context)[:, None, None] + offset
+    logits.copy_(total)
+    torch.ge(total, 0, out=mask)
+
+
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
           b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
           projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,

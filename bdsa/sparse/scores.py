@@ -2,7 +2,8 @@
 
 The units of consecutive blocks read the same map but for the positions at which the blocks between them ran. Per
 position a unit needs ten products with its weights (nine taps and the linear layer). A board makes them for all
-its units in one reading of the map, and the blocks bring up to date what they change.
+its units in one reading of the map, and the blocks bring up to date what they change. A unit alone on its map, or on
+one of few channels, is faster when it reads the map itself.
 """
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from bdsa.sparse import operators
 from bdsa.sparse.packing import pack, taps_first
 from bdsa.sparse.workspace import Workspace
 
-COLUMNS = 10
+COLUMNS = 10       # products a unit
+FEW_CHANNELS = 32  # up to which a unit's ten products are no less than the map they are of
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,53 @@ class Following:
 NOTHING = (None, None, None, 0)
 
 
-def decide(products: Tensor, slot: Slot, x: Tensor, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
-    """A unit's logits, float [B, h, w], and mask, bool [B, h, w], for the map x [B, H, W, C] of the products.
+@dataclass(frozen=True)
+class Member:
+    """A unit of a board."""
+    board: Board
+    slot: Slot
 
-    They are in rooms of that name.
+    def decide(self, x: Tensor, products: Tensor, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
+        """The unit's logits, float [B, h, w], and mask, bool [B, h, w], for the map x [B, H, W, C] of the products.
+
+        They are in rooms of that name.
+        """
+        logits, mask = _rooms(x, self.slot.stride, workspace, name)
+        operators.decide(logits, mask, products, *x.shape[1:3], self.slot.panel, self.slot.column, self.slot.offset,
+                         self.slot.stride)
+        return logits, mask
+
+
+class Alone:
+    """A unit on its own."""
+
+    def __init__(self, unit: MaskUnit) -> None:
+        columns, self.offset = _columns(unit)
+        self.taps, self.context = columns[:, :9].T.float().contiguous(), columns[:, 9].float().contiguous()
+        self.stride = unit.conv.stride[0]
+
+    def decide(self, x: Tensor, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
+        """See `Member.decide`."""
+        logits, mask = _rooms(x, self.stride, workspace, name)
+        operators.unit(logits, mask, x, self.taps, self.context, self.offset, self.stride)
+        return logits, mask
+
+
+def scorers(units: list[MaskUnit], width: int) -> list[Member | Alone]:
+    """How units that look at one map, in the order in which they decide, get their logits.
+
+    Args:
+        width: columns of a panel.
     """
-    shape = (len(x), *((size - 1) // slot.stride + 1 for size in x.shape[1:3]))
-    logits = workspace.room(f"{name} logits", shape, x)
-    mask = workspace.room(f"{name} mask", shape, x, torch.bool)
-    operators.decide(logits, mask, products, *x.shape[1:3], slot.panel, slot.column, slot.offset, slot.stride)
-    return logits, mask
+    if len(units) == 1 or units[0].conv.in_channels <= FEW_CHANNELS:
+        return [Alone(unit) for unit in units]
+    board = Board(units, width)
+    return [Member(board, slot) for slot in board.slots]
+
+
+def _rooms(x: Tensor, stride: int, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
+    shape = (len(x), *((size - 1) // stride + 1 for size in x.shape[1:3]))
+    return workspace.room(f"{name} logits", shape, x), workspace.room(f"{name} mask", shape, x, torch.bool)
 
 
 def _columns(unit: MaskUnit) -> tuple[Tensor, float]:

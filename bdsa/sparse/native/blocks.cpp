@@ -3,6 +3,7 @@
 
 #include "blocks.h"
 #include "dense.h"
+#include "unit.h"
 
 extern "C" {
 
@@ -131,6 +132,21 @@ void bdsa_decide(const Board* board, int images, int height, int width, int pane
             board->decide(image, from, to, panel, column, board->context(image, from, panel, column, offset), stride,
                           out_height * band / bands, out_height * (band + 1) / bands, logits + (size_t)image * to.size(),
                           mask + (size_t)image * to.size());
+        });
+    });
+}
+
+// The same of a unit on its own, from the map x [images][height][width][channels].
+void bdsa_unit(const Unit* unit, const float* x, int images, int height, int width, int out_height, int out_width,
+               float* logits, uint8_t* mask, int threads) {
+    const Grid from{height, width}, to{out_height, out_width};
+    const int bands = images >= threads ? 1 : threads;
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images * bands, [&](int part) {
+            const int image = part / bands, band = part % bands;
+            const float* map = x + (size_t)image * from.size() * unit->channels;
+            unit->decide(map, from, to, unit->bias(map, from), out_height * band / bands, out_height * (band + 1) / bands,
+                         logits + (size_t)image * to.size(), mask + (size_t)image * to.size());
         });
     });
 }

@@ -60,7 +60,7 @@ inline void Residual::run(int threads) const {
     float* narrow = third ? own.second.at_least((size_t)group * to.size() * second->columns) : nullptr;
     uint8_t* map = own.map.at_least((size_t)group * inner.size());
     uint8_t* scratch = own.scratch.at_least((size_t)out_height * (inner.width + 2 + stride));
-    const float* zeros = own.zero_row(std::max(first->depth, middle));
+    const float* zeros = own.zero_row(3 * std::max(first->depth, middle));
     int actives = 0, passives = 0, dilations = 0;
     rows[0] = rows[1] = 0;
     in_parallel(threads, 4 * ((images + group - 1) / group), [&](Team team) {
@@ -81,7 +81,7 @@ inline void Residual::run(int threads) const {
             team.wait();
 
             const Part opening{third ? Source{Source::POSITIONS, input}
-                                     : Source{Source::WINDOWS, input, 0, from, stride, 3, zeros, to}, first};
+                                     : Source{Source::WINDOWS, input, 0, from, stride, 3, zeros, to, first->depth}, first};
             const Units opened(dilations, &opening, 1, team.threads);
             team.share(opened.count(), [&](int u) {
                 product(dilated, opened.first(u), opened.last(u), &opening, 1, opened.first_panel(u), opened.last_panel(u),
@@ -89,9 +89,9 @@ inline void Residual::run(int threads) const {
             });
             team.wait();
 
-            const Part spatial{{Source::WINDOWS, hidden, 0, inner, third ? stride : 1, 3, zeros, to}, second};
+            const Part spatial{{Source::WINDOWS, hidden, 0, inner, third ? stride : 1, 3, zeros, to, middle}, second};
             const Part shortcut{{Source::WINDOWS, projected + (projection ? (size_t)start * projected_from.size() * projection->depth : 0),
-                                 0, projected_from, projected_stride, 1, zeros, to}, projection};
+                                 0, projected_from, projected_stride, 1, zeros, to, projection ? projection->depth : 0}, projection};
             Part closing[2] = {spatial, shortcut};
             if (third) closing[0] = {{Source::IN_ORDER, narrow}, third};
             const int parts = projection ? 2 : 1;

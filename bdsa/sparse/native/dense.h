@@ -41,36 +41,39 @@ private:
     template <int STEP>
     void convolve_images(int line, float* out, int activation) const {
         const float* start = x + ((size_t)(line / to.height) * from.height + line % to.height * stride) * from.width * channels;
-        const int tiles = (to.width + LINE_ROWS - 1) / LINE_ROWS;
         for (int panel = 0; panel < matrix->panels(); panel++) {
             const int column = panel * PANEL, columns = std::min(PANEL, matrix->columns - column);
+            const int most = columns > LANES ? ROWS_OF_2 : ROWS_OF_1, tiles = (to.width + most - 1) / most;
             for (int t = 0; t < tiles; t++) {
                 const int first = to.width * t / tiles, rows = to.width * (t + 1) / tiles - first;
-                float* results[LINE_ROWS];
-                for (int i = 0; i < rows; i++) results[i] = out + (size_t)(first + i) * matrix->columns + column;
-                line_multiply<STEP, LINE_ROWS>(rows, start + (size_t)first * STEP, (size_t)from.width * channels, panel, results, columns, activation);
+                float* target = out + (size_t)first * matrix->columns + column;
+                const auto multiply = columns > LANES ? &Dense::line_multiply<STEP, ROWS_OF_2, 2> : &Dense::line_multiply<STEP, ROWS_OF_1, 1>;
+                (this->*multiply)(rows, start + (size_t)first * STEP, panel, target, columns, activation);
             }
         }
     }
 
-    static constexpr int LINE_ROWS = MAX_ROWS + MAX_ROWS / 6;  // 14 x 2 accumulators with AVX-512
+    static constexpr int ROWS_OF_2 = MAX_ROWS + MAX_ROWS / 6;  // 14 x 2 accumulators with AVX-512
+    static constexpr int ROWS_OF_1 = MAX_ROWS + MAX_ROWS / 3;  // 16
 
-    template <int STEP, int ROWS>
-    void line_multiply(int rows, const float* start, size_t line, int panel, float* const* out, int columns, int activation) const {
+    template <int STEP, int ROWS, int VECTORS>
+    void line_multiply(int rows, const float* start, int panel, float* out, int columns, int activation) const {
         if constexpr (ROWS > 1) {
-            if (rows < ROWS) return line_multiply<STEP, ROWS - 1>(rows, start, line, panel, out, columns, activation);
+            if (rows < ROWS) return line_multiply<STEP, ROWS - 1, VECTORS>(rows, start, panel, out, columns, activation);
         }
-        Vector sums[ROWS][2] = {};
+        Vector sums[ROWS][VECTORS] = {};
         const float* weights = matrix->panel(panel);
-        for (int tap = 0; tap < matrix->taps; tap++, start += line)
+        for (int tap = 0; tap < matrix->taps; tap++, start += (size_t)from.width * channels)
             for (int k = 0; k < matrix->depth; k++, weights += PANEL) {
-                const Vector left = load(weights), right = load(weights + LANES);
+                Vector column[VECTORS];
+                for (int v = 0; v < VECTORS; v++) column[v] = load(weights + v * LANES);
                 for (int i = 0; i < ROWS; i++) {
                     const float value = start[i * STEP + k];
-                    sums[i][0] += value * left, sums[i][1] += value * right;
+                    for (int v = 0; v < VECTORS; v++) sums[i][v] += value * column[v];
                 }
             }
-        for (int i = 0; i < ROWS; i++) finish_row<2>(sums[i], matrix->bias + panel * PANEL, out[i], columns, Finish{activation, false});
+        for (int i = 0; i < ROWS; i++, out += matrix->columns)
+            finish_row<VECTORS>(sums[i], matrix->bias + panel * PANEL, out, columns, Finish{activation, false});
     }
 };
 

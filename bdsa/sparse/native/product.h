@@ -13,7 +13,7 @@
 constexpr int PANEL = 2 * LANES;
 constexpr int AHEAD = 48;  // rows of a panel that are fetched before they are needed: a core cannot hide the wait itself
 
-constexpr int STEP = 16, FETCHED_A_STEP = 3;  // between so many products of a row, the places of so many rows' next results are fetched
+constexpr int STEP = 16, FETCHED_A_STEP = 3;  // so many columns of the rows, then so many places of results are fetched
 
 struct Matrix {
     const float* packed;
@@ -31,7 +31,7 @@ struct Summand {
 };
 
 // What is done with a row of results: stored, or added to what is there, then activated.
-// ahead: the next panel's results of these rows lie right behind: their place is fetched meanwhile.
+// ahead: the next panel's results of these rows lie right behind, and their places are fetched meanwhile.
 struct Finish {
     int activation;
     bool add;
@@ -56,9 +56,10 @@ inline void finish_row(const Vector* sums, const float* bias, float* out, int co
     }
 }
 
-// COUNT columns of all rows times as many rows of a panel, which `matrix` is moved along.
+// Columns k..k + count of all rows times as many rows of a panel, along which `matrix` is moved.
 template <int ROWS, int VECTORS>
-inline __attribute__((always_inline)) void multiply_some(const float* const (&row)[ROWS], int k, int count, const float*& matrix, Vector (&sums)[ROWS][VECTORS]) {
+inline __attribute__((always_inline)) void multiply_some(const float* const (&row)[ROWS], int k, int count,
+                                                         const float*& matrix, Vector (&sums)[ROWS][VECTORS]) {
     for (const int end = k + count; k < end; k++, matrix += PANEL) {
         Vector weights[VECTORS];
         for (int v = 0; v < VECTORS; v++) {

@@ -13,9 +13,9 @@ struct Source {
     Grid grid = {};     // WINDOWS, LINES: of the source
     int stride = 1;     // WINDOWS, LINES: of the convolution
     int kernel = 1;     // WINDOWS: kernel x kernel taps, centred; beyond the border is a row of zeros
-    const float* zeros = nullptr;
+    const float* zeros = nullptr;  // three times the depth
     Grid outputs = {};  // WINDOWS, LINES: the list's own grid
-    int channels = 0;   // LINES: a tap is a row of the kernel, whose columns and channels lie side by side; no border
+    int channels = 0;   // WINDOWS, LINES: of the source. LINES: a tap is a row of the kernel, and there is no border
 };
 
 // One summand: the rows of a source times a matrix.
@@ -36,27 +36,65 @@ struct Target {
     }
 };
 
-// The pointers of the i-th position's taps, MAX_ROWS apart.
-inline void point_at(const Source& s, const Position* positions, int i, int taps, int depth, const float** out) {
+constexpr int NARROW = 64;  // channels up to which the three taps of a kernel's row are read as one
+
+// How a part is read: taps, and floats of each. Of a 3x3 convolution of few channels a tap is a row of the kernel, whose
+// three columns lie side by side in the map as in the matrix: a third of the pointers, and longer runs.
+struct Reading {
+    int taps, depth;
+    explicit Reading(const Part& part) : taps(part.matrix->taps), depth(part.matrix->depth) {
+        if (part.source.kind == Source::WINDOWS && part.source.kernel == 3 && depth <= NARROW) taps = 3, depth *= 3;
+    }
+};
+
+// The pointers of positions first..last: out[tap * MAX_ROWS + i - first]. spare: memory for rows of taps that reach over
+// the map's left or right border, moved on by what was taken.
+inline void point_at(const Part& part, const Reading& reading, const Position* positions, int first, int last, float*& spare,
+                     const float** out) {
+    const Source& s = part.source;
+    const int depth = part.matrix->depth;
     if (s.kind == Source::IN_ORDER) {
-        out[0] = s.base + (size_t)(i - s.first) * depth;
-    } else if (s.kind == Source::POSITIONS) {
-        out[0] = s.base + (size_t)positions[i].index * depth;
-    } else if (s.kind == Source::LINES) {
-        const int image = i / s.outputs.size(), row = i % s.outputs.size() / s.outputs.width, column = i % s.outputs.width;
-        const float* corner = s.base + (((size_t)image * s.grid.height + row * s.stride) * s.grid.width + column * s.stride) * s.channels;
-        for (int tap = 0; tap < taps; tap++) out[tap * MAX_ROWS] = corner + (size_t)tap * s.grid.width * s.channels;
-    } else {
-        const Position& p = positions[i];
-        const float* image = s.base + (size_t)(p.index / s.outputs.size()) * s.grid.size() * depth;
-        const int top = p.row * s.stride - s.kernel / 2, left = p.column * s.stride - s.kernel / 2;
-        for (int dy = 0; dy < s.kernel; dy++)
-            for (int dx = 0; dx < s.kernel; dx++) {
-                const int row = top + dy, column = left + dx;
-                const bool inside = (unsigned)row < (unsigned)s.grid.height && (unsigned)column < (unsigned)s.grid.width;
-                out[(dy * s.kernel + dx) * MAX_ROWS] =
-                    inside ? image + ((size_t)row * s.grid.width + column) * depth : s.zeros;
+        for (int i = first; i < last; i++) out[i - first] = s.base + (size_t)(i - s.first) * depth;
+        return;
+    }
+    if (s.kind == Source::POSITIONS) {
+        for (int i = first; i < last; i++) out[i - first] = s.base + (size_t)positions[i].index * depth;
+        return;
+    }
+    const int size = s.outputs.size();
+    int image = (s.kind == Source::LINES ? first : positions[first].index) / size;
+    for (int i = first; i < last; i++, out++) {
+        const int index = s.kind == Source::LINES ? i : positions[i].index;
+        while (index >= (image + 1) * size) image++;
+        const int row = s.kind == Source::LINES ? (index - image * size) / s.outputs.width : positions[i].row;
+        const int column = s.kind == Source::LINES ? index - image * size - row * s.outputs.width : positions[i].column;
+        const float* map = s.base + (size_t)image * s.grid.size() * s.channels;
+        if (s.kind == Source::LINES) {
+            const float* corner = map + ((size_t)row * s.stride * s.grid.width + column * s.stride) * s.channels;
+            for (int tap = 0; tap < reading.taps; tap++) out[tap * MAX_ROWS] = corner + (size_t)tap * s.grid.width * s.channels;
+            continue;
+        }
+        const int top = row * s.stride - s.kernel / 2, left = column * s.stride - s.kernel / 2;
+        if (reading.depth == depth) {
+            for (int dy = 0; dy < s.kernel; dy++)
+                for (int dx = 0; dx < s.kernel; dx++) {
+                    const bool inside = (unsigned)(top + dy) < (unsigned)s.grid.height && (unsigned)(left + dx) < (unsigned)s.grid.width;
+                    out[(dy * s.kernel + dx) * MAX_ROWS] = inside ? map + ((size_t)(top + dy) * s.grid.width + left + dx) * depth : s.zeros;
+                }
+            continue;
+        }
+        const int skipped = std::max(0, -left), there = std::min(3, s.grid.width - left) - skipped;
+        for (int dy = 0; dy < 3; dy++) {
+            const bool inside = (unsigned)(top + dy) < (unsigned)s.grid.height;
+            const float* line = inside ? map + ((ptrdiff_t)(top + dy) * s.grid.width + left) * depth : s.zeros;
+            if (inside && there < 3) {
+                std::memset(spare, 0, 3 * depth * sizeof(float));
+                std::memcpy(spare + skipped * depth, line + skipped * depth, there * depth * sizeof(float));
+                line = spare;
+                spare += 3 * depth;
             }
+            out[dy * MAX_ROWS] = line;
+        }
     }
 }
 
@@ -73,29 +111,32 @@ inline void fetch_early(const float* row, int depth) {
 inline void product(const Position* positions, int first, int last, const Part* parts, int count, int first_panel,
                     int last_panel, const Target& target, Finish finish) {
     static thread_local Buffer<const float*> pointers;
+    static thread_local Buffer<float> rims;
     if (first >= last) return;
-    int taps = 0;
-    size_t bytes = 0;
-    for (int part = 0; part < count; part++) taps += parts[part].matrix->taps, bytes += parts[part].matrix->bytes();
+    const Reading readings[2] = {Reading(parts[0]), Reading(parts[count - 1])};
+    const int taps = readings[0].taps + (count == 2 ? readings[1].taps : 0);
+    const size_t bytes = parts[0].matrix->bytes() + (count == 2 ? parts[1].matrix->bytes() : 0);
     const int tiles = (last - first + MAX_ROWS - 1) / MAX_ROWS;               // of nearly equal height
     const int a_chunk = std::min(MAX_TILES, 4 + (int)(bytes >> 16));          // large matrices: more rows at once
     const float** table = pointers.at_least((size_t)a_chunk * taps * MAX_ROWS);
+    const bool rim = readings[0].depth != parts[0].matrix->depth;
+    float* spares = rim ? rims.at_least((size_t)a_chunk * MAX_ROWS * 3 * readings[0].depth) : nullptr;
     int edges[MAX_TILES + 1];
     for (int tile = 0; tile < tiles; tile += a_chunk) {
         const int here = std::min(a_chunk, tiles - tile);
         for (int t = 0; t <= here; t++) edges[t] = first + (int)((int64_t)(last - first) * (tile + t) / tiles);
+        float* spare = spares;
         for (int t = 0; t < here; t++) {
             const float** rows = table + (size_t)t * taps * MAX_ROWS;
-            for (int part = 0; part < count; rows += parts[part++].matrix->taps * MAX_ROWS)
-                for (int i = edges[t]; i < edges[t + 1]; i++)
-                    point_at(parts[part].source, positions, i, parts[part].matrix->taps, parts[part].matrix->depth, rows + i - edges[t]);
+            for (int part = 0; part < count; rows += readings[part++].taps * MAX_ROWS)
+                point_at(parts[part], readings[part], positions, edges[t], edges[t + 1], spare, rows);
         }
         for (int panel = first_panel; panel < last_panel; panel++) {
             const Matrix& main = *parts[0].matrix;
             const int column = panel * PANEL, columns = std::min(PANEL, main.columns - column);
             Summand summands[2];
             for (int part = 0; part < count; part++)
-                summands[part] = {parts[part].matrix->panel(panel), parts[part].matrix->taps, parts[part].matrix->depth};
+                summands[part] = {parts[part].matrix->panel(panel), readings[part].taps, readings[part].depth};
             for (int t = 0; t < here; t++) {
                 float* out[MAX_ROWS];
                 const int rows = edges[t + 1] - edges[t];

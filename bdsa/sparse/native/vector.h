@@ -24,9 +24,11 @@ inline Vector at_least(Vector a, Vector b) { return a > b ? a : b; }
 inline Vector at_most(Vector a, Vector b) { return a < b ? a : b; }
 
 inline float sum_of(Vector v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
+    typedef float Four __attribute__((vector_size(16)));
+    Four parts[LANES / 4];
+    std::memcpy(parts, &v, sizeof v);
+    for (int i = 1; i < LANES / 4; i++) parts[0] += parts[i];
+    return (parts[0][0] + parts[0][1]) + (parts[0][2] + parts[0][3]);
 }
 
 enum Activation : int { NONE = 0, RELU = 1, GELU = 2 };
