@@ -61,40 +61,46 @@ inline void point_at(const Part& part, const Reading& reading, const Position* p
         for (int i = first; i < last; i++) out[i - first] = s.base + (size_t)positions[i].index * depth;
         return;
     }
-    const int size = s.outputs.size();
-    int image = (s.kind == Source::LINES ? first : positions[first].index) / size;
-    for (int i = first; i < last; i++, out++) {
-        const int index = s.kind == Source::LINES ? i : positions[i].index;
-        while (index >= (image + 1) * size) image++;
-        const int row = s.kind == Source::LINES ? (index - image * size) / s.outputs.width : positions[i].row;
-        const int column = s.kind == Source::LINES ? index - image * size - row * s.outputs.width : positions[i].column;
+    const int size = s.outputs.size(), width = s.grid.width;
+    const auto listed = [&](int i) {
+        if (s.kind == Source::WINDOWS) return positions[i];
+        return Position{i, (int16_t)(i % size / s.outputs.width), (int16_t)(i % s.outputs.width)};
+    };
+    const int across = s.kind == Source::LINES ? depth / s.channels : s.kernel;  // columns of a window
+    const int before = s.kind == Source::LINES ? 0 : s.kernel / 2;
+    int image = listed(first).index / size;
+    for (int i = first; i < last;) {
+        const Position p = listed(i);
+        while (p.index >= (image + 1) * size) image++;
         const float* map = s.base + (size_t)image * s.grid.size() * s.channels;
-        if (s.kind == Source::LINES) {
-            const float* corner = map + ((size_t)row * s.stride * s.grid.width + column * s.stride) * s.channels;
-            for (int tap = 0; tap < reading.taps; tap++) out[tap * MAX_ROWS] = corner + (size_t)tap * s.grid.width * s.channels;
-            continue;
-        }
-        const int top = row * s.stride - s.kernel / 2, left = column * s.stride - s.kernel / 2;
-        if (reading.depth == depth) {
-            for (int dy = 0; dy < s.kernel; dy++)
-                for (int dx = 0; dx < s.kernel; dx++) {
-                    const bool inside = (unsigned)(top + dy) < (unsigned)s.grid.height && (unsigned)(left + dx) < (unsigned)s.grid.width;
-                    out[(dy * s.kernel + dx) * MAX_ROWS] = inside ? map + ((size_t)(top + dy) * s.grid.width + left + dx) * depth : s.zeros;
-                }
-            continue;
-        }
-        const int skipped = std::max(0, -left), there = std::min(3, s.grid.width - left) - skipped;
-        for (int dy = 0; dy < 3; dy++) {
+        const int top = p.row * s.stride - before, left = p.column * s.stride - before;
+        const auto within = [&](int column) { return column >= 0 && column + across <= width; };
+        int run = 1;  // neighbours whose windows lie within the map from left to right: their pointers are a step apart
+        if (within(left))
+            while (i + run < last && listed(i + run).index == p.index + run && listed(i + run).column == p.column + run &&
+                   within(left + run * s.stride))
+                run++;
+        const bool cut = !within(left);
+        const int taps_a_line = s.kind == Source::WINDOWS && reading.depth == depth ? s.kernel : 1, lines = reading.taps / taps_a_line;
+        for (int dy = 0; dy < lines; dy++) {
             const bool inside = (unsigned)(top + dy) < (unsigned)s.grid.height;
-            const float* line = inside ? map + ((ptrdiff_t)(top + dy) * s.grid.width + left) * depth : s.zeros;
-            if (inside && there < 3) {
-                std::memset(spare, 0, 3 * depth * sizeof(float));
-                std::memcpy(spare + skipped * depth, line + skipped * depth, there * depth * sizeof(float));
+            const float* line = map + ((ptrdiff_t)(top + dy) * width + left) * s.channels;
+            const size_t step = inside ? (size_t)s.stride * s.channels : 0;
+            if (inside && cut && taps_a_line == 1) {  // a row of the kernel that reaches over the border
+                const int skipped = std::max(0, -left), there = std::min(across, width - left) - skipped;
+                std::memset(spare, 0, reading.depth * sizeof(float));
+                std::memcpy(spare + skipped * s.channels, line + skipped * s.channels, (size_t)there * s.channels * sizeof(float));
                 line = spare;
-                spare += 3 * depth;
+                spare += reading.depth;
             }
-            out[dy * MAX_ROWS] = line;
+            for (int dx = 0; dx < taps_a_line; dx++) {
+                const bool there = inside && (!cut || taps_a_line == 1 || (unsigned)(left + dx) < (unsigned)width);
+                const float* pointer = there ? line + (size_t)dx * s.channels : s.zeros;
+                const float** target = out + (dy * taps_a_line + dx) * MAX_ROWS + i - first;
+                for (int j = 0; j < run; j++) target[j] = pointer + j * step;
+            }
         }
+        i += run;
     }
 }
 

@@ -29,24 +29,50 @@ struct Unit {
 
     // Rows first..last of one image's logits and of its mask.
     void decide(const float* map, Grid from, Grid to, float bias, int first, int last, float* logits, uint8_t* mask) const {
+        const int inner = std::min(to.width, (from.width - 2) / stride + 1);  // columns whose window ends within the map
         for (int row = first; row < last; row++) {
+            float* line = logits + (size_t)row * to.width;
             const int top = std::max(0, 1 - row * stride), bottom = std::min(3, from.height + 1 - row * stride);
-            for (int column = 0; column < to.width; column++) {
+            const auto dots = channels == LANES ? &Unit::dots<3> : channels == 2 * LANES ? &Unit::dots<6> : &Unit::dots<0>;
+            (this->*dots)(map, from, row, top, bottom, 1, inner, bias, line);
+            for (int column = 0; column < to.width; column = column ? column + 1 : std::max(1, inner)) {
                 const int left = std::max(0, 1 - column * stride), right = std::min(3, from.width + 1 - column * stride);
-                const int across = (right - left) * channels;  // of a kernel's row, side by side
-                Vector sums = {};
-                float rest = 0;
-                for (int dy = top; dy < bottom; dy++) {
-                    const float* line = map + ((size_t)(row * stride + dy - 1) * from.width + column * stride + left - 1) * channels;
-                    const float* weights = taps + (size_t)(dy * 3 + left) * channels;
-                    int k = 0;
-                    for (; k + LANES <= across; k += LANES) sums += load(line + k) * load(weights + k);
-                    for (; k < across; k++) rest += line[k] * weights[k];
-                }
-                const float logit = bias + rest + sum_of(sums);
-                logits[(size_t)row * to.width + column] = logit;
-                mask[(size_t)row * to.width + column] = logit >= 0;
+                line[column] = bias;
+                for (int dy = top; dy < bottom; dy++)
+                    line[column] += dot(map + ((size_t)(row * stride + dy - 1) * from.width + column * stride + left - 1) * channels,
+                                        taps + (size_t)(dy * 3 + left) * channels, (right - left) * channels);
             }
+            uint8_t* decided = mask + (size_t)row * to.width;
+            for (int column = 0; column < to.width; column++) decided[column] = line[column] >= 0;
+        }
+    }
+
+private:
+    static float dot(const float* a, const float* b, int count) {
+        Vector sums = {};
+        float rest = 0;
+        int k = 0;
+        for (; k + LANES <= count; k += LANES) sums += load(a + k) * load(b + k);
+        for (; k < count; k++) rest += a[k] * b[k];
+        return rest + sum_of(sums);
+    }
+
+    // Columns first..last of a row, whose windows lie within the map from left to right. VECTORS: of a kernel's row, whose
+    // columns and channels lie side by side; 0: any number.
+    template <int VECTORS>
+    void dots(const float* map, Grid from, int row, int top, int bottom, int first, int last, float bias, float* out) const {
+        for (int column = first; column < last; column++) {
+            float logit = bias;
+            Vector sums[3] = {};
+            for (int dy = top; dy < bottom; dy++) {
+                const float* x = map + ((size_t)(row * stride + dy - 1) * from.width + column * stride - 1) * channels;
+                const float* weights = taps + (size_t)dy * 3 * channels;
+                if constexpr (VECTORS > 0)
+                    for (int v = 0; v < VECTORS; v++) sums[v % 3] += load(x + v * LANES) * load(weights + v * LANES);
+                else
+                    logit += dot(x, weights, 3 * channels);
+            }
+            out[column] = logit + (VECTORS ? sum_of(sums[0] + sums[1] + sums[2]) : 0.0f);
         }
     }
 };
