@@ -1,12 +1,12 @@
 """Which way a block is faster on this machine: sparsely up to a density, masked (dense, then multiplied) above it.
 
 A quick calibration times every block of a network on its own input, both ways, with no, half and all positions
-active. Between these the time is taken to be linear. What was found can be kept and used again on the same
-processor with as many threads.
+active. Between these the time is taken to be linear. A block that is nowhere slower by more than `TOLERANCE` always
+runs sparsely: an inference without masked blocks can be recorded. What was found can be kept and used again on the
+same processor with as many threads.
 """
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,12 @@ from torch import Tensor
 from bdsa.models.usage import Request
 from bdsa.run_folder import processor
 from bdsa.sparse.executor import BlockStep, Executor
+from bdsa.sparse.recording import recorded
 from bdsa.sparse.workspace import Workspace
 
 DENSITIES = (0.0, 0.5, 1.0)
-REPETITIONS = 5
+REPETITIONS = 7
+TOLERANCE = 0.05  # of a masked block's time
 ALWAYS, NEVER = 2.0, -1.0  # break-even densities that no mask is above, or below
 
 
@@ -45,26 +47,30 @@ def calibrate(executor: Executor, x: Tensor, request: Request) -> list[float]:
     """
     found = []
     for step, features in executor.inputs(x, request):
-        found.append(NEVER if step.plan is None else _break_even(step, features, request.budget))
+        found.append(NEVER if step.plan is None else _break_even(step, features))
     executor.set_break_even(found)
     return found
 
 
-def _break_even(step: BlockStep, x: Tensor, budget: str) -> float:
+def _break_even(step: BlockStep, x: Tensor) -> float:
     """The density above which masked execution of a block is faster. x: [B, H, W, C], the block's input."""
     height, width = step.output_size(x)
     masks = [torch.zeros(len(x), height, width, dtype=torch.bool, device=x.device) for _ in DENSITIES]
     for mask, density in zip(masks, DENSITIES):
         mask[:, :round(density * height)] = True
     scratch = x.clone()  # blocks add to their input: what they compute here does not matter
-    masked = _seconds(lambda: step.run_masked(scratch, masks[-1], budget), x.is_cuda)
+    masked = _seconds(lambda: step.run_masked(scratch, masks[-1]), x.is_cuda)
     workspace = Workspace()
 
     def run(mask: Tensor) -> None:
         step.run_sparse(scratch, mask, step.identity(scratch, mask, workspace, "identity"))
 
-    times = [_seconds(lambda m=m: run(m), x.is_cuda) for m in masks]
-    return crossing(DENSITIES, times, masked)
+    times = []
+    for mask in masks:
+        with recorded() as recording:
+            run(mask)
+        times.append(_seconds(recording.play if recording.complete else lambda m=mask: run(m), x.is_cuda))
+    return ALWAYS if max(times) <= (1 + TOLERANCE) * masked else crossing(DENSITIES, times, masked)
 
 
 def crossing(densities: tuple[float, ...], times: list[float], level: float) -> float:
@@ -78,7 +84,7 @@ def crossing(densities: tuple[float, ...], times: list[float], level: float) -> 
 
 
 def _seconds(work: Callable[[], object], cuda: bool) -> float:
-    """Median time of a piece of work, after one that does not count."""
+    """Least time of a piece of work, after one that does not count: other programs only add to it."""
     taken = []
     for _ in range(REPETITIONS + 1):
         started = time.perf_counter()
@@ -86,4 +92,4 @@ def _seconds(work: Callable[[], object], cuda: bool) -> float:
         if cuda:
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+    return min(taken[1:])

@@ -12,6 +12,7 @@ from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
 from bdsa.sparse import native
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
+from bdsa.sparse.folded_block import folded_block
 from bdsa.sparse.plans import Plan, plan_block, why_masked
 from bdsa.sparse.recording import cannot_record, recorded
 from bdsa.sparse.scores import Alone, Following, Member, scorers
@@ -24,18 +25,22 @@ class BlockStep:
 
     Attributes:
         block: the network's own.
+        budget: its name.
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
         scorer: where its mask unit's logits come from.
         break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
         rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2].
         ran_masked: whether the last run was masked.
+        folded: what runs then, made when it first does.
     """
     block: AdaptiveBlock
+    budget: str
     plan: Plan | None
     scorer: Member | Alone | None = None
     break_even: float | None = None
     rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
     ran_masked: bool = False
+    folded: AdaptiveBlock | None = None
 
     @property
     def in_place(self) -> bool:
@@ -60,10 +65,12 @@ class BlockStep:
             return True
         return self.break_even is not None and mask.count_nonzero().item() > self.break_even * mask.numel()
 
-    def run_masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+    def run_masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""
         cannot_record()
-        y = self.block.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), budget)
+        if self.folded is None:
+            self.folded = folded_block(self.block, self.budget)
+        y = self.folded.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.budget)
         return y.permute(0, 2, 3, 1).contiguous()
 
     def run_sparse(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None = None) -> None:
@@ -101,7 +108,7 @@ class Executor:
         width, steps, waiting = native.panel(), [], []
         for module in network.trunk():
             if isinstance(module, AdaptiveBlock):
-                steps += [*dense_steps(waiting, width), BlockStep(module, plan_block(module, budget, width))]
+                steps += [*dense_steps(waiting, width), BlockStep(module, budget, plan_block(module, budget, width))]
                 waiting = []
             else:
                 waiting.append(module)
@@ -184,7 +191,7 @@ class Executor:
                 used.append(_usage(step, request, x, scored.clone(), mask.clone(), given is not None))
             step.ran_masked = step.goes_masked(mask)
             if step.ran_masked:
-                x, fresh = step.run_masked(x, mask, request.budget), False
+                x, fresh = step.run_masked(x, mask), False
                 continue
             identity = step.identity(x, mask, self.workspace, f"map {i}")
             following = self._following(i, products, identity)
