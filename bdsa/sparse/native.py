@@ -16,7 +16,8 @@ ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 
 
 class _Matrix(ctypes.Structure):
-    _fields_ = [("packed", c_void_p), ("bias", c_void_p), ("taps", c_int), ("depth", c_int), ("columns", c_int)]
+    _fields_ = [("packed", c_void_p), ("bias", c_void_p), ("taps", c_int), ("depth", c_int), ("columns", c_int),
+                ("group", c_int), ("channels", c_int)]
 
 
 class _Depthwise(ctypes.Structure):
@@ -132,19 +133,19 @@ def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: T
           b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
           projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.basic`."""
-    bottleneck(out, x, mask, rows, stride, w1, b1, w2, b2, None, None, projected, projection, projection_bias,
+    bottleneck(out, x, mask, rows, stride, w1, b1, w2, b2, 0, None, None, projected, projection, projection_bias,
                projected_stride, everywhere, board, board_bias, products, columns)
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
-               b2: Tensor, w3: Tensor | None, b3: Tensor | None, projected: Tensor | None, projection: Tensor | None,
-               projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
+               b2: Tensor, group: int, w3: Tensor | None, b3: Tensor | None, projected: Tensor | None,
+               projection: Tensor | None, projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
                board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     shortcut = (0, 0, 0, 0, None) if projected is None else (
         projected.data_ptr(), *projected.shape[1:3], projected_stride, pointer(_matrix(projection, projection_bias)))
     block = _Residual(out.data_ptr(), x.data_ptr(), mask.data_ptr(), *x.shape[:3], *out.shape[1:3], stride,
-                      pointer(_matrix(w1, b1)), pointer(_matrix(w2, b2)),
+                      pointer(_matrix(w1, b1)), pointer(_matrix(w2, b2, group)),
                       None if w3 is None else pointer(_matrix(w3, b3)), *shortcut, everywhere,
                       _board(board, board_bias, products, columns), rows.data_ptr())
     call(library().bdsa_residual, byref(block), _threads(),
@@ -176,5 +177,5 @@ def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, 
     return pointer(_Board(pointer(_matrix(weight, bias)), products.data_ptr(), products.shape[1], columns))
 
 
-def _matrix(weight: Tensor, bias: Tensor) -> _Matrix:
-    return _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias))
+def _matrix(weight: Tensor, bias: Tensor, group: int = 0) -> _Matrix:
+    return _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias), group, len(bias))

@@ -40,12 +40,13 @@ SCHEMAS = {
     "unit": "(Tensor(a!) logits, Tensor(b!) mask, Tensor x, Tensor taps, Tensor context, float offset, int stride)",
     # Blocks at the masked positions. `rows`, int64 [2], says how many were computed at D(m) and at m. With a
     # projection, a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else
-    # `out` holds the identity before, which is not x if `everywhere`. With a board, its products (the first
+    # `out` holds the identity before, which is not x if `everywhere`. `group`: channels of a group of the 3x3
+    # convolution (`packing.pack_groups`), or 0. With a board, its products (the first
     # `columns`) follow what the block changed.
     "basic": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, Tensor w2, "
              f"Tensor b2, {_SHORTCUT}, {_BOARD})",
     "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, "
-                  f"Tensor w2, Tensor b2, Tensor w3, Tensor b3, {_SHORTCUT}, {_BOARD})",
+                  f"Tensor w2, Tensor b2, int group, Tensor w3, Tensor b3, {_SHORTCUT}, {_BOARD})",
     "convnext": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, Tensor w1, "
                 f"Tensor b1, Tensor w2, Tensor b2, {_BOARD})",
 }

@@ -53,11 +53,58 @@ def pack(matrix: Tensor, bias: Tensor, width: int) -> Packed:
     return Packed(weight, bias.float().contiguous())
 
 
+def pack_groups(weight: Tensor, bias: Tensor, group: int, width: int) -> Packed:
+    """Pack a grouped convolution: of every panel only the channels that its columns read.
+
+    Those of panel p begin at `first_channel(p, ...)`; products of a column with channels of another group are zeros.
+
+    Args:
+        weight: [out, in / groups, kh, kw].
+        bias: [out].
+        group: channels of a group, in / groups = out / groups.
+        width: columns of a panel; 0 for one panel as wide as the matrix.
+    """
+    channels = len(weight)
+    width = width or channels
+    taps = weight.shape[2] * weight.shape[3]
+    whole = weight.new_zeros(taps, channels, channels)                         # [taps, in, out], block diagonal
+    for start in range(0, channels, group):
+        whole[:, start:start + group, start:start + group] = taps_first(weight[start:start + group])
+    panels, depth = -(-channels // width), group_depth(channels, group, width)
+    packed = whole.new_zeros(panels, taps, depth, width, dtype=torch.float32)
+    for p in range(panels):
+        first, columns = first_channel(p, channels, group, width, depth), slice(p * width, (p + 1) * width)
+        part = whole[:, first:first + depth, columns]
+        packed[p, :, :, :part.shape[2]] = part
+    return Packed(packed, bias.float().contiguous())
+
+
+def unpack_groups(packed: Tensor, channels: int, group: int) -> Tensor:
+    """What `pack_groups` packed, as one panel with all channels [1, taps, in, out]."""
+    panels, taps, depth, width = packed.shape
+    whole = packed.new_zeros(1, taps, channels, panels * width)
+    for p in range(panels):
+        first = first_channel(p, channels, group, width, depth)
+        whole[0, :, first:first + depth, p * width:(p + 1) * width] = packed[p]
+    return whole[..., :channels]
+
+
+def group_depth(channels: int, group: int, width: int) -> int:
+    """The most channels that the columns of one panel read in a grouped convolution of as many channels out as in."""
+    starts = range(0, channels, width)
+    return max((min(s + width, channels) - 1) // group * group + group - s // group * group for s in starts)
+
+
+def first_channel(panel: int, channels: int, group: int, width: int, depth: int) -> int:
+    """The first channel that a panel's columns read (`product.h` says the same)."""
+    return min(panel * width // group * group, channels - depth)
+
+
 def folded(layer: nn.Conv2d | nn.Linear, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
     """A layer's weight [out, in, kh, kw] and bias [out] with the batch norm behind it folded in, in float64.
 
     Args:
-        layer: a convolution without groups, or a linear layer (then kh = kw = 1).
+        layer: a convolution, or a linear layer (then kh = kw = 1).
         norm: nn.BatchNorm2d, `BoundStatistics`, or None.
     """
     weight = layer.weight.detach().double()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.sparse import operators
-from bdsa.sparse.packing import Packed, budget_norm, folded, pack, taps_first
+from bdsa.sparse.packing import Packed, budget_norm, folded, pack, pack_groups, taps_first
 from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.scores import NOTHING, Following
 from bdsa.sparse.workspace import Workspace
@@ -94,15 +94,16 @@ class BottleneckPlan:
     def __init__(self, block: AdaptiveBottleneck, budget: str, width: int) -> None:
         layers = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
         self.matrices = [pack_layer(layer, budget_norm(norm, budget), width) for layer, norm in layers]
+        self.group = block.conv2.in_channels // block.conv2.groups if block.conv2.groups > 1 else 0
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
         self.matrices[-1] = _with_shortcut(self.matrices[-1], self.shortcut)
         self.stride = block.conv2.stride[0]
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`."""
-        weights = [t for m in self.matrices for t in (m.weight, m.bias)]
-        operators.bottleneck(identity, x, mask, rows, self.stride, *weights, *_projection(self.shortcut, x),
-                             *_board(following))
+        first, second, third = ((m.weight, m.bias) for m in self.matrices)
+        operators.bottleneck(identity, x, mask, rows, self.stride, *first, *second, self.group, *third,
+                             *_projection(self.shortcut, x), *_board(following))
 
 
 class ConvNeXtPlan:
@@ -169,9 +170,10 @@ def why_masked(block: AdaptiveBlock) -> str | None:
             return f"a depthwise kernel of {block.conv_dw.kernel_size}"
         exact = isinstance(block.mlp.act, (nn.GELU, GELU)) and getattr(block.mlp.act, "approximate", "none") == "none"
         return None if exact else f"activation {type(block.mlp.act).__name__}"
-    layers = [m for name, m in block.named_children() if name.startswith("conv")]
-    if any(not plain_convolution(layer, None) for layer in layers):
-        return "grouped or dilated convolutions"
+    layers = {name: m for name, m in block.named_children() if name.startswith("conv")}
+    if any(not plain_convolution(layer, None, grouped=name == "conv2" and isinstance(block, AdaptiveBottleneck))
+           for name, layer in layers.items()):
+        return "convolutions other than 1x1 and 3x3"
     activations = [m for name, m in block.named_children() if name.startswith("act")]
     if any(not isinstance(a, nn.ReLU) for a in activations):
         return f"activation {type(activations[0]).__name__}"
@@ -180,9 +182,17 @@ def why_masked(block: AdaptiveBlock) -> str | None:
     return None
 
 
-def plain_convolution(layer: nn.Module, kernel: int | None) -> bool:
-    """Whether a layer is a convolution that the kernels know: 1x1, or 3x3 of padding 1, dense, undilated."""
-    if type(layer) is not nn.Conv2d or layer.groups != 1 or layer.dilation != (1, 1):
+def plain_convolution(layer: nn.Module, kernel: int | None, grouped: bool = False) -> bool:
+    """Whether a layer is a convolution that the kernels know: 1x1, or 3x3 of padding 1, undilated.
+
+    Args:
+        layer: any.
+        kernel: 1 or 3; None: either.
+        grouped: whether it may have groups, of as many channels in as out.
+    """
+    if type(layer) is not nn.Conv2d or layer.dilation != (1, 1):
+        return False
+    if layer.groups != 1 and not (grouped and layer.in_channels == layer.out_channels):
         return False
     side = layer.kernel_size[0]
     if kernel is not None and side != kernel or layer.kernel_size != (side, side) or layer.padding_mode != "zeros":
@@ -193,4 +203,6 @@ def plain_convolution(layer: nn.Module, kernel: int | None) -> bool:
 def pack_layer(layer: nn.Conv2d, norm: nn.Module, width: int) -> Packed:
     """A convolution and its batch norm, a tap a position of the kernel."""
     weight, bias = folded(layer, norm)
+    if layer.groups > 1:
+        return pack_groups(weight, bias, layer.in_channels // layer.groups, width)
     return pack(taps_first(weight), bias, width)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdsa.sparse.packing import Packed
+from bdsa.sparse.packing import Packed, unpack_groups
 
 
 def pad(out: Tensor, x: Tensor, padding: int) -> None:
@@ -93,15 +93,16 @@ def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: T
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
-               b2: Tensor, w3: Tensor, b3: Tensor, projected: Tensor | None, projection: Tensor | None,
+               b2: Tensor, group: int, w3: Tensor, b3: Tensor, projected: Tensor | None, projection: Tensor | None,
                projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
                board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
+    second = Packed(unpack_groups(w2, len(b2), group), b2) if group else Packed(w2, b2)
     at_m = mask.nonzero()
     at_d = dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
     hidden = x.new_empty(*x.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
-    narrow = F.relu(_windows(hidden, at_m, stride, Packed(w2, b2)))
+    narrow = F.relu(_windows(hidden, at_m, stride, second))
     _project(out, projected, projection, projection_bias, projected_stride, mask)
     _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3)
     _look_again(out, at_m, everywhere, board, products, columns)

@@ -19,6 +19,8 @@ struct Matrix {
     const float* packed;
     const float* bias;  // [columns]
     int taps, depth, columns;
+    int group = 0, channels = 0;  // of a grouped convolution: a panel has only the channels that its columns read
+    int first_channel(int panel) const { return group ? std::min(panel * PANEL / group * group, channels - depth) : 0; }
     int panels() const { return (columns + PANEL - 1) / PANEL; }
     size_t bytes() const { return (size_t)taps * depth * columns * sizeof(float); }
     const float* panel(int index) const { return packed + (size_t)index * taps * depth * PANEL; }
@@ -27,7 +29,7 @@ struct Matrix {
 // One summand of a tile: a panel of a matrix.
 struct Summand {
     const float* panel;
-    int taps, depth;
+    int taps, depth, first;  // first: where in a row the panel's channels begin
 };
 
 // What is done with a row of results: stored, or added to what is there, then activated.
@@ -84,7 +86,7 @@ void multiply(const float* const* rows, const Summand* parts, int count, const f
         const int depth = parts[part].depth;
         for (int tap = 0; tap < parts[part].taps; tap++, rows += MAX_ROWS) {
             const float* row[ROWS];
-            for (int i = 0; i < ROWS; i++) row[i] = rows[i];
+            for (int i = 0; i < ROWS; i++) row[i] = rows[i] + parts[part].first;
             int k = 0;
             if (finish.ahead && part == 0 && tap == 0)
                 for (int i = 0; i < ROWS && k + STEP <= depth; k += STEP) {

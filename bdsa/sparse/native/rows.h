@@ -43,7 +43,8 @@ constexpr int NARROW = 64;  // channels up to which the three taps of a kernel's
 struct Reading {
     int taps, depth;
     explicit Reading(const Part& part) : taps(part.matrix->taps), depth(part.matrix->depth) {
-        if (part.source.kind == Source::WINDOWS && part.source.kernel == 3 && depth <= NARROW) taps = 3, depth *= 3;
+        if (part.source.kind == Source::WINDOWS && part.source.kernel == 3 && depth <= NARROW && !part.matrix->group)
+            taps = 3, depth *= 3;
     }
 };
 
@@ -142,7 +143,8 @@ inline void product(const Position* positions, int first, int last, const Part* 
             const int column = panel * PANEL, columns = std::min(PANEL, main.columns - column);
             Summand summands[2];
             for (int part = 0; part < count; part++)
-                summands[part] = {parts[part].matrix->panel(panel), readings[part].taps, readings[part].depth};
+                summands[part] = {parts[part].matrix->panel(panel), readings[part].taps, readings[part].depth,
+                                   parts[part].matrix->first_channel(panel)};
             for (int t = 0; t < here; t++) {
                 float* out[MAX_ROWS];
                 const int rows = edges[t + 1] - edges[t];
