@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 import bdsa
@@ -18,16 +19,18 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
 from bdsa.sparse import auto, build, native, operators, reference
 from bdsa.sparse.execution import break_even, executor_of, use_break_even
+from bdsa.sparse.folded_block import folded_block
 from bdsa.sparse.packing import pack, rows_first
 
 BUDGETS = [0.4, 0.7]
 # Every block type, stride and shortcut; channel counts that fill no vector, panel or tile.
 NETWORKS = {
     "cifar_resnet8": {}, "cifar_resnet14": {"shortcut": "B"}, "resnet18": {}, "resnet26": {}, "resnet26d": {},
-    "resnext50_32x4d": {},
+    "resnext50_32x4d": {}, "convnextv2_atto": {},
     "convnext_atto": {}, "convnext_pico": {"use_grn": False, "conv_mlp": True},
 }
-WITHOUT_SPARSE_FORM = {"convnextv2_atto": "global response norm"}
+WITHOUT_SPARSE_FORM = {"convnext_atto": ({"kernel_sizes": 3}, "a depthwise kernel of (3, 3)"),
+                       "resnet26t": ({"act_layer": "silu"}, "activation SiLU")}
 SIZES = [(1, 32, 32), (3, 33, 47), (2, 64, 40)]
 
 
@@ -47,6 +50,9 @@ def network_of(name: str, mask_norm: str = "none", norm_affine: str = "separate"
                 module.fc.bias.uniform_(-0.1, 0.1)
             if isinstance(getattr(module, "gamma", None), nn.Parameter):
                 module.gamma.uniform_(0.5, 1)
+            if isinstance(module, GlobalResponseNorm):
+                module.weight.uniform_(0.5, 1)
+                module.bias.normal_(0, 0.1)
     return network
 
 
@@ -106,6 +112,32 @@ def test_it_gives_the_masked_logits_masks_and_costs(name: str, size: tuple[int, 
 def test_it_gives_the_same_for_masks_of_every_kind(name: str, kind: str) -> None:
     network, images = network_of(name, **NETWORKS[name]), images_of((2, 35, 49))
     assert_same(*both(network, images, BUDGETS[0], masks_like(network, images, kind)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_repeated_inferences_follow_image_masks_budget_and_size(name: str) -> None:
+    """Without usage, an inference is recorded once and played from then on."""
+    network = network_of(name, **NETWORKS[name])
+    small, large = (images_of(size) for size in SIZES[:2])
+    cases = [(x + shift, budget) for shift in (0.0, 0.1, -0.2) for budget in BUDGETS for x in (small, large)]
+    masks = masks_like(network, small, "scattered")
+    for x, budget in cases:
+        (expected, _), (_, _) = both(network, x, budget)
+        with torch.inference_mode():
+            found = network(x, budget=budget)
+        assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
+    for kind in ("scattered", "full", "empty"):
+        masks = masks_like(network, small, kind)
+        (expected, _), _ = both(network, small, BUDGETS[0], masks)
+        with torch.inference_mode():
+            found = network(small, budget=BUDGETS[0], masks=masks)
+        assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
+    kept = executor_of(network, "b040").workspace.recordings
+    whole = native.missing() is None and name not in ("resnet26d", "resnext26ts")  # which pool in their shortcuts
+    assert len(kept) == (3 if whole else 0)
+    with pytest.raises(ValueError, match="a given mask is"):
+        with torch.inference_mode():
+            network(small, budget=BUDGETS[0], masks=[m[..., :-1] for m in masks])
 
 
 @pytest.mark.parametrize("norms", [{"mask_norm": "batch"}, {"norm_affine": "shared"}], ids=str)
@@ -190,9 +222,9 @@ def test_training_and_gradients_stay_masked() -> None:
     assert network(images, budget=0.4).requires_grad
 
 
-@pytest.mark.parametrize("name, reason", WITHOUT_SPARSE_FORM.items())
-def test_what_has_no_sparse_form_runs_masked(name: str, reason: str) -> None:
-    network, images = network_of(name), images_of((1, 64, 64))
+@pytest.mark.parametrize("name, args, reason", [(n, *case) for n, case in WITHOUT_SPARSE_FORM.items()])
+def test_what_has_no_sparse_form_runs_masked(name: str, args: dict, reason: str) -> None:
+    network, images = network_of(name, **args), images_of((1, 64, 64))
     assert_same(*both(network, images, BUDGETS[0]))
     assert reason in executor_of(network, "b040").masked_because()
 
@@ -211,6 +243,21 @@ def test_blocks_may_go_either_way_in_turn() -> None:
             ran = [rows is None for rows in executor.rows]
             assert ran == [i % 2 == pattern for i in range(len(ran))]
             assert (logits - expected[0]).abs().max() < 1e-4 * (expected[0].max() - expected[0].min())
+
+
+@pytest.mark.parametrize("norm_affine", ["separate", "shared"])
+def test_a_folded_block_is_the_masked_block(norm_affine: str) -> None:
+    for name, args in NETWORKS.items():
+        network, x = network_of(name, norm_affine=norm_affine, **args), images_of((2, 40, 48))
+        before = copy.deepcopy(network.state_dict())
+        with torch.inference_mode():
+            for module in network.trunk():
+                if module in network.adaptive_blocks():
+                    mask = (torch.rand(module.mask_units["b040"](x).shape) < 0.5).float()
+                    expected, found = module.masked(x, mask, "b040"), folded_block(module, "b040").masked(x, mask, "b040")
+                    assert (expected - found).abs().max() < 1e-4 * (expected.max() - expected.min())
+                x = module(x)
+        assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
 def test_auto_finds_break_even_points_once_and_keeps_them() -> None:
@@ -248,7 +295,7 @@ def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None
     if choice == "avx2" and "avx2" not in build._processor_flags():
         pytest.skip("this processor has no AVX2")
     code = ("import tests.test_sparse as t\nfrom bdsa.sparse import native\n"
-            "for n in ('cifar_resnet8', 'resnet26d', 'convnext_atto'):\n"
+            "for n in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
             "    t.assert_same(*t.both(t.network_of(n), t.images_of((2, 41, 35)), t.BUDGETS[0]))\n"
             "print('kernels:', native.missing() or native.description())")
     root = Path(__file__).parents[1]
@@ -287,7 +334,12 @@ def test_native_and_reference_operators_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 11, 40, generator=generator)
     matrix = pack(rows_first(torch.randn(24, 40, 3, 3, generator=generator)), torch.rand(24), native.panel())
-    for name, arguments in {"convolution_pool": (x.new_empty(2, 2, 3, 24), x, matrix.weight, matrix.bias, 2, "relu"),
+    mask = torch.rand(2, 5, 6, generator=generator) < 0.5
+    logits = torch.empty(2, 5, 6)
+    for name, arguments in {"pad": (x.new_empty(2, 13, 15, 40), x.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3), 2),
+                            "mean": (x.new_empty(2, 1, 1, 40), x), "subsample": (x.new_empty(2, 5, 6, 64), x, mask, 2, 9),
+                            "unit": (logits, mask, x, torch.randn(9, 40), torch.randn(40), 0.3, 2),
+                            "convolution_pool": (x.new_empty(2, 2, 3, 24), x, matrix.weight, matrix.bias, 2, "relu"),
                             "layer_norm": (x.clone(), torch.rand(40), torch.rand(40), 1e-6)}.items():
         expected, found = [copy.deepcopy(arguments) for _ in range(2)]
         getattr(reference, name)(*expected)

@@ -75,7 +75,8 @@ def _tensors_of(network: nn.Module, budget: str) -> list[Tensor]:
     """The weights and statistics that a budget uses: those of other budgets may change."""
     others = [f".{name}." for name in network.budgets.adaptive if name != budget]
     named = (*network.named_parameters(), *network.named_buffers())
-    return [t for name, t in named if not any(o in name for o in others) and not t.is_inference()]
+    return [t for name, t in named if not any(o in name for o in others) and not t.is_inference()
+            and not name.endswith("num_batches_tracked")]  # few: their versions are read in every inference
 
 
 def _state(watched: list[Tensor]) -> list[int]:

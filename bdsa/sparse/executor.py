@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
-from bdsa.sparse import native
+from bdsa.sparse import native, operators
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.folded_block import folded_block
 from bdsa.sparse.plans import Plan, plan_block, why_masked
-from bdsa.sparse.recording import cannot_record, recorded
+from bdsa.sparse.recording import Recording, cannot_record, recorded
 from bdsa.sparse.scores import Alone, Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
 
@@ -84,6 +84,15 @@ class BlockStep:
 
 
 @dataclass
+class _Inference:
+    """A recording, and the rooms that it begins and ends in: image, given masks, logits."""
+    recording: Recording
+    image: Tensor
+    masks: list[Tensor]
+    logits: Tensor
+
+
+@dataclass
 class Executor:
     """A network at one budget, in evaluation mode.
 
@@ -93,14 +102,14 @@ class Executor:
         border: zeros around the image that the first step wants.
         workspace: the maps' memory, and the recordings of inferences.
         chosen_for: the conditions that the blocks' ways were chosen for.
-        choices: how often they were chosen.
+        ways: the blocks' break-even densities.
     """
     steps: list[Step | BlockStep]
     head: list[Step] | None = None
     border: int = 0
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
-    choices: int = 0
+    ways: tuple[float | None, ...] = ()
 
     @classmethod
     def of(cls, network: nn.Module, budget: str) -> Executor:
@@ -137,20 +146,20 @@ class Executor:
         if watched or self.head is None:
             features, used = self(x, request, given, count)
             return (head(features) if self.head is None else self._logits(features).clone()), used
-        image = padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
-        key = (x.shape, x.device, given is None, torch.get_num_threads(), self.choices)
+        key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
         if (kept := self.workspace.recordings.get(key)) is not None:
-            recording, masks, logits = kept
-            for room, mask in zip(masks, given or ()):
+            operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
+            for room, mask in zip(kept.masks, given or ()):
                 _check_size(mask, room)
                 room.copy_(mask[:, 0])
-            recording.play()
-            return logits.clone(), []
+            kept.recording.play()
+            return kept.logits.clone(), []
+        image = self._take_in(x)
         with recorded() as recording:
             features, used, masks = self._run(image, request, given, False, None)
             logits = self._logits(features)
         if recording.complete:
-            self.workspace.keep(key, (recording, masks, logits))
+            self.workspace.keep(key, _Inference(recording, image, masks, logits))
         return logits.clone(), used
 
     def __call__(self, x: Tensor, request: Request, given: Sequence[Tensor] | None,
@@ -169,8 +178,11 @@ class Executor:
             [B, C, h, w] in channels-last memory that the next call overwrites, and the blocks' usage, empty
             unless `count`.
         """
-        image = padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
-        return self._run(image, request, given, count, on_input)[:2]
+        return self._run(self._take_in(x), request, given, count, on_input)[:2]
+
+    def _take_in(self, x: Tensor) -> Tensor:
+        """Images [B, 3, H, W] as the first step wants them, [B, H', W', 3]."""
+        return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
 
     def _run(self, x: Tensor, request: Request, given: Sequence[Tensor] | None, count: bool,
              on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
@@ -220,9 +232,9 @@ class Executor:
 
     def set_break_even(self, densities: Sequence[float]) -> None:
         """Let each block run masked above its density."""
-        for step, density in zip(self.blocks(), densities, strict=True):
-            step.break_even = density if density < 1 else None
-        self.choices += 1
+        self.ways = tuple(density if density < 1 else None for density in densities)
+        for step, density in zip(self.blocks(), self.ways, strict=True):
+            step.break_even = density
 
     def blocks(self) -> list[BlockStep]:
         """The adaptive blocks, in order."""

@@ -44,7 +44,8 @@ class _Residual(ctypes.Structure):
 class _ConvNext(ctypes.Structure):
     _fields_ = [("x", c_void_p), ("mask", c_void_p), ("images", c_int), ("height", c_int), ("width", c_int),
                 ("depthwise", POINTER(_Depthwise)), ("eps", c_float), ("first", POINTER(_Matrix)),
-                ("second", POINTER(_Matrix)), ("board", POINTER(_Board)), ("rows", c_void_p)]
+                ("second", POINTER(_Matrix)), ("response", c_void_p), ("response_eps", c_float),
+                ("board", POINTER(_Board)), ("rows", c_void_p)]
 
 
 @functools.cache
@@ -153,14 +154,15 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
 
 
 def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,
-             w2: Tensor, b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-             columns: int) -> None:
+             w2: Tensor, b2: Tensor, response: Tensor | None, response_eps: float, board: Tensor | None,
+             board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.convnext`."""
     depthwise = _Depthwise(taps.data_ptr(), taps_bias.data_ptr(), round(len(taps) ** 0.5), x.shape[3])
     block = _ConvNext(x.data_ptr(), mask.data_ptr(), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1)),
-                      pointer(_matrix(w2, b2)), _board(board, board_bias, products, columns), rows.data_ptr())
+                      pointer(_matrix(w2, b2)), None if response is None else response.data_ptr(), response_eps,
+                      _board(board, board_bias, products, columns), rows.data_ptr())
     call(library().bdsa_convnext, byref(block), _threads(),
-         on=(x, mask, rows, taps, taps_bias, w1, b1, w2, b2, board, board_bias, products))
+         on=(x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products))
 
 
 def _threads() -> int:

@@ -47,8 +47,9 @@ SCHEMAS = {
              f"Tensor b2, {_SHORTCUT}, {_BOARD})",
     "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, "
                   f"Tensor w2, Tensor b2, int group, Tensor w3, Tensor b3, {_SHORTCUT}, {_BOARD})",
+    # response: the weight of a global response norm over the active positions, whose bias is in b2.
     "convnext": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, Tensor w1, "
-                f"Tensor b1, Tensor w2, Tensor b2, {_BOARD})",
+                f"Tensor b1, Tensor w2, Tensor b2, Tensor? response, float response_eps, {_BOARD})",
 }
 _library = torch.library.Library("bdsa", "DEF")
 

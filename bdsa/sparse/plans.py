@@ -107,7 +107,7 @@ class BottleneckPlan:
 
 
 class ConvNeXtPlan:
-    """Depthwise 7x7, norm, 1x1, GELU, 1x1 and layer scale at m; the norm's and the scale's weights are folded."""
+    """Depthwise 7x7, norm, 1x1, GELU, (v2: response norm), 1x1 and layer scale at m; what can be folded is."""
 
     shortcut = None
 
@@ -125,6 +125,10 @@ class ConvNeXtPlan:
         if norm.weight is not None:
             b1 = b1 + w1[:, :, 0, 0] @ norm.bias.detach().double()
             w1 = w1 * norm.weight.detach().double()[None, :, None, None]
+        self.response, self.response_eps = None, 0.0
+        if isinstance(block.mlp, GlobalResponseNormMlp):
+            b2 = b2 + w2[:, :, 0, 0] @ block.mlp.grn.bias.detach().double()
+            self.response, self.response_eps = block.mlp.grn.weight.detach().float().contiguous(), block.mlp.grn.eps
         if block.gamma is not None:
             scale = block.gamma.detach().double()
             w2, b2 = w2 * scale[:, None, None, None], b2 * scale
@@ -133,7 +137,7 @@ class ConvNeXtPlan:
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`; `identity` is x."""
         operators.convnext(x, mask, rows, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
-                           self.second.weight, self.second.bias, *_board(following))
+                           self.second.weight, self.second.bias, self.response, self.response_eps, *_board(following))
 
 
 Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan
@@ -164,8 +168,6 @@ def _board(following: Following | None) -> tuple:
 def why_masked(block: AdaptiveBlock) -> str | None:
     """What in a block has no sparse form, or None."""
     if isinstance(block, AdaptiveConvNeXtBlock):
-        if isinstance(block.mlp, GlobalResponseNormMlp):
-            return "global response norm"
         if block.conv_dw.kernel_size != (7, 7) or block.conv_dw.groups != block.conv_dw.in_channels:
             return f"a depthwise kernel of {block.conv_dw.kernel_size}"
         exact = isinstance(block.mlp.act, (nn.GELU, GELU)) and getattr(block.mlp.act, "approximate", "none") == "none"

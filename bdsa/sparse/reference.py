@@ -110,8 +110,8 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
 
 
 def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,
-             w2: Tensor, b2: Tensor, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
-             columns: int) -> None:
+             w2: Tensor, b2: Tensor, response: Tensor | None, response_eps: float, board: Tensor | None,
+             board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.convnext`."""
     channels, side = x.shape[3], round(len(taps) ** 0.5)
     at_m = mask.nonzero()
@@ -119,6 +119,10 @@ def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Ten
     spatial = F.conv2d(x.permute(0, 3, 1, 2), kernel, taps_bias[:channels], 1, side // 2, groups=channels)
     active = F.layer_norm(spatial.permute(0, 2, 3, 1)[at_m.unbind(1)], (channels,), eps=eps)
     hidden = F.gelu(active @ Packed(w1, b1).plain()[0] + b1)
+    if response is not None:
+        size = hidden.new_zeros(len(x), len(b1)).index_add_(0, at_m[:, 0], hidden.square()).sqrt()  # [B, hidden]
+        relative = size / (size.mean(dim=1, keepdim=True) + response_eps)
+        hidden = hidden * (1 + response * relative[at_m[:, 0]])
     x.index_put_(at_m.unbind(1), hidden @ Packed(w2, b2).plain()[0] + b2, accumulate=True)
     _look_again(x, at_m, False, board, products, columns)
     rows.copy_(torch.tensor([0, len(at_m)]))

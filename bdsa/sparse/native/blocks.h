@@ -17,7 +17,8 @@ inline int group_size(int images, Grid grid) {
 // What a calling thread keeps between calls.
 struct Workspace {
     Buffer<Position> active, passive, dilated;
-    Buffer<float> first, second, zeros;
+    Buffer<float> first, second, zeros, sizes;
+    Buffer<int> starts;
     Buffer<uint8_t> map, scratch;
     const float* zero_row(int count) {
         float* row = zeros.at_least(count);
@@ -135,7 +136,7 @@ inline void Residual::run(int threads) const {
     });
 }
 
-// x += fc2(gelu(fc1(normalise(depthwise(x))))) at m, in place.
+// x += fc2(response(gelu(fc1(normalise(depthwise(x)))))) at m, in place.
 struct ConvNext {
     float* x;             // [images][height][width][channels]
     const uint8_t* mask;  // [images][height][width]
@@ -143,10 +144,46 @@ struct ConvNext {
     const Depthwise* depthwise;
     float eps;
     const Matrix *first, *second;
+    const float* response;  // [first.columns], the weight of a global response norm, or null
+    float response_eps;
     const Board* board;
     int64_t* rows;
 
     void run(int threads) const;
+};
+
+// ConvNeXt v2's global response norm over an image's active rows, its bias left out: h * (1 + weight * size / mean size),
+// where the size of a channel is the root of the sum of its squares. rows: [starts[images]][width].
+struct Response {
+    const float* weight;
+    float eps;
+    int width;
+    float* rows;
+    const int* starts;  // [images + 1], an image's first row
+    float* sizes;       // [images][width]
+
+    static constexpr int CHANNELS = 256;  // of a unit
+    int parts() const { return (width + CHANNELS - 1) / CHANNELS; }
+
+    void measure(int image, int part) const {
+        const int first = part * CHANNELS, last = std::min(width, first + CHANNELS);
+        float* size = sizes + (size_t)image * width;
+        std::fill(size + first, size + last, 0.0f);
+        for (int i = starts[image]; i < starts[image + 1]; i++)
+            for (int c = first; c < last; c++) size[c] += rows[(size_t)i * width + c] * rows[(size_t)i * width + c];
+        for (int c = first; c < last; c++) size[c] = std::sqrt(size[c]);
+    }
+
+    // The band-th of some bands of an image's rows.
+    void apply(int image, int band, int bands) const {
+        const float* size = sizes + (size_t)image * width;
+        double total = 0;
+        for (int c = 0; c < width; c++) total += size[c];
+        const float scale = 1.0f / ((float)(total / width) + eps);
+        const int count = starts[image + 1] - starts[image];
+        for (int i = starts[image] + count * band / bands; i < starts[image] + count * (band + 1) / bands; i++)
+            for (int c = 0; c < width; c++) rows[(size_t)i * width + c] *= 1.0f + weight[c] * size[c] * scale;
+    }
 };
 
 inline void ConvNext::run(int threads) const {
@@ -156,14 +193,21 @@ inline void ConvNext::run(int threads) const {
     Position* active = own.active.at_least((size_t)group * grid.size());
     float* narrow = own.first.at_least((size_t)group * grid.size() * channels);
     float* hidden = own.second.at_least((size_t)group * grid.size() * first->columns);
+    int* starts = own.starts.at_least(group + 1);
+    float* sizes = response ? own.sizes.at_least((size_t)group * first->columns) : nullptr;
+    const Response respond{response, response_eps, first->columns, hidden, starts, sizes};
     int total = 0;
     rows[0] = rows[1] = 0;
-    in_parallel(threads, 4 * ((images + group - 1) / group), [&](Team team) {
+    in_parallel(threads, 6 * ((images + group - 1) / group), [&](Team team) {
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
             float* maps = x + (size_t)start * grid.size() * channels;
             const int64_t at = (int64_t)start * grid.size();
-            if (team.thread == 0) rows[1] += total = list_active(mask + at, count, grid, active);
+            if (team.thread == 0) {
+                rows[1] += total = list_active(mask + at, count, grid, active);
+                for (int image = 0, i = 0; image <= count; starts[image++] = i)
+                    while (i < total && active[i].index < image * grid.size()) i++;
+            }
             team.wait();
 
             const int runs = std::min((total + MAX_ROWS - 1) / MAX_ROWS, team.threads == 1 ? 1 : 8 * team.threads);
@@ -175,13 +219,19 @@ inline void ConvNext::run(int threads) const {
 
             const Part opening{{Source::IN_ORDER, narrow}, first}, closing{{Source::IN_ORDER, hidden}, second};
             const Part work[2] = {closing, opening};
-            const bool at_once = first->bytes() + second->bytes() <= NEAR_BYTES;
+            const bool at_once = !response && first->bytes() + second->bytes() <= NEAR_BYTES;
             if (!at_once) {
                 const Units opened(total, &opening, 1, team.threads);
                 team.share(opened.count(), [&](int u) {
                     product(active, opened.first(u), opened.last(u), &opening, 1, opened.first_panel(u), opened.last_panel(u),
                             Target{hidden, (size_t)first->columns, true}, Finish{GELU, false});
                 });
+                team.wait();
+            }
+            if (response) {
+                team.share(count * respond.parts(), [&](int u) { respond.measure(u / respond.parts(), u % respond.parts()); });
+                team.wait();
+                team.share(count * team.threads, [&](int u) { respond.apply(u / team.threads, u % team.threads, team.threads); });
                 team.wait();
             }
             const Units ends = at_once ? Units(total, work, 2, team.threads, true) : Units(total, &closing, 1, team.threads);
