@@ -109,6 +109,12 @@ def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) ->
          _threads(), on=(out, x, mask))
 
 
+def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
+    """See `operators.average_pool`."""
+    call(library().bdsa_average_pool, _pointer(out), _pointer(x), *x.shape, kernel, stride, *out.shape[1:3], _threads(),
+         on=(out, x))
+
+
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
     call(library().bdsa_products, _pointer(x), *x.shape[:3], _board(weight, bias, out, len(bias)), _threads(),

@@ -30,6 +30,8 @@ SCHEMAS = {
     # Every stride-th position with zeros for the channels that are new, `before` of them in front; activated by a
     # relu where the mask is not: the identity of a block without projection.
     "subsample": "(Tensor(a!) out, Tensor x, Tensor mask, int stride, int before)",
+    # Windows without padding; those that reach over the border are the mean of what lies within.
+    "average_pool": "(Tensor(a!) out, Tensor x, int kernel, int stride)",
     # Every position times the columns of several mask units (`scores.Board`): [panels, B * H * W, width].
     "products": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias)",
     # One unit's logits [B, h, w] from its ten columns, nine taps and the linear layer, for a map [B, height, width];
@@ -78,6 +80,7 @@ convolution_pool = torch.ops.bdsa.convolution_pool.default
 layer_norm = torch.ops.bdsa.layer_norm.default
 mean = torch.ops.bdsa.mean.default
 subsample = torch.ops.bdsa.subsample.default
+average_pool = torch.ops.bdsa.average_pool.default
 products = torch.ops.bdsa.products.default
 decide = torch.ops.bdsa.decide.default
 unit = torch.ops.bdsa.unit.default

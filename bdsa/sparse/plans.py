@@ -29,6 +29,8 @@ class Shortcut:
 
     def __init__(self, block: AdaptiveBlock, budget: str, width: int) -> None:
         layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
+        layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+        self.workspace = Workspace()
         self.before: list[nn.Module] = layers
         self.matrix: Packed | None = None
         self.stride = 1
@@ -42,6 +44,11 @@ class Shortcut:
         """What is projected, [B, H', W', C], of the block's input x [B, H, W, C]."""
         if not self.before:
             return x
+        if len(self.before) == 1 and _known_pool(self.before[0]):
+            kernel, stride = self.before[0].kernel_size, self.before[0].stride
+            out = self.workspace.room("pooled", (len(x), *(-(-size // stride) for size in x.shape[1:3]), x.shape[3]), x)
+            operators.average_pool(out, x, kernel, stride)
+            return out
         cannot_record()
         y = x.permute(0, 3, 1, 2)
         for layer in self.before:
@@ -62,6 +69,12 @@ class Shortcut:
             return out
         y = self.projected(x)
         return torch.where(mask[..., None], y, y.relu())
+
+
+def _known_pool(layer: nn.Module) -> bool:
+    """Average pooling of windows that do not overlap, with those that the border cuts off: timm's, before a projection."""
+    return type(layer) is nn.AvgPool2d and isinstance(layer.kernel_size, int) and layer.kernel_size == layer.stride and layer.padding == 0 and layer.ceil_mode \
+        and not layer.count_include_pad and layer.divisor_override is None
 
 
 class BasicPlan:

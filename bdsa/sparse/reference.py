@@ -50,6 +50,12 @@ def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) ->
     out.copy_(torch.where(mask[..., None], identity, identity.relu()))
 
 
+def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
+    """See `operators.average_pool`."""
+    made = F.avg_pool2d(x.permute(0, 3, 1, 2), kernel, stride, ceil_mode=True, count_include_pad=False)
+    out.copy_(made.permute(0, 2, 3, 1))
+
+
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
     out.copy_(torch.einsum("nc,pck->pnk", x.reshape(-1, x.shape[3]), weight[:, 0]))

@@ -169,6 +169,27 @@ void bdsa_subsample(float* out, const float* x, const uint8_t* mask, int images,
     });
 }
 
+// The mean of each kernel x kernel window, of those cut off by the border over what is left: out[images][h][w][channels].
+void bdsa_average_pool(float* out, const float* x, int images, int height, int width, int channels, int kernel, int stride,
+                       int out_height, int out_width, int threads) {
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images * out_height, [&](int line) {
+            const int image = line / out_height, top = line % out_height * stride, bottom = std::min(height, top + kernel);
+            for (int column = 0; column < out_width; column++) {
+                const int left = column * stride, right = std::min(width, left + kernel);
+                const float share = 1.0f / ((bottom - top) * (right - left));
+                float* target = out + ((size_t)line * out_width + column) * channels;
+                std::fill(target, target + channels, 0.0f);
+                for (int y = top; y < bottom; y++)
+                    for (int z = left; z < right; z++) {
+                        const float* source = x + (((size_t)image * height + y) * width + z) * channels;
+                        for (int c = 0; c < channels; c++) target[c] += source[c] * share;
+                    }
+            }
+        });
+    });
+}
+
 void bdsa_residual(const Residual* block, int threads) { block->run(threads); }
 
 // Returns 0, or 1 for a kernel size that is not built.
