@@ -28,9 +28,9 @@ from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
 from bdsa.run_folder import write_json, write_text
+from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import Step
 from bdsa.sparse.execution import executor_of
-from bdsa.sparse.executor import BlockStep
 from bdsa.synthetic_masks import block_shapes
 from bdsa.table import print_whole
 

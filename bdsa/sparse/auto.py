@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bdsa.models.usage import Request
 from bdsa.run_folder import processor
-from bdsa.sparse.executor import BlockStep, Executor
+from bdsa.sparse.block_step import BlockStep
+from bdsa.sparse.executor import Executor
 from bdsa.sparse.recording import recorded
 from bdsa.sparse.workspace import Workspace
 

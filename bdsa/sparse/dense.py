@@ -65,7 +65,8 @@ def head_steps(network: nn.Module, width: int) -> list[Step] | None:
 class Convolution:
     """A convolution with the norm, the relu and the max pooling behind it, if there are any."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, relu: bool, pool: bool, width: int) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, relu: bool, pool: bool,
+                 width: int) -> None:
         weight, bias = folded(layer, norm)
         self.matrix = pack(rows_first(weight), bias, width)
         self.stride, self.padding = (layer.stride[0], layer.padding[0]) if isinstance(layer, nn.Conv2d) else (1, 0)

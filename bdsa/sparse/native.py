@@ -138,7 +138,8 @@ def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor,
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
           b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
-          projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+          projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
+          products: Tensor | None, columns: int) -> None:
     """See `operators.basic`."""
     bottleneck(out, x, mask, rows, stride, w1, b1, w2, b2, 0, None, None, projected, projection, projection_bias,
                projected_stride, everywhere, board, board_bias, products, columns)
@@ -146,8 +147,8 @@ def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: T
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
                b2: Tensor, group: int, w3: Tensor | None, b3: Tensor | None, projected: Tensor | None,
-               projection: Tensor | None, projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
-               board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+               projection: Tensor | None, projection_bias: Tensor | None, projected_stride: int, everywhere: bool,
+               board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     shortcut = (0, 0, 0, 0, None) if projected is None else (
         projected.data_ptr(), *projected.shape[1:3], projected_stride, pointer(_matrix(projection, projection_bias)))
@@ -156,7 +157,8 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
                       None if w3 is None else pointer(_matrix(w3, b3)), *shortcut, everywhere,
                       _board(board, board_bias, products, columns), rows.data_ptr())
     call(library().bdsa_residual, byref(block), _threads(),
-         on=(out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board, board_bias, products))
+         on=(out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board, board_bias,
+             products))
 
 
 def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,

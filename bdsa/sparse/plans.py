@@ -72,9 +72,10 @@ class Shortcut:
 
 
 def _known_pool(layer: nn.Module) -> bool:
-    """Average pooling of windows that do not overlap, with those that the border cuts off: timm's, before a projection."""
-    return type(layer) is nn.AvgPool2d and isinstance(layer.kernel_size, int) and layer.kernel_size == layer.stride and layer.padding == 0 and layer.ceil_mode \
-        and not layer.count_include_pad and layer.divisor_override is None
+    """Average pooling of windows side by side, with those that the border cuts off: timm's, before a projection."""
+    if type(layer) is not nn.AvgPool2d or not isinstance(layer.kernel_size, int) or layer.kernel_size != layer.stride:
+        return False
+    return layer.padding == 0 and layer.ceil_mode and not layer.count_include_pad and layer.divisor_override is None
 
 
 class BasicPlan:

@@ -151,7 +151,8 @@ def _windows(x: Tensor, positions: Tensor, stride: int, matrix: Packed) -> Tenso
     return total
 
 
-def _project(out: Tensor, x: Tensor | None, weight: Tensor | None, bias: Tensor | None, stride: int, mask: Tensor) -> None:
+def _project(out: Tensor, x: Tensor | None, weight: Tensor | None, bias: Tensor | None, stride: int,
+             mask: Tensor) -> None:
     """A 1x1 convolution of x; its bias and a relu where the mask is not: at m they are in what will be added."""
     if x is not None:
         made = x[:, ::stride, ::stride] @ Packed(weight, bias).plain()[0]

@@ -1,8 +1,9 @@
 // What the library offers, as plain C functions. Maps are [images][height][width][channels] of float32.
 #include <algorithm>
 
-#include "blocks.h"
+#include "convnext.h"
 #include "dense.h"
+#include "residual.h"
 #include "unit.h"
 
 extern "C" {
@@ -115,10 +116,7 @@ void bdsa_convolution_pool(const float* x, int images, int height, int width, in
 // Products of every position with the mask units' columns (see board.h). x: [images][height][width][channels].
 void bdsa_products(const float* x, int images, int height, int width, const Board* board, int threads) {
     const int positions = images * height * width;
-    in_parallel(threads, 1, [&](Team team) {
-        const Units units = board->units(positions, team.threads);
-        team.share(units.count(), [&](int u) { board->update(x, nullptr, units.first(u), units.last(u), 0); });
-    });
+    in_parallel(threads, 1, [&](Team team) { board->update(x, nullptr, positions, 0, team); });
 }
 
 // One unit's logits [images][h][w] from the products, and its mask: where they are not negative.

@@ -22,10 +22,17 @@ struct Board {
         left.columns = columns;
         const Part part{{list ? Source::POSITIONS : Source::IN_ORDER, maps}, &left};
         const Target target{products + from * PANEL, PANEL, !list, 0, (size_t)positions * PANEL};
-        product(list, first, last, &part, 1, 0, left.panels(), target, Finish{NONE, false});
+        product(list, first, last, part, target, Finish{NONE, false});
     }
 
-    Units units(int count, int threads) const {
+    // The same for `count` rows of maps, shared by a team.
+    void update(const float* maps, const Position* list, int count, int64_t from, Team& team) const {
+        const Units units = cut(count, team.threads);
+        team.share(units.count(), [&](int u) { update(maps, list, units.first(u), units.last(u), from); });
+        team.wait();
+    }
+
+    Units cut(int count, int threads) const {
         const Part part{{Source::IN_ORDER, nullptr}, matrix};
         return Units(count, &part, 1, threads, true);
     }

@@ -47,8 +47,9 @@ private:
             for (int t = 0; t < tiles; t++) {
                 const int first = to.width * t / tiles, rows = to.width * (t + 1) / tiles - first;
                 float* target = out + (size_t)first * matrix->columns + column;
-                const auto multiply = columns > LANES ? &Dense::line_multiply<STEP, ROWS_OF_2, 2> : &Dense::line_multiply<STEP, ROWS_OF_1, 1>;
-                (this->*multiply)(rows, start + (size_t)first * STEP, panel, target, columns, activation);
+                const float* source = start + (size_t)first * STEP;
+                if (columns > LANES) line_multiply<STEP, ROWS_OF_2, 2>(rows, source, panel, target, columns, activation);
+                else line_multiply<STEP, ROWS_OF_1, 1>(rows, source, panel, target, columns, activation);
             }
         }
     }

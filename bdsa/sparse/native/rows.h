@@ -82,7 +82,8 @@ inline void point_at(const Part& part, const Reading& reading, const Position* p
                    within(left + run * s.stride))
                 run++;
         const bool cut = !within(left);
-        const int taps_a_line = s.kind == Source::WINDOWS && reading.depth == depth ? s.kernel : 1, lines = reading.taps / taps_a_line;
+        const int taps_a_line = s.kind == Source::WINDOWS && reading.depth == depth ? s.kernel : 1;
+        const int lines = reading.taps / taps_a_line;
         for (int dy = 0; dy < lines; dy++) {
             const bool inside = (unsigned)(top + dy) < (unsigned)s.grid.height;
             const float* line = map + ((ptrdiff_t)(top + dy) * width + left) * s.channels;
@@ -90,7 +91,8 @@ inline void point_at(const Part& part, const Reading& reading, const Position* p
             if (inside && cut && taps_a_line == 1) {  // a row of the kernel that reaches over the border
                 const int skipped = std::max(0, -left), there = std::min(across, width - left) - skipped;
                 std::memset(spare, 0, reading.depth * sizeof(float));
-                std::memcpy(spare + skipped * s.channels, line + skipped * s.channels, (size_t)there * s.channels * sizeof(float));
+                const size_t start = (size_t)skipped * s.channels;
+                std::memcpy(spare + start, line + start, (size_t)there * s.channels * sizeof(float));
                 line = spare;
                 spare += reading.depth;
             }
@@ -151,17 +153,25 @@ inline void product(const Position* positions, int first, int last, const Part* 
                 for (int i = 0; i < rows; i++)
                     out[i] = target.row(positions ? positions[edges[t] + i].index : 0, edges[t] + i, panel);
                 if (taps == 1 && panel == first_panel && t + 1 < here)
-                    for (int i = 0; i < edges[t + 2] - edges[t + 1]; i++) fetch_early(table[(size_t)(t + 1) * MAX_ROWS + i], main.depth);
+                    for (int i = 0; i < edges[t + 2] - edges[t + 1]; i++)
+                        fetch_early(table[(size_t)(t + 1) * MAX_ROWS + i], main.depth);
                 if (finish.add || panel == first_panel)
                     for (int i = 0; i < rows; i++) {
                         __builtin_prefetch(out[i], 1, 3);
                         __builtin_prefetch(out[i] + LANES, 1, 3);
                     }
                 const Multiply multiply = columns > LANES ? multiply_of<2>(rows) : multiply_of<1>(rows);
-                multiply(table + (size_t)t * taps * MAX_ROWS, summands, count, main.bias + column, out, columns, Finish{finish.activation, finish.add, !finish.add && panel + 1 < last_panel && target.panel_stride == PANEL});
+                const bool ahead = !finish.add && panel + 1 < last_panel && target.panel_stride == PANEL;
+                multiply(table + (size_t)t * taps * MAX_ROWS, summands, count, main.bias + column, out, columns,
+                         Finish{finish.activation, finish.add, ahead});
             }
         }
     }
+}
+
+// The same of one part and all panels.
+inline void product(const Position* positions, int first, int last, const Part& part, const Target& target, Finish finish) {
+    product(positions, first, last, &part, 1, 0, part.matrix->panels(), target, finish);
 }
 
 // How a product is cut into units for threads that claim them: ranges of rows times ranges of panels. Every range of
@@ -196,6 +206,10 @@ struct Units {
     int last(int u) const { return (int)((int64_t)positions * (u % rows + 1) / rows); }
     int first_panel(int u) const { return panels * (u / rows) / columns; }
     int last_panel(int u) const { return panels * (u / rows + 1) / columns; }
+
+    void run(int u, const Position* list, const Part* parts, int count, const Target& target, Finish finish) const {
+        product(list, first(u), last(u), parts, count, first_panel(u), last_panel(u), target, finish);
+    }
 
     static constexpr int UNITS_A_THREAD = 6;
     static constexpr double LEAST_MACS = 3e5;  // of a unit: a few microseconds

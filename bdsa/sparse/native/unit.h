@@ -38,9 +38,11 @@ struct Unit {
             for (int column = 0; column < to.width; column = column ? column + 1 : std::max(1, inner)) {
                 const int left = std::max(0, 1 - column * stride), right = std::min(3, from.width + 1 - column * stride);
                 line[column] = bias;
-                for (int dy = top; dy < bottom; dy++)
-                    line[column] += dot(map + ((size_t)(row * stride + dy - 1) * from.width + column * stride + left - 1) * channels,
-                                        taps + (size_t)(dy * 3 + left) * channels, (right - left) * channels);
+                for (int dy = top; dy < bottom; dy++) {
+                    const size_t at = (size_t)(row * stride + dy - 1) * from.width + column * stride + left - 1;
+                    const float* weights = taps + (size_t)(dy * 3 + left) * channels;
+                    line[column] += dot(map + at * channels, weights, (right - left) * channels);
+                }
             }
             uint8_t* decided = mask + (size_t)row * to.width;
             for (int column = 0; column < to.width; column++) decided[column] = line[column] >= 0;

@@ -1,0 +1,93 @@
+"""One adaptive block in sparse execution: its decision, its two ways, and what it used."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bdsa.models.blocks import AdaptiveBlock
+from bdsa.models.usage import BlockUsage, Request
+from bdsa.sparse.folded_block import folded_block
+from bdsa.sparse.plans import Plan
+from bdsa.sparse.recording import cannot_record
+from bdsa.sparse.scores import Alone, Following, Member
+from bdsa.sparse.workspace import Workspace
+
+
+@dataclass
+class BlockStep:
+    """One block at one budget.
+
+    Attributes:
+        block: the network's own.
+        budget: its name.
+        plan: how it runs sparsely; None where it has no sparse form and runs masked.
+        scorer: where its mask unit's logits come from.
+        break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
+        rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2].
+        ran_masked: whether the last run was masked.
+        folded: what runs then, made when it first does.
+    """
+    block: AdaptiveBlock
+    budget: str
+    plan: Plan | None
+    scorer: Member | Alone | None = None
+    break_even: float | None = None
+    rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
+    ran_masked: bool = False
+    folded: AdaptiveBlock | None = None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the output is the input with changes."""
+        return self.plan is not None and self.plan.shortcut is None
+
+    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str
+               ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Its board's products, made here unless they are given, and the unit's logits and mask [B, h, w]."""
+        if isinstance(self.scorer, Alone):
+            return None, *self.scorer.decide(x, workspace, name)
+        products = self.scorer.board.products(x, workspace) if products is None else products
+        return products, *self.scorer.decide(x, products, workspace, name)
+
+    def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
+        """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`)."""
+        return x if self.plan.shortcut is None else self.plan.shortcut.identity(x, mask, workspace, name)
+
+    def goes_masked(self, mask: Tensor) -> bool:
+        """Whether the block runs masked for a mask, bool [B, h, w]."""
+        if self.plan is None:
+            return True
+        return self.break_even is not None and mask.count_nonzero().item() > self.break_even * mask.numel()
+
+    def run_masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""
+        cannot_record()
+        if self.folded is None:
+            self.folded = folded_block(self.block, self.budget)
+        y = self.folded.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.budget)
+        return y.permute(0, 2, 3, 1).contiguous()
+
+    def run_sparse(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None = None) -> None:
+        """Make `identity`, x itself or the shortcut's place, the output."""
+        self.plan(x, mask, identity, self.rows, following)
+
+    def output_size(self, x: Tensor) -> tuple[int, int]:
+        """Height and width of the mask for an input [B, H, W, C]."""
+        stride = self.block.geometry()[1]
+        return (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1
+
+    def usage(self, request: Request, x: Tensor, scored: Tensor, mask: Tensor, given: bool) -> BlockUsage:
+        """The same figures as masked execution gives for a decision.
+
+        Args:
+            request: the budget.
+            x: [B, H, W, C], the block's input.
+            scored, mask: [B, h, w], the unit's logits and what was decided.
+            given: whether the mask is not the unit's.
+        """
+        mask, scored = mask[:, None], scored[:, None]                          # [B, 1, h, w]
+        decided_by = mask.float() - 0.5 if given else scored
+        cost, total = self.block.cost(mask.float(), decided_by, x.permute(0, 3, 1, 2), request)
+        return BlockUsage(mask, cost, total, self.block.mask_units[request.budget].macs(*mask.shape[2:]), scored)

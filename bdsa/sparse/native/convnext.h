@@ -1,0 +1,117 @@
+// Blocks of ConvNeXt v1 and v2.
+#pragma once
+
+#include "board.h"
+#include "depthwise.h"
+#include "group.h"
+
+// x += fc2(response(gelu(fc1(normalise(depthwise(x)))))) at m, in place.
+struct ConvNext {
+    float* x;             // [images][height][width][channels]
+    const uint8_t* mask;  // [images][height][width]
+    int images, height, width;
+    const Depthwise* depthwise;
+    float eps;
+    const Matrix *first, *second;
+    const float* response;  // [first.columns], the weight of a global response norm, or null
+    float response_eps;
+    const Board* board;
+    int64_t* rows;
+
+    void run(int threads) const;
+};
+
+// ConvNeXt v2's global response norm over an image's active rows, its bias left out: h * (1 + weight * size / mean size),
+// where the size of a channel is the root of the sum of its squares. rows: [starts[images]][width].
+struct Response {
+    const float* weight;
+    float eps;
+    int width;
+    float* rows;
+    const int* starts;  // [images + 1], an image's first row
+    float* sizes;       // [images][width]
+
+    static constexpr int CHANNELS = 256;  // of a unit
+    int parts() const { return (width + CHANNELS - 1) / CHANNELS; }
+
+    void measure(int image, int part) const {
+        const int first = part * CHANNELS, last = std::min(width, first + CHANNELS);
+        float* size = sizes + (size_t)image * width;
+        std::fill(size + first, size + last, 0.0f);
+        for (int i = starts[image]; i < starts[image + 1]; i++)
+            for (int c = first; c < last; c++) size[c] += rows[(size_t)i * width + c] * rows[(size_t)i * width + c];
+        for (int c = first; c < last; c++) size[c] = std::sqrt(size[c]);
+    }
+
+    // The band-th of some bands of an image's rows.
+    void apply(int image, int band, int bands) const {
+        const float* size = sizes + (size_t)image * width;
+        double total = 0;
+        for (int c = 0; c < width; c++) total += size[c];
+        const float scale = 1.0f / ((float)(total / width) + eps);
+        const int count = starts[image + 1] - starts[image];
+        for (int i = starts[image] + count * band / bands; i < starts[image] + count * (band + 1) / bands; i++)
+            for (int c = 0; c < width; c++) rows[(size_t)i * width + c] *= 1.0f + weight[c] * size[c] * scale;
+    }
+};
+
+inline void ConvNext::run(int threads) const {
+    static thread_local Workspace own;
+    const Grid grid{height, width};
+    const int group = group_size(images, grid), channels = depthwise->channels;
+    Position* active = own.active.at_least((size_t)group * grid.size());
+    float* narrow = own.first.at_least((size_t)group * grid.size() * channels);
+    float* hidden = own.second.at_least((size_t)group * grid.size() * first->columns);
+    int* starts = own.starts.at_least(group + 1);
+    float* sizes = response ? own.sizes.at_least((size_t)group * first->columns) : nullptr;
+    const Response respond{response, response_eps, first->columns, hidden, starts, sizes};
+    const bool at_once = !response && first->bytes() + second->bytes() <= NEAR_BYTES;  // both 1x1 of some rows
+    const Part opening{{Source::IN_ORDER, narrow}, first}, closing{{Source::IN_ORDER, hidden}, second};
+    const Part both[2] = {closing, opening};
+    const Target to_hidden{hidden, (size_t)first->columns, true};
+    const Finish gelu{GELU, false}, add{NONE, true};
+    int total = 0;
+    rows[0] = rows[1] = 0;
+    in_parallel(threads, 6 * ((images + group - 1) / group), [&](Team team) {
+        for (int start = 0; start < images; start += group) {
+            const int count = std::min(group, images - start);
+            const int64_t at = (int64_t)start * grid.size();
+            float* maps = x + (size_t)at * channels;
+            if (team.thread == 0) {
+                rows[1] += total = list_active(mask + at, count, grid, active);
+                for (int image = 0, i = 0; image <= count; starts[image++] = i)
+                    while (i < total && active[i].index < image * grid.size()) i++;
+            }
+            team.wait();
+
+            const int runs = std::min((total + MAX_ROWS - 1) / MAX_ROWS, team.threads == 1 ? 1 : 8 * team.threads);
+            team.share(runs, [&](int u) {
+                convolve_runs<7>(maps, grid, *depthwise, eps, active, (int)((int64_t)total * u / runs),
+                                 (int)((int64_t)total * (u + 1) / runs), narrow);
+            });
+            team.wait();
+
+            if (!at_once) {
+                const Units opened(total, &opening, 1, team.threads);
+                team.share(opened.count(), [&](int u) { opened.run(u, active, &opening, 1, to_hidden, gelu); });
+                team.wait();
+            }
+            if (response) {
+                const int parts = respond.parts(), bands = team.threads;
+                team.share(count * parts, [&](int u) { respond.measure(u / parts, u % parts); });
+                team.wait();
+                team.share(count * bands, [&](int u) { respond.apply(u / bands, u % bands, bands); });
+                team.wait();
+            }
+            const Units ends = at_once ? Units(total, both, 2, team.threads, true) : Units(total, &closing, 1, team.threads);
+            const bool near = board && ends.columns == 1;
+            team.share(ends.count(), [&](int u) {
+                if (at_once) product(active, ends.first(u), ends.last(u), opening, to_hidden, gelu);
+                ends.run(u, active, &closing, 1, Target{maps, (size_t)channels, false}, add);
+                if (near) board->update(maps, active, ends.first(u), ends.last(u), at);  // rows are whole
+            });
+            team.wait();
+            if (board && !near) board->update(maps, active, total, at, team);
+        }
+    });
+}

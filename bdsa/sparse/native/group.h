@@ -1,0 +1,27 @@
+// Residual blocks at the positions that a mask selects. Maps are [images][height][width][channels] of float32.
+//
+// A block goes through its images in groups, so that what one layer writes is still near when the next one reads
+// it; within a group all threads share every layer. Positions that are not selected keep the block's identity.
+#pragma once
+
+#include "board.h"
+
+constexpr int GROUP_POSITIONS = 2048;         // positions of a group of images, at least, if there are as many
+constexpr size_t NEAR_BYTES = 1 << 20;        // of weights that a core can keep near while it goes through a group
+
+inline int group_size(int images, Grid grid) {
+    return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size()));
+}
+
+// What a calling thread keeps between calls.
+struct Workspace {
+    Buffer<Position> active, passive, dilated;
+    Buffer<float> first, second, zeros, sizes;
+    Buffer<int> starts;
+    Buffer<uint8_t> map, scratch;
+    const float* zero_row(int count) {
+        float* row = zeros.at_least(count);
+        std::memset(row, 0, count * sizeof(float));
+        return row;
+    }
+};
