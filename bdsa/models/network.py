@@ -81,7 +81,6 @@ class AdaptiveNetwork:
         name = self.budgets.require(budget)
         if budget == DENSE and not return_usage:
             return super().forward(x)
-        given = itertools.repeat(None) if masks is None else self.one_a_block(masks)
         request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
                           published_cost, part)
         size = tuple(x.shape[2:])
@@ -90,6 +89,7 @@ class AdaptiveNetwork:
 
             if (ran := run_sparse(self, x, request, masks, return_usage)) is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
+        given = itertools.repeat(None) if masks is None else self.one_a_block(masks)
         used: list[BlockUsage] = []
         for module in self.trunk():
             if not isinstance(module, AdaptiveBlock):

@@ -85,9 +85,10 @@ class Executor:
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
         if (kept := self.workspace.recordings.get(key)) is not None:
             operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
-            for room, mask in zip(kept.masks, given or ()):
-                _check_size(mask, room)
-                room.copy_(mask[:, 0])
+            if given is not None:
+                _check_masks(given, kept.masks)
+                for room, mask in zip(kept.masks, given):
+                    room.copy_(mask)
             kept.recording.play()
             return kept.logits.clone(), []
         image = self._take_in(x)
@@ -122,7 +123,9 @@ class Executor:
 
     def _run(self, x: Tensor, request: Request, given: Sequence[Tensor] | None, count: bool,
              on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
-        """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, h, w]."""
+        """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, 1, h, w]."""
+        if given is not None and len(given) != len(self.blocks()):
+            raise ValueError(f"{len(given)} masks for {len(self.blocks())} adaptive blocks")
         masks, used, products, rooms = iter(given or ()), [], None, []
         fresh = False  # whether the products are those of x
         for i, step in enumerate(self.steps):
@@ -133,8 +136,8 @@ class Executor:
                 on_input(step, x)
             products, scored, mask = step.scores(x, products if fresh else None, self.workspace, f"step {i}")
             if given is not None:
-                mask = self._given(next(masks), mask, f"step {i} given")
-                rooms.append(mask)
+                rooms.append(self._given(next(masks), mask, f"step {i} given"))
+                mask = rooms[-1][:, 0]
             if count:
                 used.append(step.usage(request, x, scored.clone(), mask.clone(), given is not None))
             step.ran_masked = step.goes_masked(mask)
@@ -148,10 +151,10 @@ class Executor:
         return x.permute(0, 3, 1, 2), used, rooms
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
-        """A given mask [B, 1, h, w] in the room of that name, bool [B, h, w]."""
-        _check_size(mask, like)
-        room = self.workspace.room(name, tuple(like.shape), like)
-        return room.copy_(mask[:, 0])
+        """A given mask in the room of that name, bool [B, 1, h, w]. like: [B, h, w]."""
+        room = self.workspace.room(name, (len(like), 1, *like.shape[1:]), like)
+        _check_masks([mask], [room])
+        return room.copy_(mask)
 
     def _logits(self, features: Tensor) -> Tensor:
         """Logits [B, classes] of the last map [B, C, h, w], in memory that the next call overwrites."""
@@ -211,10 +214,12 @@ def _score_together(steps: list[Step | BlockStep], budget: str, width: int) -> N
             step.scorer = scorer
 
 
-def _check_size(given: Tensor, mask: Tensor) -> None:
-    expected = [len(mask), 1, *mask.shape[1:]]
-    if list(given.shape) != expected:
-        raise ValueError(f"a given mask is {list(given.shape)} and the block decides {expected}")
+def _check_masks(given: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
+    if len(given) != len(rooms):
+        raise ValueError(f"{len(given)} masks for {len(rooms)} adaptive blocks")
+    for mask, room in zip(given, rooms):
+        if mask.shape != room.shape:
+            raise ValueError(f"a given mask is {list(mask.shape)} and the block decides {list(room.shape)}")
 
 
 def refusal(x: Tensor) -> str | None:

@@ -36,27 +36,27 @@ int bdsa_parallel() {
 // out[images][height + 2 * padding][width + 2 * padding][channels].
 void bdsa_pad(float* out, const float* x, const int64_t* strides, int images, int height, int width, int channels,
               int padding, int threads) {
-    const int lines = height + 2 * padding;
-    const size_t line = (size_t)(width + 2 * padding) * channels;
+    const int lines = height + 2 * padding, all = images * lines, bands = std::min(all, 4 * threads);
+    const size_t line = (size_t)(width + 2 * padding) * channels, rim = (size_t)padding * channels;
+    const auto copy = [&](int number) {
+        const int image = number / lines, y = number % lines - padding;
+        float* target = out + number * line;
+        if (y < 0 || y >= height) {
+            std::memset(target, 0, line * sizeof(float));
+            return;
+        }
+        const float* source = x + image * strides[0] + y * strides[1];
+        std::memset(target, 0, rim * sizeof(float));
+        std::memset(target + line - rim, 0, rim * sizeof(float));
+        target += rim;
+        if (strides[3] == 1 && strides[2] == channels) std::memcpy(target, source, (size_t)width * channels * sizeof(float));
+        else
+            for (int i = 0; i < width; i++)
+                for (int c = 0; c < channels; c++) target[i * channels + c] = source[i * strides[2] + c * strides[3]];
+    };
     in_parallel(threads, 1, [&](Team team) {
-        team.share(images, [&](int image) {
-            for (int y = 0; y < lines; y++) {
-                float* target = out + ((size_t)image * lines + y) * line;
-                if (y < padding || y >= height + padding) {
-                    std::memset(target, 0, line * sizeof(float));
-                    continue;
-                }
-                const float* source = x + image * strides[0] + (y - padding) * strides[1];
-                std::memset(target, 0, (size_t)padding * channels * sizeof(float));
-                std::memset(target + line - (size_t)padding * channels, 0, (size_t)padding * channels * sizeof(float));
-                target += (size_t)padding * channels;
-                if (strides[3] == 1 && strides[2] == channels) {
-                    std::memcpy(target, source, (size_t)width * channels * sizeof(float));
-                    continue;
-                }
-                for (int c = 0; c < channels; c++)
-                    for (int i = 0; i < width; i++) target[(size_t)i * channels + c] = source[i * strides[2] + c * strides[3]];
-            }
+        team.share(bands, [&](int band) {
+            for (int number = (int64_t)all * band / bands; number < (int64_t)all * (band + 1) / bands; number++) copy(number);
         });
     });
 }
