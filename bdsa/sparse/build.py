@@ -70,7 +70,7 @@ def build(choice: str) -> Path:
             made = Path(scratch) / target.name
             failure = ""
             for threading in (["-fopenmp"], []):  # a compiler without OpenMP still gives kernels for one thread
-                command = [compiler, *flags, *threading, str(SOURCES / "blocks.cpp"), "-o", str(made)]
+                command = [compiler, *flags, *threading, str(SOURCES / "library.cpp"), "-o", str(made)]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=300)
                 if done.returncode == 0:
                     os.replace(made, target)

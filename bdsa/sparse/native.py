@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_void_p, pointer
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p, pointer
 
 import torch
 from torch import Tensor
@@ -15,37 +15,41 @@ from bdsa.sparse.recording import call
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 
 
-class _Matrix(ctypes.Structure):
-    _fields_ = [("packed", c_void_p), ("bias", c_void_p), ("taps", c_int), ("depth", c_int), ("columns", c_int),
-                ("group", c_int), ("channels", c_int)]
+def _structure(name: str, *fields: tuple[str, object]) -> type[ctypes.Structure]:
+    """A structure of the native sources; several fields of a type are named in one string."""
+    flat = [(each, kind) for names, kind in fields for each in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": flat})
 
 
-class _Depthwise(ctypes.Structure):
-    _fields_ = [("weights", c_void_p), ("bias", c_void_p), ("kernel", c_int), ("channels", c_int)]
-
-
-class _Board(ctypes.Structure):
-    _fields_ = [("matrix", POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64), ("columns", c_int)]
-
-
-class _Unit(ctypes.Structure):
-    _fields_ = [("taps", c_void_p), ("context", c_void_p), ("channels", c_int), ("stride", c_int), ("offset", c_float)]
-
-
-class _Residual(ctypes.Structure):
-    _fields_ = [("out", c_void_p), ("x", c_void_p), ("mask", c_void_p),
-                *((name, c_int) for name in ("images", "height", "width", "out_height", "out_width", "stride")),
-                *((name, POINTER(_Matrix)) for name in ("first", "second", "third")),
-                ("projected", c_void_p), ("projected_height", c_int), ("projected_width", c_int),
-                ("projected_stride", c_int), ("projection", POINTER(_Matrix)), ("everywhere", c_int),
-                ("board", POINTER(_Board)), ("rows", c_void_p)]
-
-
-class _ConvNext(ctypes.Structure):
-    _fields_ = [("x", c_void_p), ("mask", c_void_p), ("images", c_int), ("height", c_int), ("width", c_int),
-                ("depthwise", POINTER(_Depthwise)), ("eps", c_float), ("first", POINTER(_Matrix)),
-                ("second", POINTER(_Matrix)), ("response", c_void_p), ("response_eps", c_float),
-                ("board", POINTER(_Board)), ("rows", c_void_p)]
+_Grid = _structure("Grid", ("height width", c_int))
+_Matrix = _structure("Matrix", ("packed bias", c_void_p), ("taps depth columns group channels", c_int))
+_Depthwise = _structure("Depthwise", ("weights bias", c_void_p), ("kernel channels", c_int))
+_Board = _structure("Board", ("matrix", POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64),
+                    ("columns", c_int))
+_Unit = _structure("Unit", ("taps context", c_void_p), ("channels stride", c_int), ("offset", c_float))
+_Pad = _structure("Pad", ("out x", c_void_p), ("strides", c_int64 * 4), ("images height width channels padding", c_int))
+_Dense = _structure("Dense", ("out x", c_void_p), ("matrix", POINTER(_Matrix)), ("images", c_int), ("from_ to", _Grid),
+                    ("channels stride activation", c_int))
+_LayerNorm = _structure("LayerNorm", ("x weight bias", c_void_p), ("rows", c_int64), ("channels", c_int), ("eps", c_float))
+_Mean = _structure("Mean", ("out x", c_void_p), ("images positions channels", c_int))
+_Subsample = _structure("Subsample", ("out x mask", c_void_p),
+                        ("images height width channels stride before out_height out_width out_channels", c_int))
+_AveragePool = _structure("AveragePool", ("out x", c_void_p),
+                          ("images height width channels kernel stride out_height out_width", c_int))
+_Products = _structure("Products", ("x", c_void_p), ("board", POINTER(_Board)), ("positions", c_int))
+_Decision = _structure("Decision", ("logits mask", c_void_p), ("board", POINTER(_Board)), ("images", c_int),
+                       ("from_ to", _Grid), ("panel column stride", c_int), ("offset", c_float))
+_UnitDecision = _structure("UnitDecision", ("logits mask x", c_void_p), ("unit", _Unit), ("images", c_int),
+                           ("from_ to", _Grid))
+_Residual = _structure(
+    "Residual", ("out x mask", c_void_p), ("images height width out_height out_width stride", c_int),
+    ("first second third", POINTER(_Matrix)), ("projected", c_void_p),
+    ("projected_height projected_width projected_stride", c_int), ("projection", POINTER(_Matrix)), ("everywhere", c_int),
+    ("board", POINTER(_Board)), ("rows", c_void_p))
+_ConvNext = _structure(
+    "ConvNext", ("x mask", c_void_p), ("images height width", c_int), ("depthwise", POINTER(_Depthwise)), ("eps", c_float),
+    ("first second", POINTER(_Matrix)), ("response", c_void_p), ("response_eps", c_float), ("board", POINTER(_Board)),
+    ("rows", c_void_p))
 
 
 @functools.cache
@@ -73,67 +77,59 @@ def description() -> str:
 
 def pad(out: Tensor, x: Tensor, padding: int) -> None:
     """See `operators.pad`."""
-    call(library().bdsa_pad, _pointer(out), _pointer(x), (c_int64 * 4)(*x.stride()), *x.shape, padding, _threads(),
-         on=(out, x))
+    _call("pad", _Pad(_at(out), _at(x), x.stride(), *x.shape, padding), out, x)
 
 
 def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
-    call(library().bdsa_convolution, _pointer(x), *x.shape, stride, byref(_matrix(weight, bias)), *out.shape[1:3],
-         _pointer(out), ACTIVATIONS[activation], _threads(), on=(out, x, weight, bias))
+    _call("convolution", _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
 
 
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution_pool`."""
-    call(library().bdsa_convolution_pool, _pointer(x), *x.shape, stride, byref(_matrix(weight, bias)),
-         *Packed(weight, bias).output_size(x, stride), _pointer(out), ACTIVATIONS[activation], _threads(),
-         on=(out, x, weight, bias))
+    _call("convolution_pool", _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """See `operators.layer_norm`."""
-    affine = [None if t is None else _pointer(t) for t in (weight, bias)]
-    call(library().bdsa_layer_norm, _pointer(x), c_int64(x.numel() // x.shape[-1]), x.shape[-1], c_float(eps), *affine,
-         _threads(), on=(x, weight, bias))
+    rows, channels = x.numel() // x.shape[-1], x.shape[-1]
+    _call("layer_norm", _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, eps), x, weight, bias)
 
 
 def mean(out: Tensor, x: Tensor) -> None:
     """See `operators.mean`."""
-    call(library().bdsa_mean, _pointer(x), len(x), x.shape[1] * x.shape[2], x.shape[3], _pointer(out), _threads(),
-         on=(out, x))
+    _call("mean", _Mean(_at(out), _at(x), len(x), x.shape[1] * x.shape[2], x.shape[3]), out, x)
 
 
 def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) -> None:
     """See `operators.subsample`."""
-    call(library().bdsa_subsample, _pointer(out), _pointer(x), _pointer(mask), *x.shape, stride, before, *out.shape[1:],
-         _threads(), on=(out, x, mask))
+    _call("subsample", _Subsample(_at(out), _at(x), _at(mask), *x.shape, stride, before, *out.shape[1:]), out, x, mask)
 
 
 def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
     """See `operators.average_pool`."""
-    call(library().bdsa_average_pool, _pointer(out), _pointer(x), *x.shape, kernel, stride, *out.shape[1:3], _threads(),
-         on=(out, x))
+    _call("average_pool", _AveragePool(_at(out), _at(x), *x.shape, kernel, stride, *out.shape[1:3]), out, x)
 
 
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    call(library().bdsa_products, _pointer(x), *x.shape[:3], _board(weight, bias, out, len(bias)), _threads(),
-         on=(out, x, weight, bias))
+    board = _board(weight, bias, out, len(bias))
+    _call("products", _Products(_at(x), board, len(x) * x.shape[1] * x.shape[2]), out, x, weight, bias)
 
 
 def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,
            offset: float, stride: int) -> None:
     """See `operators.decide`."""
-    board = byref(_Board(None, products.data_ptr(), products.shape[1], 0))
-    call(library().bdsa_decide, board, len(logits), height, width, panel, column, c_float(offset), stride,
-         *logits.shape[1:], _pointer(logits), _pointer(mask), _threads(), on=(logits, mask, products))
+    board = pointer(_Board(None, _at(products), products.shape[1], 0))
+    _call("decide", _Decision(_at(logits), _at(mask), board, len(logits), (height, width), logits.shape[1:], panel, column,
+                              stride, offset), logits, mask, products)
 
 
 def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float, stride: int) -> None:
     """See `operators.unit`."""
-    weights = _Unit(taps.data_ptr(), context.data_ptr(), x.shape[3], stride, offset)
-    call(library().bdsa_unit, byref(weights), _pointer(x), *x.shape[:3], *logits.shape[1:], _pointer(logits),
-         _pointer(mask), _threads(), on=(logits, mask, x, taps, context))
+    weights = _Unit(_at(taps), _at(context), x.shape[3], stride, offset)
+    _call("unit", _UnitDecision(_at(logits), _at(mask), _at(x), weights, len(x), x.shape[1:3], logits.shape[1:]),
+          logits, mask, x, taps, context)
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
@@ -151,41 +147,45 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
                board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     shortcut = (0, 0, 0, 0, None) if projected is None else (
-        projected.data_ptr(), *projected.shape[1:3], projected_stride, pointer(_matrix(projection, projection_bias)))
-    block = _Residual(out.data_ptr(), x.data_ptr(), mask.data_ptr(), *x.shape[:3], *out.shape[1:3], stride,
+        _at(projected), *projected.shape[1:3], projected_stride, pointer(_matrix(projection, projection_bias)))
+    block = _Residual(_at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride,
                       pointer(_matrix(w1, b1)), pointer(_matrix(w2, b2, group)),
                       None if w3 is None else pointer(_matrix(w3, b3)), *shortcut, everywhere,
-                      _board(board, board_bias, products, columns), rows.data_ptr())
-    call(library().bdsa_residual, byref(block), _threads(),
-         on=(out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board, board_bias,
-             products))
+                      _board(board, board_bias, products, columns), _at(rows))
+    _call("residual", block, out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board,
+          board_bias, products)
 
 
 def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,
              w2: Tensor, b2: Tensor, response: Tensor | None, response_eps: float, board: Tensor | None,
              board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.convnext`."""
-    depthwise = _Depthwise(taps.data_ptr(), taps_bias.data_ptr(), round(len(taps) ** 0.5), x.shape[3])
-    block = _ConvNext(x.data_ptr(), mask.data_ptr(), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1)),
-                      pointer(_matrix(w2, b2)), None if response is None else response.data_ptr(), response_eps,
-                      _board(board, board_bias, products, columns), rows.data_ptr())
-    call(library().bdsa_convnext, byref(block), _threads(),
-         on=(x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products))
+    depthwise = _Depthwise(_at(taps), _at(taps_bias), round(len(taps) ** 0.5), x.shape[3])
+    block = _ConvNext(_at(x), _at(mask), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1)),
+                      pointer(_matrix(w2, b2)), _at(response), response_eps,
+                      _board(board, board_bias, products, columns), _at(rows))
+    _call("convnext", block, x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products)
 
 
-def _threads() -> int:
-    return torch.get_num_threads()
+def _call(name: str, operation: ctypes.Structure, *tensors: Tensor | None) -> None:
+    """Run an operation that points into tensors."""
+    call(getattr(library(), f"bdsa_{name}"), operation, torch.get_num_threads(), tensors)
 
 
-def _pointer(x: Tensor) -> c_void_p:
-    return c_void_p(x.data_ptr())
+def _at(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _dense(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> ctypes.Structure:
+    return _Dense(_at(out), _at(x), pointer(_matrix(weight, bias)), len(x), x.shape[1:3],
+                  Packed(weight, bias).output_size(x, stride), x.shape[3], stride, ACTIVATIONS[activation])
 
 
 def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int) -> object:
     if weight is None:
         return None
-    return pointer(_Board(pointer(_matrix(weight, bias)), products.data_ptr(), products.shape[1], columns))
+    return pointer(_Board(pointer(_matrix(weight, bias)), _at(products), products.shape[1], columns))
 
 
 def _matrix(weight: Tensor, bias: Tensor, group: int = 0) -> _Matrix:
-    return _Matrix(weight.data_ptr(), bias.data_ptr(), weight.shape[1], weight.shape[2], len(bias), group, len(bias))
+    return _Matrix(_at(weight), _at(bias), weight.shape[1], weight.shape[2], len(bias), group, len(bias))

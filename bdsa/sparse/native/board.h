@@ -67,3 +67,37 @@ struct Board {
         return offset + (float)(total / from.size());
     }
 };
+
+// Products of every position of x [images][height][width][channels] with the units' columns.
+struct Products {
+    const float* x;
+    const Board* board;
+    int positions;
+
+    void run(int threads) const {
+        in_parallel(threads, 1, [&](Team team) { board->update(x, nullptr, positions, 0, team); });
+    }
+};
+
+// One unit's logits [images][to.height][to.width] from the products, and its mask: where they are not negative.
+struct Decision {
+    float* logits;
+    uint8_t* mask;
+    const Board* board;
+    int images;
+    Grid from, to;
+    int panel, column, stride;
+    float offset;
+
+    void run(int threads) const {
+        const int bands = images >= threads ? 1 : threads;
+        in_parallel(threads, 1, [&](Team team) {
+            team.share(images * bands, [&](int u) {
+                const int image = u / bands, first = to.height * (u % bands) / bands, last = to.height * (u % bands + 1) / bands;
+                const float bias = board->context(image, from, panel, column, offset);
+                const size_t at = (size_t)image * to.size();
+                board->decide(image, from, to, panel, column, bias, stride, first, last, logits + at, mask + at);
+            });
+        });
+    }
+};

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "positions.h"
+#include "team.h"
 
 struct Unit {
     const float* taps;     // [9][channels]
@@ -76,5 +77,27 @@ private:
             }
             out[column] = logit + (VECTORS ? sum_of(sums[0] + sums[1] + sums[2]) : 0.0f);
         }
+    }
+};
+
+// Logits and masks [images][to.height][to.width] of maps x [images][from.height][from.width][channels].
+struct UnitDecision {
+    float* logits;
+    uint8_t* mask;
+    const float* x;
+    Unit unit;
+    int images;
+    Grid from, to;
+
+    void run(int threads) const {
+        const int bands = images >= threads ? 1 : threads;
+        in_parallel(threads, 1, [&](Team team) {
+            team.share(images * bands, [&](int u) {
+                const int image = u / bands, first = to.height * (u % bands) / bands, last = to.height * (u % bands + 1) / bands;
+                const float* map = x + (size_t)image * from.size() * unit.channels;
+                const size_t at = (size_t)image * to.size();
+                unit.decide(map, from, to, unit.bias(map, from), first, last, logits + at, mask + at);
+            });
+        });
     }
 };
