@@ -139,6 +139,20 @@ def test_repeated_inferences_follow_image_masks_budget_and_size(name: str) -> No
             network(small, budget=BUDGETS[0], masks=[m[..., :-1] for m in masks])
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_dense_network_runs_through_the_same_kernels(name: str) -> None:
+    network, images = network_of(name, **NETWORKS[name]), images_of((2, 40, 56))
+    with torch.inference_mode():
+        expected = network(images)
+        for network.execution in ("sparse", "auto"):
+            for _ in range(2):
+                found = network(images)
+                assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
+        network(images, budget=BUDGETS[0])
+        network.execution = "masked"
+        assert torch.equal(network(images), expected)
+
+
 @pytest.mark.parametrize("norms", [{"mask_norm": "batch"}, {"norm_affine": "shared"}], ids=str)
 def test_it_folds_every_norm(norms: dict[str, str]) -> None:
     for name in ("cifar_resnet8", "resnet26"):
@@ -237,7 +251,7 @@ def test_blocks_may_go_either_way_in_turn() -> None:
             executor.set_break_even([auto.NEVER if i % 2 == pattern else auto.ALWAYS
                                      for i in range(len(executor.blocks()))])
             with torch.inference_mode():
-                features, used = executor(images, Request("b040"), None, True)
+                features, used = executor(images, None, True)
                 logits = network.forward_head(features)
             ran = [rows is None for rows in executor.rows]
             assert ran == [i % 2 == pattern for i in range(len(ran))]

@@ -26,11 +26,12 @@ class AdaptiveNetwork:
 
     @property
     def execution(self) -> str:
-        """How a budget below 1 runs in evaluation mode without gradients.
+        """How the network runs in evaluation mode without gradients.
 
         "masked" computes densely and multiplies by the masks, which is what training does; "sparse" computes
         the active positions alone, with the same results to rounding; "auto" lets each block go the faster way
-        (`bdsa.sparse.auto`). Weights may change at any time: what was made from them is made anew.
+        (`bdsa.sparse.auto`). The dense network, budget 1, is timm's own in the first, bit for bit, and runs through
+        the same kernels in the others. Weights may change at any time: what was made from them is made anew.
         """
         return self._execution
 
@@ -79,16 +80,19 @@ class AdaptiveNetwork:
             ValueError: for masks that are not one a block.
         """
         name = self.budgets.require(budget)
-        if budget == DENSE and not return_usage:
+        plain = budget == DENSE and not return_usage
+        if plain and self._execution == "masked":
             return super().forward(x)
         request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
                           published_cost, part)
         size = tuple(x.shape[2:])
-        if budget != DENSE and self._execution != "masked":
+        if (budget != DENSE or plain) and self._execution != "masked":
             from bdsa.sparse.execution import run_sparse  # not above: it needs the blocks, which need nothing of it
 
-            if (ran := run_sparse(self, x, request, masks, return_usage)) is not None:
+            if (ran := run_sparse(self, x, name, None if plain else masks, return_usage)) is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
+        if plain:
+            return super().forward(x)
         given = itertools.repeat(None) if masks is None else self.one_a_block(masks)
         used: list[BlockUsage] = []
         for module in self.trunk():

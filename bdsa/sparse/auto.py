@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdsa.models.usage import Request
 from bdsa.run_folder import processor
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.executor import Executor
@@ -38,16 +37,15 @@ def conditions(x: Tensor) -> dict[str, Any]:
     return {"processor": name, "threads": torch.get_num_threads(), "image_size": list(x.shape[2:])}
 
 
-def calibrate(executor: Executor, x: Tensor, request: Request) -> list[float]:
+def calibrate(executor: Executor, x: Tensor) -> list[float]:
     """Find each block's break-even density, set it, and return all of them.
 
     Args:
         executor: of a network at a budget.
         x: [B, 3, H, W], images like those to come.
-        request: the budget.
     """
     found = []
-    for step, features in executor.inputs(x, request):
+    for step, features in executor.inputs(x):
         found.append(NEVER if step.plan is None else _break_even(step, features))
     executor.set_break_even(found)
     return found

@@ -23,7 +23,7 @@ class BlockStep:
         block: the network's own.
         budget: its name.
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
-        scorer: where its mask unit's logits come from.
+        scorer: where its mask unit's logits come from; None in the dense network.
         break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
         rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2].
         ran_masked: whether the last run was masked.
@@ -44,8 +44,14 @@ class BlockStep:
         return self.plan is not None and self.plan.shortcut is None
 
     def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str
-               ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Its board's products, made here unless they are given, and the unit's logits and mask [B, h, w]."""
+               ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Its board's products, made here unless they are given, and the unit's logits and mask [B, h, w].
+
+        The dense network has no unit: no logits, and a mask of ones.
+        """
+        if self.scorer is None:
+            shape = (len(x), *self.output_size(x))
+            return None, None, workspace.room(f"{name} mask", shape, x, torch.bool).fill_(True)
         if isinstance(self.scorer, Alone):
             return None, *self.scorer.decide(x, workspace, name)
         products = self.scorer.board.products(x, workspace) if products is None else products
@@ -78,16 +84,15 @@ class BlockStep:
         stride = self.block.geometry()[1]
         return (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1
 
-    def usage(self, request: Request, x: Tensor, scored: Tensor, mask: Tensor, given: bool) -> BlockUsage:
+    def usage(self, x: Tensor, scored: Tensor, mask: Tensor, given: bool) -> BlockUsage:
         """The same figures as masked execution gives for a decision.
 
         Args:
-            request: the budget.
             x: [B, H, W, C], the block's input.
             scored, mask: [B, h, w], the unit's logits and what was decided.
             given: whether the mask is not the unit's.
         """
         mask, scored = mask[:, None], scored[:, None]                          # [B, 1, h, w]
         decided_by = mask.float() - 0.5 if given else scored
-        cost, total = self.block.cost(mask.float(), decided_by, x.permute(0, 3, 1, 2), request)
-        return BlockUsage(mask, cost, total, self.block.mask_units[request.budget].macs(*mask.shape[2:]), scored)
+        cost, total = self.block.cost(mask.float(), decided_by, x.permute(0, 3, 1, 2), Request(self.budget))
+        return BlockUsage(mask, cost, total, self.block.mask_units[self.budget].macs(*mask.shape[2:]), scored)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.method.norms import BatchStatistics, BudgetNorm
-from bdsa.models.usage import BlockUsage, Request
+from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native
 from bdsa.sparse.executor import Executor, refusal
 
@@ -47,7 +47,7 @@ class _Executors:
             self._explain(executor)
         return made.executor
 
-    def choose(self, executor: Executor, x: Tensor, request: Request, automatic: bool) -> None:
+    def choose(self, executor: Executor, x: Tensor, automatic: bool) -> None:
         """Set which way the executor's blocks go: sparsely, or as a calibration on this machine says."""
         batch = auto.batch_class(x)
         case = (automatic, x.device, batch, x.shape[2:], torch.get_num_threads())
@@ -59,7 +59,7 @@ class _Executors:
             if self.found is None or any(self.found.get(key) != value for key, value in here.items()):
                 self.found = {**here, "blocks": {}}
             if batch not in self.found["blocks"]:
-                self.found["blocks"][batch] = auto.calibrate(executor, x, request)
+                self.found["blocks"][batch] = auto.calibrate(executor, x)
             densities = self.found["blocks"][batch]
         executor.set_break_even(densities)
         executor.chosen_for = case
@@ -116,13 +116,15 @@ def _kept(network: nn.Module) -> _Executors:
     return _executors[network]
 
 
-def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[Tensor] | None,
-               count: bool) -> tuple[Tensor, list[BlockUsage]] | None:
+def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tensor] | None, count: bool
+               ) -> tuple[Tensor, list[BlockUsage]] | None:
     """A network's logits, sparsely, and its blocks' usage; None where only masked execution can do it.
 
-    Args: see `Executor.__call__`.
+    Args:
+        budget: its name; the dense network's has usage only in masked execution.
+        x, given, count: see `Executor.__call__`.
     """
-    if network.training:
+    if network.training or x.is_meta:
         return None
     if torch.is_grad_enabled():
         _say_once("sparse execution carries no gradient: masked execution runs instead; wrap the call in "
@@ -132,9 +134,9 @@ def run_sparse(network: nn.Module, x: Tensor, request: Request, given: Sequence[
         _say_once(f"masked execution runs instead of sparse: {reason}")
         return None
     kept = _kept(network)
-    executor = kept.of(network, request.budget)
-    kept.choose(executor, x, request, network.execution == "auto")
-    return executor.classify(x, request, given, count, network.forward_head)
+    executor = kept.of(network, budget)
+    kept.choose(executor, x, network.execution == "auto")
+    return executor.classify(x, given, count, network.forward_head)
 
 
 def _say_once(message: str) -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.models.blocks import AdaptiveBlock
-from bdsa.models.usage import BlockUsage, Request
+from bdsa.models.usage import BlockUsage
 from bdsa.sparse import native, operators
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.plans import plan_block, why_masked
 from bdsa.sparse.recording import Recording, recorded
-from bdsa.sparse.scores import Alone, Following, scorers
+from bdsa.sparse.scores import Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
 
 
@@ -69,8 +69,8 @@ class Executor:
         """Of the last call, for each block: the rows computed at D(m) and at m, int64 [2]; None where it ran masked."""
         return [None if step.ran_masked else step.rows for step in self.blocks()]
 
-    def classify(self, x: Tensor, request: Request, given: Sequence[Tensor] | None, count: bool,
-                 head: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[BlockUsage]]:
+    def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor]
+                 ) -> tuple[Tensor, list[BlockUsage]]:
         """Logits [B, classes] and the blocks' usage, as `__call__`.
 
         An inference whose usage is not asked for is recorded when an image of its size comes first, then played.
@@ -80,7 +80,7 @@ class Executor:
         """
         watched = count or torch.compiler.is_compiling() or torch.autograd._profiler_enabled()
         if watched or self.head is None:
-            features, used = self(x, request, given, count)
+            features, used = self(x, given, count)
             return (head(features) if self.head is None else self._logits(features).clone()), used
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
         if (kept := self.workspace.recordings.get(key)) is not None:
@@ -93,20 +93,18 @@ class Executor:
             return kept.logits.clone(), []
         image = self._take_in(x)
         with recorded() as recording:
-            features, used, masks = self._run(image, request, given, False, None)
+            features, used, masks = self._run(image, given, False, None)
             logits = self._logits(features)
         if recording.complete:
             self.workspace.keep(key, _Inference(recording, image, masks, logits))
         return logits.clone(), used
 
-    def __call__(self, x: Tensor, request: Request, given: Sequence[Tensor] | None,
-                 count: bool, on_input: Callable[[BlockStep, Tensor], None] | None = None
-                 ) -> tuple[Tensor, list[BlockUsage]]:
+    def __call__(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
+                 on_input: Callable[[BlockStep, Tensor], None] | None = None) -> tuple[Tensor, list[BlockUsage]]:
         """Compute the last feature map.
 
         Args:
             x: [B, 3, H, W], left as it is.
-            request: the budget; what concerns training is ignored.
             given: masks in place of the units' decisions, bool [B, 1, h, w] a block.
             count: whether to count what was used.
             on_input: called with each block and its input [B, H, W, C].
@@ -115,13 +113,13 @@ class Executor:
             [B, C, h, w] in channels-last memory that the next call overwrites, and the blocks' usage, empty
             unless `count`.
         """
-        return self._run(self._take_in(x), request, given, count, on_input)[:2]
+        return self._run(self._take_in(x), given, count, on_input)[:2]
 
     def _take_in(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] as the first step wants them, [B, H', W', 3]."""
         return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
 
-    def _run(self, x: Tensor, request: Request, given: Sequence[Tensor] | None, count: bool,
+    def _run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
              on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
         """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, 1, h, w]."""
         if given is not None and len(given) != len(self.blocks()):
@@ -139,7 +137,7 @@ class Executor:
                 rooms.append(self._given(next(masks), mask, f"step {i} given"))
                 mask = rooms[-1][:, 0]
             if count:
-                used.append(step.usage(request, x, scored.clone(), mask.clone(), given is not None))
+                used.append(step.usage(x, scored.clone(), mask.clone(), given is not None))
             step.ran_masked = step.goes_masked(mask)
             if step.ran_masked:
                 x, fresh = step.run_masked(x, mask), False
@@ -163,10 +161,10 @@ class Executor:
             x = step(x, self.workspace, f"head {i}")
         return x.flatten(1)
 
-    def inputs(self, x: Tensor, request: Request) -> list[tuple[BlockStep, Tensor]]:
+    def inputs(self, x: Tensor) -> list[tuple[BlockStep, Tensor]]:
         """Each block and a copy of what it gets for images x [B, 3, H, W]."""
         seen: list[tuple[BlockStep, Tensor]] = []
-        self(x, request, None, False, lambda step, features: seen.append((step, features.clone())))
+        self(x, None, False, lambda step, features: seen.append((step, features.clone())))
         return seen
 
     def set_break_even(self, densities: Sequence[float]) -> None:
@@ -191,7 +189,7 @@ class Executor:
             output: [B, h, w, C'], where the block's output goes.
         """
         after = self.steps[index + 1] if index + 1 < len(self.steps) else None
-        if not isinstance(after, BlockStep) or isinstance(after.scorer, Alone):
+        if not isinstance(after, BlockStep) or not isinstance(after.scorer, Member):
             return None
         board, slot = after.scorer.board, after.scorer.slot
         kept = products if self.steps[index].in_place else board.room(output, self.workspace)
@@ -199,11 +197,11 @@ class Executor:
 
 
 def _score_together(steps: list[Step | BlockStep], budget: str, width: int) -> None:
-    """Let the mask units of blocks that follow each other on one map read it together."""
+    """Let the mask units of blocks that follow each other on one map read it together; the dense network has none."""
     groups: list[list[BlockStep]] = []
     before: Step | BlockStep | None = None
     for step in steps:
-        if isinstance(step, BlockStep):
+        if isinstance(step, BlockStep) and budget in step.block.mask_units:
             if isinstance(before, BlockStep) and before.in_place:
                 groups[-1].append(step)
             else:
@@ -224,6 +222,8 @@ def _check_masks(given: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
 
 def refusal(x: Tensor) -> str | None:
     """Why an input cannot run sparsely, or None."""
+    if x.device.type not in ("cpu", "cuda"):
+        return f"there are sparse kernels for CPUs and CUDA, not for {x.device.type}"
     if x.dtype != torch.float32:
         return f"the sparse kernels compute in float32, not {x.dtype}"
     if torch.is_autocast_enabled(x.device.type):
