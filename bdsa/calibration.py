@@ -99,8 +99,9 @@ def calibrate_dense_statistics(network: AdaptiveNetwork, batches: list[Tensor]) 
     with no longer fit. Layers that all budgets share (the stem) stay as they are.
     """
     norms = [m for m in network.modules() if isinstance(m, BudgetBatchNorm2d)]
-    training = network.training
+    training, execution = network.training, network.execution
     network.eval()
+    network.execution = "masked"  # which calls the norms
     momenta = [n.momentum for n in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -110,4 +111,5 @@ def calibrate_dense_statistics(network: AdaptiveNetwork, batches: list[Tensor]) 
             network(images, budget=DENSE)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
+    network.execution = execution
     network.train(training)

@@ -26,7 +26,7 @@ BUDGETS = [0.4, 0.7]
 # Every block type, stride and shortcut; channel counts that fill no vector, panel or tile.
 NETWORKS = {
     "cifar_resnet8": {}, "cifar_resnet14": {"shortcut": "B"}, "resnet18": {}, "resnet26": {}, "resnet26d": {},
-    "resnext50_32x4d": {}, "convnextv2_atto": {},
+    "resnext50_32x4d": {}, "convnextv2_atto": {}, "resnet10t": {"down_kernel_size": 3},
     "convnext_atto": {}, "convnext_pico": {"use_grn": False, "conv_mlp": True},
 }
 WITHOUT_SPARSE_FORM = {"convnext_atto": ({"kernel_sizes": 3}, "a depthwise kernel of (3, 3)"),
@@ -226,6 +226,29 @@ def test_an_input_is_left_alone_and_earlier_results_stay() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first[1].masks, kept[1]))
 
 
+def test_an_empty_batch_has_no_logits() -> None:
+    for name in ("cifar_resnet8", "resnet26", "convnext_atto"):
+        network = network_of(name)
+        network.execution = "sparse"
+        with torch.inference_mode():
+            assert network(images_of((1, 64, 64))[:0], budget=0.4).shape == (0, 10)
+
+
+def test_images_that_do_not_fit_are_refused() -> None:
+    network = network_of("convnext_atto")
+    network.execution = "sparse"
+    for images, message in ((torch.randn(1, 4, 64, 64), "reads 3 channels"), (torch.randn(1, 3, 16, 16), "too small")):
+        with torch.inference_mode(), pytest.raises(ValueError, match=message):
+            network(images, budget=0.4)
+
+
+def test_another_classifier_is_seen() -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    assert_same(*both(network, images, BUDGETS[0]))
+    network.reset_classifier(7)
+    assert_same(*both(network, images, BUDGETS[0]))
+
+
 def test_training_and_gradients_stay_masked() -> None:
     network, images = network_of("cifar_resnet8"), images_of((2, 32, 32))
     network.execution = "sparse"
@@ -271,6 +294,16 @@ def test_a_folded_block_is_the_masked_block(norm_affine: str) -> None:
                     assert (expected - found).abs().max() < 1e-4 * (expected.max() - expected.min())
                 x = module(x)
         assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_what_depends_on_the_mask_is_decided_for_every_mask() -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    executor = executor_of(network, "b040")
+    executor.set_break_even([0.5] * len(executor.blocks()))
+    with torch.inference_mode():
+        for kind, ran_masked in (("one position", False), ("full", True), ("one position", False)):
+            executor.classify(images, masks_like(network, images, kind), False, network.forward_head)
+            assert [rows is None for rows in executor.rows] == [ran_masked] * len(executor.blocks())
 
 
 def test_auto_finds_break_even_points_once_and_keeps_them() -> None:

@@ -31,7 +31,8 @@ class AdaptiveNetwork:
         "masked" computes densely and multiplies by the masks, which is what training does; "sparse" computes
         the active positions alone, with the same results to rounding; "auto" lets each block go the faster way
         (`bdsa.sparse.auto`). The dense network, budget 1, is timm's own in the first, bit for bit, and runs through
-        the same kernels in the others. Weights may change at any time: what was made from them is made anew.
+        the same kernels in the others. Weights may change at any time: what was made from them is made anew. Forward
+        hooks on modules are called in masked execution alone.
         """
         return self._execution
 

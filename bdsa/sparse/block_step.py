@@ -65,7 +65,10 @@ class BlockStep:
         """Whether the block runs masked for a mask, bool [B, h, w]."""
         if self.plan is None:
             return True
-        return self.break_even is not None and mask.count_nonzero().item() > self.break_even * mask.numel()
+        if self.break_even is None:
+            return False
+        cannot_record()  # another mask may decide otherwise
+        return mask.count_nonzero().item() > self.break_even * mask.numel()
 
     def run_masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.sparse import operators
 from bdsa.sparse.recording import cannot_record
-from bdsa.sparse.packing import Packed, folded, pack, rows_first
+from bdsa.sparse.packing import folded, pack, rows_first
 from bdsa.sparse.workspace import Workspace
 
 Step = Callable[[Tensor, Workspace, str], Tensor]  # [B, H, W, C], rooms and a name in them -> [B, h, w, C']
@@ -68,7 +68,7 @@ class Convolution:
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, relu: bool, pool: bool,
                  width: int) -> None:
         weight, bias = folded(layer, norm)
-        self.matrix = pack(rows_first(weight), bias, width)
+        self.matrix, self.channels = pack(rows_first(weight), bias, width), weight.shape[1]
         self.stride, self.padding = (layer.stride[0], layer.padding[0]) if isinstance(layer, nn.Conv2d) else (1, 0)
         self.activation = "relu" if relu else "none"
         self.pool = pool
@@ -76,11 +76,12 @@ class Convolution:
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         if self.padding:
             x = padded(x, self.padding, workspace, f"{name} padded")
-        if not self.pool:
-            return convolve(x, self.matrix, self.stride, self.activation, workspace, name)
-        height, width = ((size - 1) // 2 + 1 for size in self.matrix.output_size(x, self.stride))
-        out = workspace.room(name, (len(x), height, width, self.matrix.columns), x)
-        operators.convolution_pool(out, x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
+        size = self.matrix.output_size(x, self.stride)
+        if self.pool:
+            size = tuple((side - 1) // 2 + 1 for side in size)
+        out = workspace.room(name, (len(x), *size, self.matrix.columns), x)
+        run = operators.convolution_pool if self.pool else operators.convolution
+        run(out, x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
         return out
 
 
@@ -108,13 +109,6 @@ class _AsItIs:
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         cannot_record()
         return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
-
-
-def convolve(x: Tensor, matrix: Packed, stride: int, activation: str, workspace: Workspace, name: str) -> Tensor:
-    """A convolution without padding, of a matrix packed with `rows_first`, into the room of that name."""
-    out = workspace.room(name, (len(x), *matrix.output_size(x, stride), matrix.columns), x)
-    operators.convolution(out, x, matrix.weight, matrix.bias, stride, activation)
-    return out
 
 
 def padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdsa.budgets import DENSE_NAME
 from bdsa.method.norms import BatchStatistics, BudgetNorm
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native
@@ -22,8 +23,9 @@ _said: set[str] = set()
 
 @dataclass
 class _Made:
-    """An executor and the state of the weights that it was made from."""
+    """An executor, the classifier and the state of the weights that it was made from."""
     executor: Executor
+    classifier: nn.Module
     watched: list[Tensor]
     state: list[int]
 
@@ -39,11 +41,12 @@ class _Executors:
     def of(self, network: nn.Module, budget: str) -> Executor:
         """The executor of a budget, made now if need be, or anew where a weight or statistic has changed."""
         made = self.made.get(budget)
-        if made is None or made.state != _state(made.watched):
+        classifier = network.get_classifier()  # which users replace
+        if made is None or made.classifier is not classifier or made.state != _state(made.watched):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 executor = Executor.of(network, budget)
             watched = _tensors_of(network, budget)
-            made = self.made[budget] = _Made(executor, watched, _state(watched))
+            made = self.made[budget] = _Made(executor, classifier, watched, _state(watched))
             self._explain(executor)
         return made.executor
 
@@ -133,6 +136,8 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
     if reason := refusal(x):
         _say_once(f"masked execution runs instead of sparse: {reason}")
         return None
+    if budget == DENSE_NAME and (native.missing() or x.device.type != "cpu"):
+        return None  # nothing is faster than the dense network itself
     kept = _kept(network)
     executor = kept.of(network, budget)
     kept.choose(executor, x, network.execution == "auto")

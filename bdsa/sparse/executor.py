@@ -36,6 +36,7 @@ class Executor:
         steps: dense steps and blocks, from the image to the last map.
         head: steps from the last map to logits [B, 1, 1, classes]; None where only the network knows how.
         border: zeros around the image that the first step wants.
+        channels: of an image, where that is known.
         workspace: the maps' memory, and the recordings of inferences.
         chosen_for: the conditions that the blocks' ways were chosen for.
         ways: the blocks' break-even densities.
@@ -43,6 +44,7 @@ class Executor:
     steps: list[Step | BlockStep]
     head: list[Step] | None = None
     border: int = 0
+    channels: int | None = None
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
     ways: tuple[float | None, ...] = ()
@@ -59,10 +61,11 @@ class Executor:
                 waiting.append(module)
         steps += dense_steps(waiting, width)
         _score_together(steps, budget, width)
-        border = 0
+        border, channels = 0, None
         if isinstance(steps[0], Convolution):
             border, steps[0].padding = steps[0].padding, 0
-        return cls(steps, head_steps(network, width), border)
+            channels = steps[0].channels
+        return cls(steps, head_steps(network, width), border, channels)
 
     @property
     def rows(self) -> list[Tensor | None]:
@@ -90,6 +93,8 @@ class Executor:
                 for room, mask in zip(kept.masks, given):
                     room.copy_(mask)
             kept.recording.play()
+            for step in self.blocks():
+                step.ran_masked = False  # none that did can be recorded
             return kept.logits.clone(), []
         image = self._take_in(x)
         with recorded() as recording:
@@ -116,7 +121,13 @@ class Executor:
         return self._run(self._take_in(x), given, count, on_input)[:2]
 
     def _take_in(self, x: Tensor) -> Tensor:
-        """Images [B, 3, H, W] as the first step wants them, [B, H', W', 3]."""
+        """Images [B, 3, H, W] as the first step wants them, [B, H', W', 3].
+
+        Raises:
+            ValueError: for images of other channels than the network's.
+        """
+        if self.channels is not None and x.shape[1] != self.channels:
+            raise ValueError(f"images of shape {list(x.shape)}, and the network reads {self.channels} channels")
         return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
 
     def _run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,

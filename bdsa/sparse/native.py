@@ -23,7 +23,7 @@ def _structure(name: str, *fields: tuple[str, object]) -> type[ctypes.Structure]
 
 _Grid = _structure("Grid", ("height width", c_int))
 _Matrix = _structure("Matrix", ("packed bias", c_void_p), ("taps depth columns group channels", c_int))
-_Depthwise = _structure("Depthwise", ("weights bias", c_void_p), ("kernel channels", c_int))
+_Depthwise = _structure("Depthwise", ("weights bias", c_void_p), ("channels", c_int))
 _Board = _structure("Board", ("matrix", POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64),
                     ("columns", c_int))
 _Unit = _structure("Unit", ("taps context", c_void_p), ("channels stride", c_int), ("offset", c_float))
@@ -36,7 +36,7 @@ _Subsample = _structure("Subsample", ("out x mask", c_void_p),
                         ("images height width channels stride before out_height out_width out_channels", c_int))
 _AveragePool = _structure("AveragePool", ("out x", c_void_p),
                           ("images height width channels kernel stride out_height out_width", c_int))
-_Products = _structure("Products", ("x", c_void_p), ("board", POINTER(_Board)), ("positions", c_int))
+_Products = _structure("Products", ("x", c_void_p), ("board", POINTER(_Board)))
 _Decision = _structure("Decision", ("logits mask", c_void_p), ("board", POINTER(_Board)), ("images", c_int),
                        ("from_ to", _Grid), ("panel column stride", c_int), ("offset", c_float))
 _UnitDecision = _structure("UnitDecision", ("logits mask x", c_void_p), ("unit", _Unit), ("images", c_int),
@@ -113,8 +113,7 @@ def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
 
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    board = _board(weight, bias, out, len(bias))
-    _call("products", _Products(_at(x), board, len(x) * x.shape[1] * x.shape[2]), out, x, weight, bias)
+    _call("products", _Products(_at(x), _board(weight, bias, out, len(bias))), out, x, weight, bias)
 
 
 def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,
@@ -160,7 +159,7 @@ def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Ten
              w2: Tensor, b2: Tensor, response: Tensor | None, response_eps: float, board: Tensor | None,
              board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.convnext`."""
-    depthwise = _Depthwise(_at(taps), _at(taps_bias), round(len(taps) ** 0.5), x.shape[3])
+    depthwise = _Depthwise(_at(taps), _at(taps_bias), x.shape[3])
     block = _ConvNext(_at(x), _at(mask), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1)),
                       pointer(_matrix(w2, b2)), _at(response), response_eps,
                       _board(board, board_bias, products, columns), _at(rows))

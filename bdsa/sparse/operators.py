@@ -43,8 +43,8 @@ SCHEMAS = {
     # Blocks at the masked positions. `rows`, int64 [2], says how many were computed at D(m) and at m. With a
     # projection, a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else
     # `out` holds the identity before, which is not x if `everywhere`. `group`: channels of a group of the 3x3
-    # convolution (`packing.pack_groups`), or 0. With a board, its products (the first
-    # `columns`) follow what the block changed.
+    # convolution (`packing.pack_groups`), or 0. With a board, its products (the first `columns`) follow what the
+    # block changed.
     "basic": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, Tensor w2, "
              f"Tensor b2, {_SHORTCUT}, {_BOARD})",
     "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, "

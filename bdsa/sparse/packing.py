@@ -26,14 +26,22 @@ class Packed:
         return len(self.bias)
 
     def plain(self) -> Tensor:
-        """The matrix as [taps, depth, columns]."""
+        """The matrix as [taps, depth, columns]; of a grouped convolution see `unpack_groups`."""
         panels, taps, depth, width = self.weight.shape
         return self.weight.permute(1, 2, 0, 3).reshape(taps, depth, panels * width)[..., :self.columns]
 
     def output_size(self, x: Tensor, stride: int) -> tuple[int, int]:
-        """Height and width of a convolution of x [B, H, W, C] without padding, whose kernel rows are the taps."""
+        """Height and width of a convolution of x [B, H, W, C] without padding, whose kernel rows are the taps.
+
+        Raises:
+            ValueError: for a map that is smaller than the kernel.
+        """
         _, taps, depth, _ = self.weight.shape
-        return (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
+        size = (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
+        if min(size) < 1:
+            raise ValueError(f"the image is too small for this network: a {taps}x{depth // x.shape[3]} kernel meets a map "
+                             f"of {x.shape[1]}x{x.shape[2]}")
+        return size
 
 
 def pack(matrix: Tensor, bias: Tensor, width: int) -> Packed:

@@ -1,6 +1,6 @@
 """How each block runs sparsely at one budget: its weights folded and packed, and which operator takes them.
 
-A plan holds copies; the network's weights are never touched. Maps between blocks are [B, H, W, C].
+What is folded is a copy; the network's weights are never touched. Maps between blocks are [B, H, W, C].
 """
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from timm.layers import GELU, GlobalResponseNormMlp
 from torch import Tensor, nn
 
+from bdsa.method.norms import BudgetNorm
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.sparse import operators
@@ -30,6 +31,7 @@ class Shortcut:
     def __init__(self, block: AdaptiveBlock, budget: str, width: int) -> None:
         layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
         layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+        self.budget = budget
         self.workspace = Workspace()
         self.before: list[nn.Module] = layers
         self.matrix: Packed | None = None
@@ -52,7 +54,7 @@ class Shortcut:
         cannot_record()
         y = x.permute(0, 3, 1, 2)
         for layer in self.before:
-            y = layer(y)
+            y = layer(y, self.budget) if isinstance(layer, BudgetNorm) else layer(y)
         return y.permute(0, 2, 3, 1).contiguous()
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
@@ -67,6 +69,7 @@ class Shortcut:
             out = workspace.room(name, (*mask.shape, x.shape[3] + sum(way.padding)), x)
             operators.subsample(out, x, mask, way.stride, way.padding[-2])
             return out
+        cannot_record()
         y = self.projected(x)
         return torch.where(mask[..., None], y, y.relu())
 
@@ -129,9 +132,9 @@ class ConvNeXtPlan:
         spatial, norm = block.conv_dw, budget_norm(block.norm, budget)
         channels, side = spatial.in_channels, spatial.kernel_size[0]
         padded = -(-channels // 16) * 16
-        self.taps = torch.zeros(side * side, padded)
+        self.taps = spatial.weight.detach().new_zeros(side * side, padded, dtype=torch.float32)
         self.taps[:, :channels] = spatial.weight.detach().float().reshape(channels, -1).T
-        self.taps_bias = torch.zeros(padded)
+        self.taps_bias = self.taps.new_zeros(padded)
         if spatial.bias is not None:
             self.taps_bias[:channels] = spatial.bias.detach().float()
         self.eps = norm.eps

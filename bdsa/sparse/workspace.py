@@ -36,6 +36,8 @@ class Workspace(threading.local):
             count *= size
         room = self.rooms.get(name)
         if room is None or room.numel() < count or room.device != like.device or room.dtype != dtype:
+            if room is not None:
+                self.recordings.clear()  # they would keep what is replaced
             with torch.inference_mode(False):  # usable in any mode
                 room = self.rooms[name] = torch.empty(count, device=like.device, dtype=dtype)
         return room[:count].view(shape)

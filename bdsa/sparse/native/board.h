@@ -72,10 +72,9 @@ struct Board {
 struct Products {
     const float* x;
     const Board* board;
-    int positions;
 
     void run(int threads) const {
-        in_parallel(threads, 1, [&](Team team) { board->update(x, nullptr, positions, 0, team); });
+        in_parallel(threads, 1, [&](Team team) { board->update(x, nullptr, (int)board->positions, 0, team); });
     }
 };
 

@@ -39,9 +39,9 @@ struct Dense {
     }
 
 private:
-    // The same for the layer that reads an image. Outputs that are neighbours read STEP floats apart: one pointer
+    // The same for the layer that reads an image. Outputs that are neighbours read APART floats apart: one pointer
     // serves a whole tile, which leaves registers for more rows.
-    template <int STEP>
+    template <int APART>
     void convolve_images(int line, float* results) const {
         const float* start = x + ((size_t)(line / to.height) * from.height + line % to.height * stride) * from.width * channels;
         for (int panel = 0; panel < matrix->panels(); panel++) {
@@ -50,9 +50,9 @@ private:
             for (int t = 0; t < tiles; t++) {
                 const int first = to.width * t / tiles, rows = to.width * (t + 1) / tiles - first;
                 float* target = results + (size_t)first * matrix->columns + column;
-                const float* source = start + (size_t)first * STEP;
-                if (columns > LANES) line_multiply<STEP, ROWS_OF_2, 2>(rows, source, panel, target, columns);
-                else line_multiply<STEP, ROWS_OF_1, 1>(rows, source, panel, target, columns);
+                const float* source = start + (size_t)first * APART;
+                if (columns > LANES) line_multiply<APART, ROWS_OF_2, 2>(rows, source, panel, target, columns);
+                else line_multiply<APART, ROWS_OF_1, 1>(rows, source, panel, target, columns);
             }
         }
     }
@@ -60,10 +60,10 @@ private:
     static constexpr int ROWS_OF_2 = MAX_ROWS + MAX_ROWS / 6;  // 14 x 2 accumulators with AVX-512
     static constexpr int ROWS_OF_1 = MAX_ROWS + MAX_ROWS / 3;  // 16
 
-    template <int STEP, int ROWS, int VECTORS>
+    template <int APART, int ROWS, int VECTORS>
     void line_multiply(int rows, const float* start, int panel, float* target, int columns) const {
         if constexpr (ROWS > 1) {
-            if (rows < ROWS) return line_multiply<STEP, ROWS - 1, VECTORS>(rows, start, panel, target, columns);
+            if (rows < ROWS) return line_multiply<APART, ROWS - 1, VECTORS>(rows, start, panel, target, columns);
         }
         Vector sums[ROWS][VECTORS] = {};
         const float* weights = matrix->panel(panel);
@@ -72,7 +72,7 @@ private:
                 Vector column[VECTORS];
                 for (int v = 0; v < VECTORS; v++) column[v] = load(weights + v * LANES);
                 for (int i = 0; i < ROWS; i++) {
-                    const float value = start[i * STEP + k];
+                    const float value = start[i * APART + k];
                     for (int v = 0; v < VECTORS; v++) sums[i][v] += value * column[v];
                 }
             }

@@ -11,7 +11,7 @@ constexpr int RUN = 6;  // neighbouring active positions that are computed toget
 struct Depthwise {
     const float* weights;  // [kernel * kernel][padded channels]
     const float* bias;     // [padded channels]
-    int kernel, channels;
+    int channels;
     int padded() const { return (channels + 15) / 16 * 16; }  // whatever the lanes
 };
 

@@ -10,7 +10,7 @@ constexpr int GROUP_POSITIONS = 2048;         // positions of a group of images,
 constexpr size_t NEAR_BYTES = 1 << 20;        // of weights that a core can keep near while it goes through a group
 
 inline int group_size(int images, Grid grid) {
-    return std::min(images, std::max(1, (GROUP_POSITIONS + grid.size() - 1) / grid.size()));
+    return std::max(1, std::min(images, (GROUP_POSITIONS + grid.size() - 1) / grid.size()));
 }
 
 // What a calling thread keeps between calls.

@@ -42,7 +42,7 @@ inline int list_active(const uint8_t* mask, int images, Grid grid, Position* out
 }
 
 // D(m): the input positions that a 3x3 convolution of padding 1 and this stride reads for the active outputs.
-// scratch: images * output rows * (width + 2) bytes are enough. mask: [images][h][w]; out: [images][H][W].
+// scratch: output rows * (width + 2) bytes. mask: [images][h][w]; out: [images][H][W].
 inline void dilate(const uint8_t* mask, int images, Grid from, Grid to, int stride, uint8_t* scratch, uint8_t* out) {
     const int padded = to.width + 2;
     for (int image = 0; image < images; image++) {

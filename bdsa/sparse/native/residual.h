@@ -63,12 +63,12 @@ inline void Residual::run(int threads) const {
             team.wait();
 
             Part opening{{Source::POSITIONS, input}, first};
-            if (!third) opening.source = {Source::WINDOWS, input, 0, from, stride, 3, zeros, to, first->depth};
+            if (!third) opening.source = {Source::WINDOWS, input, from, stride, 3, zeros, to, first->depth};
             const Units opened(dilations, &opening, 1, team.threads);
             team.share(opened.count(), [&](int u) { opened.run(u, dilated, &opening, 1, to_hidden, relu); });
             team.wait();
 
-            const Part spatial{{Source::WINDOWS, hidden, 0, inner, step, 3, zeros, to, middle}, second};
+            const Part spatial{{Source::WINDOWS, hidden, inner, step, 3, zeros, to, middle}, second};
             if (third && !at_once) {
                 const Units middles(actives, &spatial, 1, team.threads);
                 team.share(middles.count(), [&](int u) { middles.run(u, active, &spatial, 1, to_narrow, relu); });
@@ -103,5 +103,5 @@ inline void Residual::run(int threads) const {
 inline Part Residual::part_of_projection(int start, Grid grid, Grid to, const float* zeros) const {
     if (!projection) return {};
     const float* maps = projected + (size_t)start * grid.size() * projection->depth;
-    return {{Source::WINDOWS, maps, 0, grid, projected_stride, 1, zeros, to, projection->depth}, projection};
+    return {{Source::WINDOWS, maps, grid, projected_stride, 1, zeros, to, projection->depth}, projection};
 }

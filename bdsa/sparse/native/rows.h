@@ -8,8 +8,7 @@
 // Where the rows of a product come from: for each position and tap a pointer to `depth` floats.
 struct Source {
     enum Kind { POSITIONS, IN_ORDER, WINDOWS, LINES } kind;
-    const float* base;  // [images][height][width][depth]; IN_ORDER: [rows][depth], of the list from `first` on
-    int first = 0;
+    const float* base;  // [images][height][width][depth]; IN_ORDER: [rows][depth]
     Grid grid = {};     // WINDOWS, LINES: of the source
     int stride = 1;     // WINDOWS, LINES: of the convolution
     int kernel = 1;     // WINDOWS: kernel x kernel taps, centred; beyond the border is a row of zeros
@@ -55,7 +54,7 @@ inline void point_at(const Part& part, const Reading& reading, const Position* p
     const Source& s = part.source;
     const int depth = part.matrix->depth;
     if (s.kind == Source::IN_ORDER) {
-        for (int i = first; i < last; i++) out[i - first] = s.base + (size_t)(i - s.first) * depth;
+        for (int i = first; i < last; i++) out[i - first] = s.base + (size_t)i * depth;
         return;
     }
     if (s.kind == Source::POSITIONS) {
