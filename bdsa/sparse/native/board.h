@@ -89,14 +89,10 @@ struct Decision {
     float offset;
 
     void run(int threads) const {
-        const int bands = images >= threads ? 1 : threads;
-        in_parallel(threads, 1, [&](Team team) {
-            team.share(images * bands, [&](int u) {
-                const int image = u / bands, first = to.height * (u % bands) / bands, last = to.height * (u % bands + 1) / bands;
-                const float bias = board->context(image, from, panel, column, offset);
-                const size_t at = (size_t)image * to.size();
-                board->decide(image, from, to, panel, column, bias, stride, first, last, logits + at, mask + at);
-            });
+        in_bands(threads, images, to.height, [&](int image, int first, int last) {
+            const float bias = board->context(image, from, panel, column, offset);
+            const size_t at = (size_t)image * to.size();
+            board->decide(image, from, to, panel, column, bias, stride, first, last, logits + at, mask + at);
         });
     }
 };

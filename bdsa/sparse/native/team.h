@@ -53,3 +53,12 @@ void in_parallel(int threads, int shares, const Work& work) {
     Team team(0, 1, counters);
     work(team);
 }
+
+// Run work(image, first, last) for all rows of all images: an image is a unit, or, of few images, a part of its rows.
+template <typename Work>
+void in_bands(int threads, int images, int rows, const Work& work) {
+    const int bands = images >= threads ? 1 : threads;
+    in_parallel(threads, 1, [&](Team team) {
+        team.share(images * bands, [&](int u) { work(u / bands, rows * (u % bands) / bands, rows * (u % bands + 1) / bands); });
+    });
+}

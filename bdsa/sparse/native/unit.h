@@ -90,14 +90,10 @@ struct UnitDecision {
     Grid from, to;
 
     void run(int threads) const {
-        const int bands = images >= threads ? 1 : threads;
-        in_parallel(threads, 1, [&](Team team) {
-            team.share(images * bands, [&](int u) {
-                const int image = u / bands, first = to.height * (u % bands) / bands, last = to.height * (u % bands + 1) / bands;
-                const float* map = x + (size_t)image * from.size() * unit.channels;
-                const size_t at = (size_t)image * to.size();
-                unit.decide(map, from, to, unit.bias(map, from), first, last, logits + at, mask + at);
-            });
+        in_bands(threads, images, to.height, [&](int image, int first, int last) {
+            const float* map = x + (size_t)image * from.size() * unit.channels;
+            const size_t at = (size_t)image * to.size();
+            unit.decide(map, from, to, unit.bias(map, from), first, last, logits + at, mask + at);
         });
     }
 };
