@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from bdsa.sparse import native, reference
 from bdsa.sparse.recording import cannot_record
