@@ -40,6 +40,7 @@ class Executor:
         workspace: the maps' memory, and the recordings of inferences.
         chosen_for: the conditions that the blocks' ways were chosen for.
         ways: the blocks' break-even densities.
+        played: whether the last call was a recording's, in which no block runs masked.
     """
     steps: list[Step | BlockStep]
     head: list[Step] | None = None
@@ -48,6 +49,7 @@ class Executor:
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
     ways: tuple[float | None, ...] = ()
+    played: bool = False
 
     @classmethod
     def of(cls, network: nn.Module, budget: str) -> Executor:
@@ -70,7 +72,7 @@ class Executor:
     @property
     def rows(self) -> list[Tensor | None]:
         """Of the last call, for each block: the rows computed at D(m) and at m, int64 [2]; None where it ran masked."""
-        return [None if step.ran_masked else step.rows for step in self.blocks()]
+        return [None if step.ran_masked and not self.played else step.rows for step in self.blocks()]
 
     def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor]
                  ) -> tuple[Tensor, list[BlockUsage]]:
@@ -89,12 +91,11 @@ class Executor:
         if (kept := self.workspace.recordings.get(key)) is not None:
             operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
             if given is not None:
-                _check_masks(given, kept.masks)
+                _check_count(given, kept.masks)
                 for room, mask in zip(kept.masks, given):
-                    room.copy_(mask)
+                    _take(mask, room)
             kept.recording.play()
-            for step in self.blocks():
-                step.ran_masked = False  # none that did can be recorded
+            self.played = True
             return kept.logits.clone(), []
         image = self._take_in(x)
         with recorded() as recording:
@@ -133,8 +134,9 @@ class Executor:
     def _run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
              on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
         """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, 1, h, w]."""
-        if given is not None and len(given) != len(self.blocks()):
-            raise ValueError(f"{len(given)} masks for {len(self.blocks())} adaptive blocks")
+        if given is not None:
+            _check_count(given, self.blocks())
+        self.played = False
         masks, used, products, rooms = iter(given or ()), [], None, []
         fresh = False  # whether the products are those of x
         for i, step in enumerate(self.steps):
@@ -161,9 +163,7 @@ class Executor:
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
         """A given mask in the room of that name, bool [B, 1, h, w]. like: [B, h, w]."""
-        room = self.workspace.room(name, (len(like), 1, *like.shape[1:]), like)
-        _check_masks([mask], [room])
-        return room.copy_(mask)
+        return _take(mask, self.workspace.room(name, (len(like), 1, *like.shape[1:]), like))
 
     def _logits(self, features: Tensor) -> Tensor:
         """Logits [B, classes] of the last map [B, C, h, w], in memory that the next call overwrites."""
@@ -223,12 +223,16 @@ def _score_together(steps: list[Step | BlockStep], budget: str, width: int) -> N
             step.scorer = scorer
 
 
-def _check_masks(given: Sequence[Tensor], rooms: Sequence[Tensor]) -> None:
-    if len(given) != len(rooms):
-        raise ValueError(f"{len(given)} masks for {len(rooms)} adaptive blocks")
-    for mask, room in zip(given, rooms):
-        if mask.shape != room.shape:
-            raise ValueError(f"a given mask is {list(mask.shape)} and the block decides {list(room.shape)}")
+def _check_count(given: Sequence[Tensor], blocks: Sequence[object]) -> None:
+    if len(given) != len(blocks):
+        raise ValueError(f"{len(given)} masks for {len(blocks)} adaptive blocks")
+
+
+def _take(mask: Tensor, room: Tensor) -> Tensor:
+    """A given mask in its room, both [B, 1, h, w]."""
+    if mask.shape != room.shape:
+        raise ValueError(f"a given mask is {list(mask.shape)} and the block decides {list(room.shape)}")
+    return room.copy_(mask)
 
 
 def refusal(x: Tensor) -> str | None:

@@ -27,16 +27,9 @@ def folded_block(block: AdaptiveBlock, budget: str) -> AdaptiveBlock:
     copied = copy.deepcopy(block, {id(block.mask_units): nn.ModuleDict()}).eval()
     leaves = [(name, m) for name, m in copied.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))
               and ".per_budget." not in name]
-    for (before, layer), (name, norm) in zip(leaves, leaves[1:]):
+    for (_, layer), (name, norm) in zip(leaves, leaves[1:]):
         if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            copied.set_submodule(before, _with_norm(layer, budget_norm(norm, budget)))
+            weight, bias = folded(layer, budget_norm(norm, budget))
+            layer.weight, layer.bias = nn.Parameter(weight.float()), nn.Parameter(bias.float())
             copied.set_submodule(name, _Folded())
     return copied.to(memory_format=torch.channels_last).requires_grad_(False)
-
-
-def _with_norm(layer: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
-    weight, bias = folded(layer, norm)
-    made = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                     layer.dilation, layer.groups, padding_mode=layer.padding_mode, device=weight.device)
-    made.weight.data, made.bias.data = weight.float(), bias.float()
-    return made
