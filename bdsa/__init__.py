@@ -18,10 +18,10 @@ _HOMES = {
     "UserError": "bdsa.errors",
     "adapt": "bdsa.models.surgery",
     "create_model": "bdsa.models.factory",
-    "load": "bdsa.weights_file",
-    "load_plugins": "bdsa.plugins",
+    "load": "bdsa.models.weights_file",
+    "load_plugins": "bdsa.config.plugins",
     "load_published_checkpoint": "bdsa.models.published",
-    "register_awareness": "bdsa.awareness",
+    "register_awareness": "bdsa.method.awareness",
     "register_dataset": "bdsa.data.datasets",
     "register_model": "bdsa.models.registration",
 }

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
+from bdsa.commands.entry_points import evaluate, train
+
 # A data set and a network so small that an epoch takes a fraction of a second.
 TINY = ["model=cifar_resnet8", "data.image_size=32", "data.train_images=96", "data.val_images=40",
         "data.test_images=50", "recipe.batch_size=16", "recipe.epochs=3", "recipe.warmup_epochs=0",
@@ -26,7 +28,7 @@ def run(main: Callable[[], None], arguments: list[str]) -> Outcome:
 
     Trainings and evaluations do not time their network, unless a test asks for it: it takes seconds.
     """
-    if main.__module__ in ("bdsa.train", "bdsa.evaluate") and not any("trainer.latency" in a for a in arguments):
+    if main in (train, evaluate) and not any("trainer.latency" in a for a in arguments):
         first = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
         arguments = [*arguments[:first], "trainer.latency=false", *arguments[first:]]  # flags stay where they are
     out, err, code = io.StringIO(), io.StringIO(), 0

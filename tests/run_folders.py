@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from bdsa.budgets import budget_name
-from bdsa.config import TrainConfig
-from bdsa.mask_set import write_mask_set
+from bdsa.config.settings import TrainConfig
+from bdsa.report.pictures.mask_set import write_mask_set
 
 DENSE_MACS = 40_551_040
 

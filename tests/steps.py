@@ -4,9 +4,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bdsa.assembly import assemble
-from bdsa.config import BudgetsConfig, DataConfig, ModelConfig, RecipeConfig, TeacherConfig, TrainConfig, TrainerConfig
-from bdsa.step import TrainStep
+from bdsa.config.settings import (
+    BudgetsConfig,
+    DataConfig,
+    ModelConfig,
+    RecipeConfig,
+    TeacherConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+from bdsa.training.assembly import assemble
+from bdsa.training.step import TrainStep
 
 CPU = torch.device("cpu")
 

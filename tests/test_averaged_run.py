@@ -8,11 +8,11 @@ import pytest
 import torch
 from command_line import TINY, run
 
-from bdsa.evaluate import main as evaluate_main
-from bdsa.metrics_file import MetricsFile
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
 from bdsa.models.weights import read_file
-from bdsa.tracker import NoTracker
-from bdsa.train import main as train_main
+from bdsa.runs.metrics import MetricsFile
+from bdsa.runs.tracker import NoTracker
 
 SMALL = [t for t in TINY if not t.startswith("recipe.batch_size")]
 ALL = [*SMALL, "budgets.targets=[0.3,0.7]", "recipe.batch_size=8", "recipe.accumulation=5", "recipe.mixup=0.8",

@@ -9,14 +9,14 @@ import torch
 from command_line import TINY, run
 
 import bdsa
-from bdsa.evaluate import main as evaluate_main
-from bdsa.train import main as train_main
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """A checkpoint, and files that are none."""
-    from bdsa.checkpoints import ModelSpec, network_content, save
+    from bdsa.models.checkpoints import ModelSpec, network_content, save
 
     folder = tmp_path_factory.mktemp("files")
     spec = ModelSpec("cifar_resnet8", 10, [0.3, 0.5])

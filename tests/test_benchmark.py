@@ -7,16 +7,16 @@ import pytest
 import torch
 from command_line import TINY, run
 
-import bdsa.speed_report
-import bdsa.training_speed
-from bdsa.benchmark import main as benchmark_main
-from bdsa.benchmark_config import BenchmarkConfig
-from bdsa.config import BudgetsConfig, RecipeConfig, TeacherConfig
-from bdsa.speed_report import notes, speed_table, verdict
-from bdsa.step import TrainStep
-from bdsa.stopwatch import take_turns
-from bdsa.table import print_whole
-from bdsa.training_speed import row, time_loader, variants, whole_turns
+import bdsa.commands.benchmark.training
+import bdsa.commands.benchmark.training_report
+from bdsa.commands.benchmark.training import row, time_loader, variants, whole_turns
+from bdsa.commands.benchmark.training_report import notes, speed_table, verdict
+from bdsa.commands.entry_points import benchmark as benchmark_main
+from bdsa.config.benchmark import BenchmarkConfig
+from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.report.terminal import print_whole
+from bdsa.sparse.stopwatch import take_turns
+from bdsa.training.step import TrainStep
 
 CPU = torch.device("cpu")
 QUICK = [*TINY, "recipe.batch_size=4", "timing.rounds=2", "timing.steps=2", "trainer.threads=1"]
@@ -83,7 +83,7 @@ def test_the_loader_is_read_epoch_after_epoch():
     (9000, 90, 0, 1, "so 89.1 together"),
 ])
 def test_the_verdict_says_who_waits_and_what_helps(monkeypatch, gives, takes, workers, spare, expected):
-    monkeypatch.setattr(bdsa.speed_report, "spare_cores", lambda: spare)
+    monkeypatch.setattr(bdsa.commands.benchmark.training_report, "spare_cores", lambda: spare)
     said = verdict({"name": "multi", "images_per_second": takes}, {"images_per_second": gives, "workers": workers})
     assert expected in said and ("data.workers" in said) == ("data.workers" in expected)
 
@@ -108,7 +108,7 @@ def measured(tmp_path_factory):
 
     trained = TrainStep.__call__
     patch.setattr(TrainStep, "__call__", spied)
-    patch.setattr(bdsa.training_speed.os, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    patch.setattr(bdsa.commands.benchmark.training.os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     outcome = run(benchmark_main, [*QUICK, f"out={folder}", "budgets.targets=[0.3,0.6,1.0]", "teacher=self",
                                    "recipe.accumulation=2", "data.workers=1"])
     patch.undo()

@@ -9,7 +9,7 @@ import pytest
 from command_line import run
 from run_folders import top1_of, write_run
 
-from bdsa.report.compare import main as compare_main
+from bdsa.commands.compare import main as compare_main
 
 SEED, AWARE = "trainer.seed", "awareness.metric"
 

@@ -10,8 +10,8 @@ from steps import batch, make_step, state, take
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from bdsa.compilation import compiled
-from bdsa.train import main as train_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.training.compilation import compiled
 
 
 @pytest.fixture(autouse=True)

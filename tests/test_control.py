@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 import bdsa
-from bdsa.config import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
 from bdsa.errors import UserError
 from bdsa.method.control import steer
 from bdsa.method.masks import MaskUnit
 from bdsa.method.schedule import target_at
-from bdsa.objective import Objective
+from bdsa.training.objective import Objective
 
 
 def test_the_wanted_fraction_falls_from_one_to_the_budget():

@@ -13,9 +13,9 @@ import torch
 from command_line import run
 from two_ranks import CASES, RUN, train_steps
 
-from bdsa.evaluate import main as evaluate_main
-from bdsa.metrics_file import MetricsFile
-from bdsa.train import main as train_main
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.runs.metrics import MetricsFile
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
@@ -108,7 +108,7 @@ def test_a_sweep_trains_every_job_in_its_folder(home):
 
 
 def test_torchrun_ends_with_the_error_of_bad_input_said_once():
-    done = shell(*TORCHRUN, "-m", "bdsa.train", "recipe.lr=fast")
+    done = shell(*TORCHRUN, "-m", "bdsa.commands", "train", "recipe.lr=fast")
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
         "error: recipe.lr: Value 'fast' of type 'str' could not be converted to Float"]
@@ -116,7 +116,8 @@ def test_torchrun_ends_with_the_error_of_bad_input_said_once():
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="needs the extra: pip install 'bdsa[slurm]'")
 def test_submitted_tasks_are_the_processes_of_one_run(tmp_path):
-    done = shell(sys.executable, "-m", "bdsa.train", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2",
+    done = shell(sys.executable, "-m", "bdsa.commands", "train", "hydra/launcher=submitit_local",
+                 "hydra.launcher.tasks_per_node=2",
                  "hydra.launcher.timeout_min=5", *RUN, "recipe.epochs=1", f"out={tmp_path}", "name=submitted")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "submitted")["rows"][0]["images"] == 50

@@ -21,16 +21,17 @@ from small_data import write_folder
 
 import bdsa
 from bdsa.budgets import Budgets
-from bdsa.cli import check_overrides, experiments, group_options
-from bdsa.command_config import EvaluateConfig
-from bdsa.config import TrainConfig
-from bdsa.evaluate import main as evaluate_main
-from bdsa.metrics_file import MetricsFile
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.config.commands import EvaluateConfig
+from bdsa.config.options import experiments, group_options
+from bdsa.config.overrides import check_overrides
+from bdsa.config.settings import TrainConfig
+from bdsa.config.targets import SHIPPED, read_targets
+from bdsa.config.visualize import VisualizeConfig
 from bdsa.models.factory import create_dense_model
-from bdsa.step import TrainStep
-from bdsa.targets import SHIPPED, read_targets
-from bdsa.train import main as train_main
-from bdsa.visualize_config import VisualizeConfig
+from bdsa.runs.metrics import MetricsFile
+from bdsa.training.step import TrainStep
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 NAMES = list(experiments())

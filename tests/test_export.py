@@ -10,10 +10,10 @@ from command_line import TINY, run
 from safetensors import safe_open
 
 import bdsa
-from bdsa.checkpoints import read_checkpoint
-from bdsa.evaluate import main as evaluate_main
-from bdsa.export import main as export_main
-from bdsa.train import main as train_main
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import export as export_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.models.checkpoints import read_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from small_data import check_one_line, small, write_folder
 from torch.utils.data import Dataset
 from torchvision import datasets as tv_datasets
 
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
 from bdsa.data import registry
 from bdsa.data.cluttered_digits import ClutteredDigits
 from bdsa.data.datasets import DataSpec, Sources, create_splits, get_split
 from bdsa.data.held_out import hold_out, shares
-from bdsa.evaluate import main as evaluate_main
-from bdsa.metrics_file import MetricsFile
-from bdsa.tracker import NoTracker
-from bdsa.train import main as train_main
+from bdsa.runs.metrics import MetricsFile
+from bdsa.runs.tracker import NoTracker
 
 
 def rows_of(splits) -> tuple[list[int], list[int]]:

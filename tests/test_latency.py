@@ -12,19 +12,19 @@ from network_cases import adaptive, images_of, perturb
 from timm.models.resnet import BasicBlock
 from torch import nn
 
-import bdsa.dense_peers
-from bdsa.benchmark import main as benchmark_main
-from bdsa.checkpoints import read_checkpoint
-from bdsa.compilation import has_compiler
-from bdsa.dense_network import dense_copy, fold_batch_norms
-from bdsa.dense_peers import dense_engines
-from bdsa.evaluate import main as evaluate_main
-from bdsa.inference_profile import labelled, profile_budget
-from bdsa.inference_report import break_even
-from bdsa.latency import time_engines
-from bdsa.run_latency import add_latency
-from bdsa.synthetic_masks import block_shapes, synthetic_masks
-from bdsa.train import main as train_main
+import bdsa.commands.benchmark.engines
+from bdsa.commands.benchmark.engines import dense_engines
+from bdsa.commands.benchmark.latency_report import break_even
+from bdsa.commands.benchmark.profile import labelled, profile_budget
+from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
+from bdsa.commands.entry_points import benchmark as benchmark_main
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.machine import has_compiler
+from bdsa.models.checkpoints import read_checkpoint
+from bdsa.models.dense_copy import dense_copy, fold_batch_norms
+from bdsa.sparse.latency import time_engines
+from bdsa.training.run_latency import add_latency
 
 QUICK = ["what=latency", "trainer.threads=1", "latency.rounds=3", "latency.seconds=0.001", "latency.execution=masked"]
 SMALL = [*QUICK, "model=cifar_resnet8", "latency.peers=[eager,folded]"]
@@ -231,8 +231,8 @@ def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, argum
 
 
 def test_an_engine_that_is_not_installed_is_said_to_be_missing(monkeypatch, tmp_path):
-    there = bdsa.dense_peers.importlib.util.find_spec
-    monkeypatch.setattr(bdsa.dense_peers.importlib.util, "find_spec",
+    there = bdsa.commands.benchmark.engines.importlib.util.find_spec
+    monkeypatch.setattr(bdsa.commands.benchmark.engines.importlib.util, "find_spec",
                         lambda name, *rest: None if name == "openvino" else there(name, *rest) or name == "onnx")
     outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/a", "latency.batch_sizes=[1]", "budgets.targets=[0.5]",
                                    "latency.peers=[eager,openvino]"])
@@ -245,7 +245,7 @@ def test_an_engine_that_is_not_installed_is_said_to_be_missing(monkeypatch, tmp_
 
 
 def test_an_engine_that_gives_other_logits_is_an_error(monkeypatch, tmp_path):
-    monkeypatch.setitem(bdsa.dense_peers.BUILDERS, "folded", lambda network, inputs: (
+    monkeypatch.setitem(bdsa.commands.benchmark.engines.BUILDERS, "folded", lambda network, inputs: (
         lambda number: network(inputs[number]) + torch.tensor([0.1] + [0.0] * 9)))
     outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/out", "latency.batch_sizes=[1]"])
     assert outcome.code == 1 and "folded gives other logits (apart by 0.1" in outcome.err

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bdsa.errors import UserError
-from bdsa.metrics_file import MetricsFile, flat
+from bdsa.runs.metrics import MetricsFile, flat
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import torch
 from matplotlib.image import imread
 from rich.table import Table
 
-from bdsa.pictures import accuracy_cost_picture, curves_picture, density_picture, mask_picture, ponder_map
-from bdsa.table import human_count, print_table, results_table
+from bdsa.report.pictures.run import accuracy_cost_picture, curves_picture, density_picture, mask_picture, ponder_map
+from bdsa.report.results_table import print_table, results_table
+from bdsa.report.terminal import human_count
 
 RESULTS = [{"name": name, "budget": budget, "top1": top1, "conditional_fraction": budget, "macs": 4.12e7 * budget,
             "images": 10_000} for name, budget, top1 in (("b070", 0.7, 91.2), ("b030", 0.3, 88.6), ("b100", 1.0, None))]
@@ -75,7 +76,7 @@ def test_pictures_of_a_run_are_written_also_for_one_that_has_no_rows_yet(tmp_pat
 
 
 def test_pictures_leave_the_state_of_pyplot_alone():
-    code = "import bdsa.pictures, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import bdsa.report.pictures.run, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

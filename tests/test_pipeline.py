@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import TINY, Outcome, run
 
-from bdsa.metrics_file import MetricsFile
-from bdsa.pipeline import main as pipeline_main
-from bdsa.step import TrainStep
-from bdsa.train import main as train_main
+from bdsa.commands.entry_points import pipeline as pipeline_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.runs.metrics import MetricsFile
+from bdsa.training.step import TrainStep
 
 QUICK = [*TINY, "trainer.pictures=0", "trainer.threads=1", "recipe.epochs=2", "budgets.targets=[0.3,1.0]"]
 

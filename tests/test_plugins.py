@@ -23,17 +23,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 import bdsa
-from bdsa import plugins
-from bdsa.checkpoints import read_checkpoint
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import export as export_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.commands.entry_points import visualize as visualize_main
+from bdsa.config import plugins
 from bdsa.data import registry
-from bdsa.evaluate import main as evaluate_main
-from bdsa.export import main as export_main
 from bdsa.method.awareness import METRICS
-from bdsa.metrics_file import MetricsFile
 from bdsa.models import registration
-from bdsa.run_name import run_name
-from bdsa.train import main as train_main
-from bdsa.visualize import main as visualize_main
+from bdsa.models.checkpoints import read_checkpoint
+from bdsa.runs.metrics import MetricsFile
+from bdsa.runs.name import run_name
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- plug-in: (\S+) -->\n```(?:py|yaml|sh)\n(.*?)```", README, re.DOTALL))
@@ -41,7 +41,7 @@ MAINS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visuali
          "bdsa-export": export_main}
 SMALL = [a for a in TINY if not a.startswith(("model", "data."))] + [
     "data.train_images=32", "recipe.epochs=2", "budgets.targets=[0.3,0.7]"]
-TABLES = (plugins._loaded, registry._ENTRIES, METRICS, timm_registry._model_entrypoints,
+TABLES = (plugins.LOADED, registry._ENTRIES, METRICS, timm_registry._model_entrypoints,
           timm_registry._model_to_module)
 
 
@@ -54,13 +54,13 @@ def as_a_process_of_its_own() -> Iterator[None]:
         patch.setenv(plugins.INHERITED, "")
         patch.delenv(plugins.VARIABLE, raising=False)
         yield
-    for group, name in (pair for brought in plugins._loaded.values() for pair in brought):
+    for group, name in (pair for brought in plugins.LOADED.values() for pair in brought):
         del ConfigStore.instance().repo[group][f"{name}.yaml"]
     for table, kept in zip(TABLES, before):
         table.clear()
         table.update(kept)
     registration.OWN[:] = own
-    for name in [name for name in sys.modules if name.startswith("bdsa.plugged.")]:
+    for name in [name for name in sys.modules if name.startswith("bdsa.config.plugged.")]:
         del sys.modules[name]
 
 
@@ -207,10 +207,10 @@ def test_a_fresh_process_finds_the_class_of_a_plug_ins_data_set(tmp_path):
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets/images.py").write_text("class Images(list):\n    pass\n")
     bdsa.load_plugins("pets")
-    images = sys.modules["bdsa.plugged.pets.images"].Images()
+    images = sys.modules["bdsa.config.plugged.pets.images"].Images()
     code = "import pickle, sys; print(type(pickle.load(sys.stdin.buffer)).__module__)"
     made = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(images), capture_output=True, check=True)
-    assert made.stdout.decode().strip() == "bdsa.plugged.pets.images"
+    assert made.stdout.decode().strip() == "bdsa.config.plugged.pets.images"
 
 
 @pytest.mark.parametrize("files, arguments, expected", [

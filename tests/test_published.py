@@ -13,10 +13,10 @@ from small_data import write_folder
 from timm.models.convnext import checkpoint_filter_fn
 
 import bdsa
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.config.data import DataSpec
 from bdsa.data.datasets import create_splits
-from bdsa.data.spec import DataSpec
 from bdsa.errors import UserError
-from bdsa.evaluate import main as evaluate_main
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import published_name
 

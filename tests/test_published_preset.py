@@ -9,11 +9,11 @@ from network_cases import adaptive, images_of, perturb
 from omegaconf import OmegaConf
 from torch import nn
 
-from bdsa.config import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.commands.entry_points import train as train_main
+from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
 from bdsa.method.macs import macs_per_position
 from bdsa.models.usage import Request
-from bdsa.objective import Objective
-from bdsa.train import main as train_main
+from bdsa.training.objective import Objective
 
 
 def test_a_grouped_convolution_is_divided_by_its_groups_twice():

@@ -10,14 +10,14 @@ import torch
 from command_line import run
 
 import bdsa
-from bdsa.benchmark import main as benchmark_main
-from bdsa.checkpoints import read_checkpoint
-from bdsa.cli import experiments
-from bdsa.evaluate import main as evaluate_main
-from bdsa.export import main as export_main
-from bdsa.pipeline import main as pipeline_main
-from bdsa.train import main as train_main
-from bdsa.visualize import main as visualize_main
+from bdsa.commands.entry_points import benchmark as benchmark_main
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import export as export_main
+from bdsa.commands.entry_points import pipeline as pipeline_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.commands.entry_points import visualize as visualize_main
+from bdsa.config.options import experiments
+from bdsa.models.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from steps import batch, make_step, state, take
 
 import bdsa
-from bdsa.cli import shipped_folder
-from bdsa.config import RecipeConfig
-from bdsa.optimization import create_optimizer, create_schedule, parameter_groups
+from bdsa.config.options import shipped_folder
+from bdsa.config.settings import RecipeConfig
+from bdsa.training.optimization import create_optimizer, create_schedule, parameter_groups
 
 
 def tiny(budgets=(0.3, 0.7), **options):

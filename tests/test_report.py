@@ -15,12 +15,13 @@ from command_line import TINY, run
 from PIL import Image
 from run_folders import DENSE_MACS, macs_of, top1_of, write_masks, write_run
 
-from bdsa.report import command
-from bdsa.report.command import main as report_main
+from bdsa.commands import report
+from bdsa.commands.entry_points import train as train_main
+from bdsa.commands.report import main as report_main
 from bdsa.report.missing import command_of
-from bdsa.report.reading import read_run
 from bdsa.report.tables import latex_text
-from bdsa.train import main as train_main
+from bdsa.runs.environment import command
+from bdsa.runs.reading import read_run
 
 SEED, AWARE = "trainer.seed", "awareness.metric"
 

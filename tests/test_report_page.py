@@ -11,7 +11,7 @@ from browser import HOW, Browser, find_browser
 from command_line import run
 from run_folders import write_run
 
-from bdsa.report import command
+from bdsa.runs.environment import command
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason=HOW)
 

@@ -1,8 +1,8 @@
 """Which epoch's network a run keeps."""
 from __future__ import annotations
 
-from bdsa.config import BudgetsConfig
-from bdsa.selection import epoch_tolerance, is_better
+from bdsa.config.settings import BudgetsConfig
+from bdsa.runs.selection import epoch_tolerance, is_better
 
 
 def rows(top1: float, fraction: float) -> list[dict]:

@@ -11,10 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from bdsa.cli import check_overrides, group_options, prepare_hydra, shipped_folder, sweeps
-from bdsa.config import TrainConfig, from_omegaconf
-from bdsa.run_name import run_name
-from bdsa.sweeper import combinations
+from bdsa.commands.launch import prepare_hydra
+from bdsa.commands.sweep.sweeper import combinations
+from bdsa.config.options import group_options, shipped_folder, sweeps
+from bdsa.config.overrides import check_overrides
+from bdsa.config.schema import from_omegaconf
+from bdsa.config.settings import TrainConfig
+from bdsa.runs.name import run_name
 
 FOLDER = Path(__file__).parents[1] / "sweeps"
 WANDB = {p.stem: p for p in sorted((FOLDER / "wandb").glob("*.yaml"))}

@@ -19,13 +19,13 @@ import torch
 from command_line import TINY, Outcome, run
 from omegaconf import OmegaConf
 
-import bdsa.cli
-import bdsa.trainer
-from bdsa.config import TrainConfig
+import bdsa.commands.launch
+import bdsa.training.trainer
+from bdsa.commands.entry_points import train as train_main
+from bdsa.commands.sweep.sweeper import combinations
+from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
-from bdsa.metrics_file import MetricsFile
-from bdsa.sweeper import combinations
-from bdsa.train import main as train_main
+from bdsa.runs.metrics import MetricsFile
 
 ROOT = Path(__file__).parents[1]
 QUICK = [*TINY, "trainer.pictures=0", "data.train_images=48", "trainer.threads=1", "trainer.latency=false"]
@@ -51,7 +51,7 @@ def fake(config: TrainConfig, folder: Path) -> None:
 
 @pytest.fixture
 def faked(monkeypatch):
-    monkeypatch.setattr(bdsa.trainer, "train", fake)
+    monkeypatch.setattr(bdsa.training.trainer, "train", fake)
 
 
 def stated(outcome: Outcome) -> list[str]:
@@ -71,7 +71,8 @@ def test_killed_twice_and_failing_once_it_ends_as_if_nothing_had_been(tmp_path):
     (torn / order[2] / "checkpoints/last.pt").mkdir()
 
     for job in (0, 1):
-        started = subprocess.Popen([sys.executable, "-m", "bdsa.train", "-m", *QUICK, f"out={torn}", *arguments],
+        started = subprocess.Popen([sys.executable, "-m", "bdsa.commands", "train", "-m", *QUICK, f"out={torn}",
+                                    *arguments],
                                    env={**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"},
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(torn / order[job] / "checkpoints/last.pt", started)
@@ -111,7 +112,7 @@ def test_jobs_that_fail_stop_nothing_and_leave_why(tmp_path, monkeypatch):
             sys.exit("a library's idea of an error")
         fake(config, folder)
 
-    monkeypatch.setattr(bdsa.trainer, "train", fails)
+    monkeypatch.setattr(bdsa.training.trainer, "train", fails)
     outcome = sweep(tmp_path, "trainer.seed=0,1,2,3", "recipe.schedule=cosine,cosin")
     assert outcome.code == 1 and "7 of 8 jobs failed" in outcome.out
     assert stated(outcome) == ["done", *["failed"] * 7]
@@ -127,11 +128,11 @@ def test_a_failure_of_a_single_run_is_kept_until_it_succeeds(tmp_path, monkeypat
         raise ZeroDivisionError("a bug")
 
     command = [*QUICK, f"out={tmp_path}", "name=a"]
-    monkeypatch.setattr(bdsa.trainer, "train", breaks)
+    monkeypatch.setattr(bdsa.training.trainer, "train", breaks)
     outcome = run(train_main, command)
     assert outcome.code == 1 and "ZeroDivisionError" in outcome.err  # as without a sweep: the traceback is shown
     assert (tmp_path / "a/failure.txt").read_text().startswith("ZeroDivisionError: a bug\n")
-    monkeypatch.setattr(bdsa.trainer, "train", fake)
+    monkeypatch.setattr(bdsa.training.trainer, "train", fake)
     assert run(train_main, command).code == 0 and not (tmp_path / "a/failure.txt").exists()
 
 
@@ -158,7 +159,7 @@ def test_nothing_leaks_from_job_to_job(tmp_path, monkeypatch):
             raise RuntimeError("left in the middle")
         fake(config, folder)
 
-    monkeypatch.setattr(bdsa.trainer, "train", dirty)
+    monkeypatch.setattr(bdsa.training.trainer, "train", dirty)
     here = os.getcwd()
     assert stated(sweep(tmp_path / "runs", "trainer.seed=0,1,2")) == ["failed", "done", "done"]
     assert seen[0] == seen[1] == seen[2] and seen[0]["grad"] and os.getcwd() == here
@@ -174,7 +175,7 @@ def test_an_open_wandb_run_does_not_reach_the_next_job(tmp_path, monkeypatch):
         wandb.run = object()
         raise RuntimeError("left open")
 
-    monkeypatch.setattr(bdsa.trainer, "train", opens)
+    monkeypatch.setattr(bdsa.training.trainer, "train", opens)
     monkeypatch.setattr(wandb, "run", None)
     sweep(tmp_path, "trainer.seed=0,1")
     assert finished == [1, 1] and wandb.run is None
@@ -186,7 +187,7 @@ def test_ctrl_c_stops_the_sweep_and_shows_how_it_stands(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         fake(config, folder)
 
-    monkeypatch.setattr(bdsa.trainer, "train", stops)
+    monkeypatch.setattr(bdsa.training.trainer, "train", stops)
     outcome = sweep(tmp_path, "trainer.seed=0,1,2")
     assert outcome.code == 130 and stated(outcome) == ["done", "not started", "not started"]
     assert "the same command again" in outcome.out and not list(tmp_path.rglob("failure.txt"))
@@ -219,7 +220,7 @@ def test_a_folder_of_other_settings_is_left_alone(tmp_path, faked):
 def test_a_preset_carries_its_sweep_and_the_command_line_replaces_its_values(tmp_path, faked, monkeypatch):
     (tmp_path / "mine.yaml").write_text("recipe: {lr: 0.01}\nhydra: {mode: MULTIRUN, sweeper: {params: {"
                                         "trainer.seed: '0,1', model: 'cifar_resnet8,resnet18'}}}")
-    monkeypatch.setattr(bdsa.cli, "experiments", lambda: {"mine": tmp_path / "mine.yaml"})
+    monkeypatch.setattr(bdsa.commands.launch, "experiments", lambda: {"mine": tmp_path / "mine.yaml"})
     base = [q for q in QUICK if not q.startswith("model")]
     outcome = run(train_main, [*base, "experiment=mine", f"out={tmp_path / 'all'}"])
     assert outcome.code == 0 and stated(outcome) == ["done"] * 4
@@ -240,7 +241,8 @@ def test_a_launchers_jobs_fail_and_finish_likewise(tmp_path, launcher):
         pytest.skip("needs an extra")
     options = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else ["hydra.launcher.timeout_min=5"]
     done = subprocess.run(
-        [sys.executable, "-m", "bdsa.train", f"hydra/launcher={launcher}", *options, *QUICK, "recipe.epochs=1",
+        [sys.executable, "-m", "bdsa.commands", "train", f"hydra/launcher={launcher}", *options, *QUICK,
+         "recipe.epochs=1",
          f"out={tmp_path}", "recipe.lr=0.001,1e30"], capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 1, done.stderr

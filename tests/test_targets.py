@@ -10,13 +10,13 @@ from command_line import TINY, run
 from omegaconf import OmegaConf
 
 from bdsa.budgets import Budgets
-from bdsa.collect_targets import main as targets_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.commands.targets import main as targets_main
+from bdsa.config.targets import read_targets
 from bdsa.errors import UserError
 from bdsa.method.awareness import awareness_weights
-from bdsa.metrics_file import MetricsFile
-from bdsa.targets import read_targets
-from bdsa.tracker import NoTracker
-from bdsa.train import main as train_main
+from bdsa.runs.metrics import MetricsFile
+from bdsa.runs.tracker import NoTracker
 
 QUICK = [*TINY, "recipe.epochs=1", "trainer.pictures=0", "budgets.calibrate=false"]
 

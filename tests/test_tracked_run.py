@@ -11,10 +11,10 @@ from matplotlib.image import imsave
 from numpy import zeros
 from test_tracker import ROWS, alone, read, tracker  # noqa: F401  (a fixture that every test here uses)
 
-import bdsa.tracker
-from bdsa.metrics_file import MetricsFile, flat
-from bdsa.tracker import WandbTracker
-from bdsa.train import main as train_main
+import bdsa.runs.tracker
+from bdsa.commands.entry_points import train as train_main
+from bdsa.runs.metrics import MetricsFile, flat
+from bdsa.runs.tracker import WandbTracker
 
 pytest.importorskip("wandb")
 
@@ -84,7 +84,7 @@ def test_a_resumed_online_run_gets_what_its_server_lacks(tmp_path, monkeypatch):
         dir=str(tmp_path / "wandb/run-now-run-one/files"), url="https://server/run-one", summary={"epoch": 2},
         settings=SimpleNamespace(mode="online"), define_metric=lambda *_, **__: None, log=rows.append,
         finish=lambda exit_code: None)
-    monkeypatch.setattr(bdsa.tracker, "start", lambda *_: online)
+    monkeypatch.setattr(bdsa.runs.tracker, "start", lambda *_: online)
     left = tmp_path / "wandb/offline-run-before-run-one"  # from a start without network
     left.mkdir(parents=True)
     with tracker(tmp_path) as run:

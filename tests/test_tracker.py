@@ -14,7 +14,7 @@ from matplotlib.image import imsave
 from numpy import zeros
 
 from bdsa.errors import UserError
-from bdsa.tracker import NoTracker, WandbTracker, create_tracker
+from bdsa.runs.tracker import NoTracker, WandbTracker, create_tracker
 
 wandb = pytest.importorskip("wandb")
 

@@ -12,14 +12,14 @@ from command_line import TINY, run
 from omegaconf import OmegaConf
 
 import bdsa
-from bdsa.checkpoints import read_checkpoint
-from bdsa.config import TrainConfig
-from bdsa.evaluate import main as evaluate_main
-from bdsa.metrics_file import MetricsFile
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.config.settings import TrainConfig
+from bdsa.models.checkpoints import read_checkpoint
 from bdsa.models.weights import read_file
-from bdsa.run_name import run_name
-from bdsa.tracker import NoTracker
-from bdsa.train import main as train_main
+from bdsa.runs.metrics import MetricsFile
+from bdsa.runs.name import run_name
+from bdsa.runs.tracker import NoTracker
 
 LIST = "budgets.targets=[0.3,0.7,1.0]"
 

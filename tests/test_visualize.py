@@ -13,19 +13,19 @@ from network_cases import perturb
 from PIL import Image
 from published_cases import read_case
 
-from bdsa.answers import ask
-from bdsa.checkpoints import ModelSpec, load_network, network_content, read_checkpoint, save
+from bdsa.commands.answers import ask
+from bdsa.commands.entry_points import export as export_main
+from bdsa.commands.entry_points import visualize as main
+from bdsa.commands.visualize import block_labels
+from bdsa.config.data import DataSpec
 from bdsa.data.datasets import create_splits, get_split
 from bdsa.data.image_files import find_image_files, folder_names
 from bdsa.data.loaders import eval_loader
-from bdsa.data.spec import DataSpec
-from bdsa.evaluation import evaluate
-from bdsa.export import main as export_main
-from bdsa.mask_pictures import BlockLabel, Seen, mask_sheet, ponder_sheet, soft_mask_sheet
-from bdsa.pictures import ponder_map
-from bdsa.results import limited
-from bdsa.visualization import block_labels
-from bdsa.visualize import main
+from bdsa.data.subset import limited
+from bdsa.models.checkpoints import ModelSpec, load_network, network_content, read_checkpoint, save
+from bdsa.report.pictures.blocks import BlockLabel, Seen, mask_sheet, ponder_sheet, soft_mask_sheet
+from bdsa.report.pictures.run import ponder_map
+from bdsa.training.evaluation import evaluate
 
 DATA = {"name": "cluttered_digits", "image_size": 32, "train_images": 12, "val_images": 10, "test_images": 10}
 RAN, SKIPPED = ((255 * np.array(colormaps["Blues"](value)[:3]) + 0.5).astype(np.uint8) for value in (1.0, 0.0))

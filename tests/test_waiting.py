@@ -7,7 +7,7 @@ from steps import batch, make_step, take
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bdsa
-from bdsa.teachers import DenseTeacher
+from bdsa.training.teachers import DenseTeacher
 
 EVERYTHING = dict(ema_decay=0.9, mixup=0.8, cutmix=1.0, clip_grad=1.0, drop_path=0.1, control_gain=2.0,
                   trainer={"amp": "bfloat16"}, teacher={"kind": "self"}, optimizer="momentum")

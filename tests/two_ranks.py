@@ -16,12 +16,20 @@ from command_line import TINY, Outcome, run
 from torch import Tensor
 
 from bdsa import distributed, ranks
-from bdsa.assembly import assemble
-from bdsa.config import BudgetsConfig, DataConfig, ModelConfig, RecipeConfig, TeacherConfig, TrainConfig, TrainerConfig
-from bdsa.evaluate import main as evaluate_main
-from bdsa.step import TrainStep
-from bdsa.tracker import NoTracker
-from bdsa.train import main as train_main
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import train as train_main
+from bdsa.config.settings import (
+    BudgetsConfig,
+    DataConfig,
+    ModelConfig,
+    RecipeConfig,
+    TeacherConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+from bdsa.runs.tracker import NoTracker
+from bdsa.training.assembly import assemble
+from bdsa.training.step import TrainStep
 
 CASES: dict[str, dict[str, Any]] = {
     "batch norm": dict(),

@@ -9,25 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from bdsa.data.loaders import mixed_seed
+from bdsa.data.seeds import mixed_seed
+from bdsa.data.subset import Part
 from bdsa.errors import UserError
-
-
-class Part(Dataset):
-    """Some rows of a data set, in its order; `source` stays reachable, and can be drawn ahead."""
-
-    def __init__(self, source: Dataset, rows: list[int]) -> None:
-        self.source, self.rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple:
-        return self.source[self.rows[index]]
-
-    def draw(self) -> None:
-        """Draw a generated source's images now; does nothing for others."""
-        getattr(self.source, "draw", lambda: None)()
 
 
 def check_held_out(size: float | None) -> None:

@@ -7,9 +7,7 @@ run needs only the number of its epoch.
 """
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +16,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bdsa.data.seeds import mixed_seed
 from bdsa.errors import UserError
-from bdsa.ranks import local_world
-
-MOST_WORKERS = 8  # of the automatic choice: more rarely read faster, and each costs memory
+from bdsa.machine import spare_cores
 
 
 class EpochLoader(DataLoader):
@@ -125,12 +122,6 @@ class ReplayedDataset(Dataset):
         return samples
 
 
-def mixed_seed(*parts: object) -> int:
-    """A 63-bit seed that differs wherever the parts differ, the same on every platform."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
-
-
 @contextmanager
 def _forked_generators() -> Iterator[None]:
     """Give the global CPU generators of torch, random and numpy back as they were."""
@@ -141,16 +132,6 @@ def _forked_generators() -> Iterator[None]:
         torch.set_rng_state(states[0])
         random.setstate(states[1])
         np.random.set_state(states[2])
-
-
-def spare_cores() -> int:
-    """Cores of this machine that may read ahead while one process each trains, at most `MOST_WORKERS`.
-
-    Cores are those that this process may run on, which a container or a scheduler restricts, shared
-    among the training's processes on this machine. 0 where there is none to spare.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(cores // local_world() - 1, MOST_WORKERS))
 
 
 def _loader(dataset: Dataset, batch_size: int, workers: int | None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from torch.utils.data import Dataset
 
-from bdsa.data.spec import DataSpec
+from bdsa.config.data import DataSpec
 from bdsa.errors import UserError, unknown
 
 # Fields that only some data sets read: setting one for another data set deserves a note.

@@ -1,1 +1,1 @@
-"""The method itself, in small pure modules: they import torch and nothing else of this package."""
+"""The paper as pure functions of tensors: masks, dilation, norms, losses, awareness, MACs; they import torch alone."""

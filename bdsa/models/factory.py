@@ -92,3 +92,11 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
     adapt(model, checked, norm_affine, name, mask_norm, mask_start)
     return model
+
+
+def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:
+    """Raise UserError if images of this side leave nothing for the network's last map."""
+    stride = network.feature_info[-1]["reduction"]
+    if size < stride:
+        raise UserError(f"image size {size} is too small for {name}, which reduces its input {stride} times: "
+                        f"use data.image_size={stride} or more")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bdsa.budgets import DENSE, Budgets
+from bdsa.config.names import EXECUTIONS
 from bdsa.errors import unknown
 from bdsa.method.macs import count_dense_macs
-from bdsa.models import EXECUTIONS
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.usage import BlockUsage, Request, Usage

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bdsa.config.names import WEIGHT_SUFFIXES
 from bdsa.errors import UserError, nearest
-from bdsa.models import WEIGHT_SUFFIXES
 
 # Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
 NUMPY_SCALARS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),

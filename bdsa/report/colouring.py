@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import json
 
-from bdsa.line_styles import OKABE_ITO
 from bdsa.report.networks import Network, setting, varying
+from bdsa.report.pictures.line_styles import OKABE_ITO
 
 
 def colour_groups(networks: list[Network]) -> dict[str, list[Network]]:

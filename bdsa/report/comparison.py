@@ -13,8 +13,8 @@ from typing import Any
 
 from bdsa.budgets import DENSE
 from bdsa.report.networks import setting_value
-from bdsa.report.reading import Run
-from bdsa.target_runs import measured_data
+from bdsa.runs.reading import Run
+from bdsa.runs.target_runs import measured_data
 
 MEASURES = ("top1", "conditional_fraction", "macs", "latency_ms")
 _PLACES = ("data.root", "model.weights", "model.start", "teacher.weights", "awareness.targets")  # another machine's

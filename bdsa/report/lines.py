@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bdsa.report.networks import Cell, DataTable, Network, untrained_dense
 from bdsa.report.published import published_top1
-from bdsa.table import human_count
+from bdsa.report.terminal import human_count
 
 
 @dataclass

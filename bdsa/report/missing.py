@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from bdsa.cli import shipped_folder
-from bdsa.config import TrainConfig
+from bdsa.config.options import shipped_folder
+from bdsa.config.settings import TrainConfig
 from bdsa.report.networks import DataTable, Network, setting
-from bdsa.report.reading import Run
-from bdsa.run_name import decisive_settings, default_settings
+from bdsa.runs.name import decisive_settings, default_settings
+from bdsa.runs.reading import Run
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import DENSE
-from bdsa.report.reading import Run
-from bdsa.target_runs import measured_data
+from bdsa.runs.reading import Run
+from bdsa.runs.target_runs import measured_data
 
 _SEED, _TARGETS = "trainer.seed", "budgets.targets"
 _PLACES = {"data.root", "model.weights", "model.start", "teacher.weights"}  # paths: another machine's differ

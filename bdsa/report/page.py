@@ -13,13 +13,13 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from bdsa.line_styles import HEAT
 from bdsa.report.lines import Line, columns, table_lines
 from bdsa.report.missing import Missing
 from bdsa.report.networks import DataTable
 from bdsa.report.page_data import page_data, viewers_left_out
-from bdsa.report.reading import Run
+from bdsa.report.pictures.line_styles import HEAT
 from bdsa.report.tables import notes, wide_rows
+from bdsa.runs.reading import Run
 
 _ASSETS = Path(__file__).parent / "assets"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

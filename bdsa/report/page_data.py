@@ -9,9 +9,9 @@ from bdsa.report.lines import Line, table_lines
 from bdsa.report.missing import Missing, command_of
 from bdsa.report.networks import DataTable, Network, setting_value
 from bdsa.report.published import published_points
-from bdsa.report.reading import Run
 from bdsa.report.series import evaluated
-from bdsa.table import human_count
+from bdsa.report.terminal import human_count
+from bdsa.runs.reading import Run
 
 _EPOCHS = 60              # points of a curve, at most
 _MASK_BYTES = 2_500_000   # of all masks and images together

@@ -1,7 +1,7 @@
 """The plots for print, each as PNG and PDF: accuracy over cost, and what training and blocks did.
 
-Only Figure objects, as in `bdsa.pictures`. Colours are Okabe-Ito's for networks and viridis for budgets, which
-have an order; markers, fillings and line styles say the same without the colour.
+Only Figure objects, as in `bdsa.report.pictures.run`. Colours are Okabe-Ito's for networks and viridis for budgets,
+which have an order; markers, fillings and line styles say the same without the colour.
 """
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bdsa.budgets import DENSE
-from bdsa.line_styles import line_styles
 from bdsa.report.colouring import colour_groups
 from bdsa.report.networks import DataTable, Network, untrained_dense
+from bdsa.report.pictures.line_styles import line_styles
 from bdsa.report.published import published_points
 from bdsa.report.series import densities, density_images, evaluated, trained_loss
-from bdsa.table import human_count
+from bdsa.report.terminal import human_count
 
 _PRINT = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "pdf.fonttype": 42, "axes.linewidth": 0.8,
           "lines.linewidth": 1.4}

@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 from bdsa.budgets import Budgets
+from bdsa.config.targets import SHIPPED, read_targets
 from bdsa.errors import UserError
 from bdsa.report.networks import DataTable, Network
-from bdsa.targets import SHIPPED, read_targets
 
 PAPER = "Zampokas et al., BMVC 2024"
 # Where the shipped numbers apply: what a data set of that name has. Part of the images would not compare.

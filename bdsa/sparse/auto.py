@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdsa.run_folder import processor
+from bdsa.machine import processor
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.recording import recorded

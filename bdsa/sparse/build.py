@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from bdsa.errors import UserError, unknown
+from bdsa.machine import processor_flags
 
 SOURCES = Path(__file__).parent / "native"
 MACHINE_FLAGS = {"native": ["-march=native"], "avx2": ["-march=x86-64-v3"], "plain": []}
@@ -94,15 +95,6 @@ def cache_folder() -> Path:
 def _key(compiler: str, flags: list[str]) -> str:
     """A name for what these sources, this compiler and this processor give."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    content = [version, *flags, platform.machine(), torch.backends.cpu.get_cpu_capability(), _processor_flags()]
+    content = [version, *flags, platform.machine(), torch.backends.cpu.get_cpu_capability(), processor_flags()]
     content += [path.name + path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
-
-
-def _processor_flags() -> str:
-    """The instruction sets, which -march=native follows; a cache may be shared by different machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.sparse import operators
-from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.packing import folded, pack, rows_first
+from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.workspace import Workspace
 
 Step = Callable[[Tensor, Workspace, str], Tensor]  # [B, H, W, C], rooms and a name in them -> [B, h, w, C']

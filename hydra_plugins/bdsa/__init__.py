@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from hydra.plugins.sweeper import Sweeper
 
-from bdsa import pipeline_sweeper, sweeper
+from bdsa.commands.sweep import pipeline, sweeper
 
 
 class Grid(sweeper.Grid, Sweeper):
-    """Every combination of values, as `bdsa.sweeper.Grid` does it."""
+    """Every combination of values, as `bdsa.commands.sweep.sweeper.Grid` does it."""
 
 
-class Pipeline(pipeline_sweeper.Pipeline, Sweeper):
-    """Both stages of bdsa-pipeline, as `bdsa.pipeline_sweeper.Pipeline` does them."""
+class Pipeline(pipeline.Pipeline, Sweeper):
+    """Both stages of bdsa-pipeline, as `bdsa.commands.sweep.pipeline.Pipeline` does them."""

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bdsa.commands.sweep.sweeper import Survivor, reporting
 from bdsa.errors import UserError
-from bdsa.sweeper import Survivor, reporting
 
 try:
     from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper

@@ -1,0 +1,187 @@
+"""bdsa-benchmark what=training: images per second of the training's steps and of its loader."""
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdsa.budgets import DENSE, Budgets
+from bdsa.commands.benchmark.folder import benchmark_folder, check_start
+from bdsa.commands.benchmark.training_report import report, verdict
+from bdsa.config.benchmark import BenchmarkConfig
+from bdsa.config.settings import AwarenessConfig
+from bdsa.data.loaders import EpochLoader, train_loader
+from bdsa.report.progress import progress_bar
+from bdsa.runs.environment import environment
+from bdsa.runs.files import write_json
+from bdsa.sparse.stopwatch import Timed, take_turns
+from bdsa.training.assembly import Parts, assemble, create_network
+from bdsa.training.device import choose_device
+from bdsa.training.step import TrainStep
+
+HELD = 4  # batches that wait on the device and are trained in turn
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kind of step: which budgets it trains in turn, and whether with the teacher."""
+    name: str
+    budgets: tuple[float, ...]
+    taught: bool = False
+
+
+def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Measure, print the table and write benchmark.json; return its content.
+
+    Args:
+        config: the training's settings.
+        named: the settings that the command line names; here the defaults are as good.
+
+    Raises:
+        UserError: for bad input, before anything is written.
+    """
+    check_start(config)
+    config = replace(config, awareness=AwarenessConfig())  # its weights change no step's time
+    device = choose_device(config.trainer)
+    parts = assemble(config, device)
+    parts.splits.train.draw()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    batches = held_batches(config, parts, device)
+    works = {v: Steps(config, parts, v, batches, device) for v in variants(config)}
+    count = whole_turns(config)
+    with progress_bar() as bar:
+        timing = config.timing
+        task = bar.add_task("steps", total=len(works) * (timing.rounds + timing.warmup))
+        timed = take_turns({v.name: work for v, work in works.items()}, timing.rounds, timing.warmup, device,
+                           lambda: bar.advance(task))
+    size = config.recipe.batch_size
+    rows = [row(v.name, timed[v.name].seconds, count, size, budgets=list(v.budgets),
+                teacher=config.teacher.kind if v.taught else None, peak_memory=works[v].peak_memory(timed[v.name]))
+            for v in works]
+    for each in rows:
+        each["time_ratio"] = each["ms_per_step"] / rows[0]["ms_per_step"]
+    reads, seconds = time_loader(parts.loader, count, timing.rounds)
+    rows.append(row("loader", seconds, reads, size, workers=parts.loader.num_workers))
+    result = {"what": config.what, "model": config.model.name, "data": parts.splits.name,
+              "image_size": parts.splits.image_size, "batch_size": size, "steps": count, "rounds": timing.rounds,
+              "rows": rows, "verdict": verdict(rows[-2], rows[-1]), "load_before": load, "cores": os.cpu_count(),
+              "environment": environment(str(device)), "settings": asdict(config)}
+    folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "benchmark.json", result)
+    report(result, folder / "benchmark.json")
+    return result
+
+
+def variants(config: BenchmarkConfig) -> list[Variant]:
+    """The kinds of step to compare: the dense one first, last the one that the config trains."""
+    budgets = Budgets(config.budgets.targets)
+    found = [Variant("dense", (DENSE,))]
+    if budgets.adaptive:
+        found.append(Variant("single", budgets.values[:1]))
+    if len(budgets) > 1:
+        found.append(Variant("multi", budgets.values))
+    if config.teacher.kind != "none" and (budgets.adaptive or config.teacher.kind != "self"):
+        found.append(Variant(f"{found[-1].name}+teacher", budgets.values, taught=True))
+    return found
+
+
+def whole_turns(config: BenchmarkConfig) -> int:
+    """Steps of a round: as many as asked for or more, so that every budget and every update is in it whole."""
+    turn = math.lcm(len(config.budgets.targets), config.recipe.accumulation)
+    return math.ceil(config.timing.steps / turn) * turn
+
+
+class Steps:
+    """A round of training steps of one kind, on a network of its own.
+
+    The steps are those of the first epoch in which the whole network learns. Every round repeats their numbers:
+    rates, temperature and noise follow from a step's number, and so does the graph of a compiled network.
+
+    Args:
+        config: the training's settings.
+        parts: what the training would train with; its network is left alone.
+        variant: the kind.
+        batches: images [B, 3, H, W] and labels [B], on the device; they are trained on in turn.
+        device: where it trains.
+    """
+
+    def __init__(self, config: BenchmarkConfig, parts: Parts, variant: Variant,
+                 batches: list[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        budgets = Budgets(variant.budgets)
+        config = replace(config, model=replace(config.model, start=None))  # a trained network has its own budgets
+        spec, network = create_network(config, budgets, parts.splits, device)
+        self.teacher = parts.teacher if variant.taught else None
+        parts = replace(parts, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
+        self.step = TrainStep(replace(config, budgets=replace(config.budgets, targets=list(budgets))), parts, device)
+        self.batches, self.count = batches, whole_turns(config)
+        self.epoch = min(config.recipe.freeze_backbone_epochs, config.recipe.epochs - 1)
+
+    def __call__(self) -> None:
+        """Train on `count` batches."""
+        self.step.start_epoch(self.epoch)
+        first = self.epoch * self.step.per_epoch
+        for number, (images, labels) in zip(range(first, first + self.count), itertools.cycle(self.batches)):
+            self.step(number, images, labels)
+
+    def peak_memory(self, timed: Timed) -> int | None:
+        """Bytes of the accelerator that this kind alone would use at most; None on a CPU."""
+        if timed.working_memory is None:
+            return None
+        networks = [self.step.network, getattr(self.step.ema, "module", None), getattr(self.teacher, "network", None)]
+        kept = [t for n in networks if n is not None for t in (*n.parameters(), *n.buffers())]
+        kept += [t for state in self.step.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        kept += [t for batch in self.batches for t in batch]
+        return timed.working_memory + sum(t.nbytes for t in kept if t.device.type != "cpu")
+
+
+def held_batches(config: BenchmarkConfig, parts: Parts, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The first training batches on the device, read without workers, which would go on reading meanwhile."""
+    loader = train_loader(parts.splits.train, config.recipe.batch_size, 0, config.trainer.seed)
+    return [(images.to(device), labels.to(device)) for images, labels in itertools.islice(loader, HELD)]
+
+
+def time_loader(loader: EpochLoader, batches: int, rounds: int) -> tuple[int, list[float]]:
+    """Read from a training's loader, and do nothing with it, epoch after epoch.
+
+    Args:
+        loader: a training's loader.
+        batches: to read in a round at least. Workers deliver in bursts, so it is four batches of each or more.
+        rounds: rounds that are timed; what the workers hold ready is read before.
+
+    Returns:
+        Batches a round and the seconds of each round.
+    """
+    workers = loader.num_workers
+    stream = _epochs(loader)
+    for _ in range(1 + workers * (loader.prefetch_factor or 0)):
+        next(stream)
+    batches = max(batches, 4 * workers)
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for _ in range(batches):
+            next(stream)
+        seconds.append(time.perf_counter() - started)
+    return batches, seconds
+
+
+def _epochs(loader: EpochLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in itertools.count():
+        loader.set_epoch(epoch)
+        yield from loader
+
+
+def row(name: str, seconds: list[float], steps: int, batch_size: int, **more: Any) -> dict[str, Any]:
+    """A row of the table: the median of the rounds, and every round's mean step for whoever doubts it."""
+    each = sorted(1000 * s / steps for s in seconds)
+    median = (each[(len(each) - 1) // 2] + each[len(each) // 2]) / 2
+    return {"name": name, "images_per_second": 1000 * batch_size / median, "ms_per_step": median,
+            "rounds_ms": [1000 * s / steps for s in seconds], **more}

@@ -1,0 +1,103 @@
+"""The console scripts: each is one line in a shell and imports what is slow only once it runs.
+
+`python -m bdsa.commands NAME ...` is `bdsa-NAME ...`.
+"""
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from bdsa.commands.launch import launch
+from bdsa.config.benchmark import BENCHMARKS, BenchmarkConfig
+from bdsa.config.commands import EvaluateConfig, ExportConfig
+from bdsa.config.pipeline import PipelineConfig
+from bdsa.config.settings import TrainConfig
+from bdsa.config.visualize import VisualizeConfig
+from bdsa.errors import unknown
+from bdsa.runs.name import sweep_name
+
+# NAME of bdsa-NAME -> module and function
+COMMANDS = {
+    **{name: (__name__, name) for name in ("train", "evaluate", "visualize", "export", "benchmark", "pipeline")},
+    **{name: (f"bdsa.commands.{name}", "main") for name in ("targets", "report", "compare")}}
+
+
+def main() -> None:
+    """Entry point of python -m bdsa.commands: the command that the first word names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        sys.exit(f"error: {unknown('command', name, COMMANDS)}")
+    module, function = COMMANDS[name]
+    sys.argv[:2] = [f"bdsa-{name}"]
+    getattr(import_module(module), function)()
+
+
+def train() -> None:
+    """Entry point of bdsa-train: train a network for any number of budgets."""
+    launch(_train, TrainConfig, "train")
+
+
+def _train(config: TrainConfig, folder: Path) -> None:
+    from bdsa.training.trainer import train  # torch and timm take seconds: --help and shell completion do not wait
+
+    config.tracker.group = config.tracker.group or sweep_name()
+    train(config, folder)
+
+
+def evaluate() -> None:
+    """Entry point of bdsa-evaluate: measure a trained network at any of its budgets, or a dense one."""
+    launch(_evaluate, EvaluateConfig, "evaluate")
+
+
+def _evaluate(config: EvaluateConfig, folder: Path) -> None:
+    from bdsa.commands.evaluate import measure
+
+    measure(config)
+
+
+def visualize() -> None:
+    """Entry point of bdsa-visualize: show where a trained network computes at each budget."""
+    launch(_visualize, VisualizeConfig, "visualize")
+
+
+def _visualize(config: VisualizeConfig, folder: Path) -> None:
+    from bdsa.commands.visualize import visualize
+
+    visualize(config)
+
+
+def export() -> None:
+    """Entry point of bdsa-export: write a trained network as one safetensors file."""
+    launch(_export, ExportConfig, "export")
+
+
+def _export(config: ExportConfig, folder: Path) -> None:
+    from bdsa.commands.export import export
+
+    export(config)
+
+
+def benchmark() -> None:
+    """Entry point of bdsa-benchmark: measure how fast a training or a trained network goes on this machine."""
+    launch(_benchmark, BenchmarkConfig, "benchmark")
+
+
+def _benchmark(config: BenchmarkConfig, folder: Path) -> None:
+    named = frozenset(o.partition("=")[0].lstrip("+") for o in HydraConfig.get().overrides.task)
+    import_module(BENCHMARKS[config.what]).benchmark(config, named)
+
+
+def pipeline() -> None:
+    """Entry point of bdsa-pipeline: the two stages of the paper with one command."""
+    launch(_pipeline, PipelineConfig, "pipeline")
+
+
+def _pipeline(config: PipelineConfig, folder: Path) -> None:
+    """One of its runs is a training like any other."""
+    from bdsa.training.trainer import train
+
+    train(TrainConfig(**{part.name: getattr(config, part.name) for part in fields(TrainConfig)}), folder)

@@ -1,0 +1,135 @@
+"""The work of bdsa-evaluate: a checkpoint of ours or the authors' or a dense network, on the data asked for."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from bdsa import distributed
+from bdsa.budgets import DENSE, Budgets
+from bdsa.commands.asked_data import data_settings
+from bdsa.config import plugins
+from bdsa.config.commands import EvaluateConfig
+from bdsa.config.settings import ModelConfig
+from bdsa.data.datasets import Splits, create_splits, dataset_names, get_split
+from bdsa.data.loaders import eval_loader
+from bdsa.data.subset import limited
+from bdsa.errors import UserError
+from bdsa.models import checkpoints
+from bdsa.models.factory import check_image_size, check_model_name, create_model
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.ranks import is_main
+from bdsa.report.progress import progress_bar
+from bdsa.report.results_table import print_table
+from bdsa.runs.files import write_json
+from bdsa.sparse.execution import break_even, use_break_even
+from bdsa.training.device import choose_device
+from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
+from bdsa.training.results import describe, draw
+from bdsa.training.run_latency import add_latency, latency_line
+
+
+def measure(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate, print the table, write results.json and pictures; return the results.
+
+    Several processes share the images; rank 0 writes and prints.
+
+    Raises:
+        UserError: for bad input, before any image is looked at.
+    """
+    distributed.start()
+    device = distributed.together(lambda: choose_device(config.trainer))
+    distributed.check_devices(device)
+    name, network, splits, split, budgets, workers = distributed.together(lambda: _subject(config))
+    network.to(device)
+    dataset = splits.train_eval if split == "train" else get_split(splits, split)
+    dataset.draw()
+    dataset = limited(dataset, config.trainer.limit_eval_images)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.part())
+    network.execution = config.execution
+    folder = _folder(config, name, splits.name, split)
+    kept = folder / "execution.json"
+    if config.execution == "auto" and kept.exists():
+        use_break_even(network, json.loads(kept.read_text()))
+    with progress_bar() as bar:
+        task = bar.add_task(f"evaluating {name}", total=len(loader))
+        evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
+    results = describe(network, name, splits, split, evaluation)
+    results["checkpoint"] = config.checkpoint or config.model.weights
+    if is_main():
+        if config.trainer.latency:
+            add_latency(results, network, dataset, device)
+        _write(results, folder, network, dataset, splits, evaluation, device,
+               config.trainer.pictures)
+    return results
+
+
+def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str, list[float], int]:
+    """What is measured: the network and its name, the data, the split's name, the budgets and reading processes.
+
+    Raises:
+        UserError: for the first thing in the config that cannot be.
+    """
+    network, name, content, asked = None, config.model.name, None, config.budgets.targets
+    if config.checkpoint is not None:
+        stored = checkpoints.open_network(config.checkpoint, config.published, asked)
+        network, name, content = stored.network, stored.name, stored.content
+        if config.published is not None and asked is None:
+            asked = list(network.budgets)  # the authors' code never trains the dense path: its row would say nothing
+    else:
+        check_model_name(name)
+    budgets = evaluated_budgets(Budgets([DENSE]) if network is None else network.budgets, asked)
+    data = data_settings(config.data, content)
+    if data.name not in dataset_names():
+        plugins.require(content, config.checkpoint)
+    splits = create_splits(data)
+    split = config.split or splits.reported
+    if split != "train":
+        get_split(splits, split)
+    if network is None:
+        network = _dense_network(config.model, len(splits.classes))
+    if network.num_classes != len(splits.classes):
+        raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, the data "
+                        f"{len(splits.classes)}")
+    check_image_size(network, name, splits.image_size)
+    return name, network, splits, split, budgets, data.workers
+
+
+def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, dataset: Dataset, splits: Splits,
+           evaluation: Evaluation, device: torch.device, pictures: int) -> None:
+    """Leave results and pictures in the folder, and print the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if network.execution == "auto" and (found := break_even(network)) is not None:
+        write_json(folder / "execution.json", found)
+    draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
+    write_json(folder / "results.json", results)
+    print()
+    print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
+    print(f"{splits.name}, split {results['split']}")
+    if line := latency_line(results):
+        print(line)
+    for note in splits.notes:
+        print(f"note: {note}")
+    print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")
+
+
+def _dense_network(model: ModelConfig, classes: int) -> AdaptiveNetwork:
+    """The dense network that the command line names, with its weights."""
+    if model.weights is None and not model.pretrained:
+        raise UserError(f"model={model.name} has no weights to evaluate: give model.weights=PATH or "
+                        f"model.pretrained=true")
+    return create_model(model.name, [DENSE], classes, model.pretrained, weights=model.weights, **model.args)
+
+
+def _folder(config: EvaluateConfig, name: str, data: str, split: str) -> Path:
+    """Where results go: as asked, else beside the run's checkpoints, else under runs/; never over a training's."""
+    if config.out is not None:
+        return Path(config.out)
+    if config.checkpoint is None:
+        return Path("runs") / "evaluations" / f"{name}-{data}-{split}"
+    path = Path(config.checkpoint)
+    home = path.parents[1] if path.parent.name == "checkpoints" else Path("runs")
+    return home / "evaluations" / f"{path.stem}-{data}-{split}"

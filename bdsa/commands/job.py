@@ -1,0 +1,97 @@
+"""One job of a command line: alone, or one of a sweep whose others neither suffer from it nor notice it."""
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bdsa import ranks
+from bdsa.commands.isolation import undisturbed
+from bdsa.config.schema import from_omegaconf
+from bdsa.errors import UserError
+from bdsa.runs import failures
+from bdsa.runs.environment import in_sweep
+
+
+class Job:
+    """What Hydra calls for a composed config; returns what a search maximises, or None.
+
+    A UserError is one line. In a sweep any error is: its traceback is left in the job's folder, and the
+    next job begins as if it were the first.
+
+    Args:
+        work: does it: `work(config, folder)`.
+        schema: the dataclass of the config.
+
+    Attributes:
+        failed: for each failed job, whether only this process knows why.
+    """
+
+    def __init__(self, work: Callable[[Any, Path], None], schema: type) -> None:
+        self.work, self.schema = work, schema
+        self.failed: list[bool] = []
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        ranks.adopt_submitted_job()
+        folder, config = Path(HydraConfig.get().runtime.output_dir), None
+        owns_folder = HydraConfig.get().sweep.subdir != "."  # elsewhere the jobs of a sweep share one
+        try:
+            with undisturbed() if in_sweep() else contextlib.nullcontext():
+                config = from_omegaconf(self.schema, composed)
+                self.work(config, folder)
+        except (Exception, SystemExit) as error:  # some libraries end a process where they should raise
+            if not isinstance(error, UserError) and not in_sweep():
+                if owns_folder and folder.is_dir():
+                    failures.write(folder, error)
+                raise
+            self._failed(error, folder, owns_folder, mine_alone=_is_known_here_alone(error, config))
+            traceback.clear_frames(error.__traceback__)  # they hold the network, and the GPU's memory
+            return None
+        if ranks.is_main() and owns_folder:
+            failures.clear(folder)
+        return objective(getattr(config, "objective", None), folder)
+
+    def _failed(self, error: BaseException, folder: Path, owns_folder: bool, mine_alone: bool) -> None:
+        """Say what went wrong; end where other processes wait for this one."""
+        self.failed.append(mine_alone)
+        if ranks.is_main() or mine_alone:
+            if in_sweep() and owns_folder:
+                where = f" (the traceback is in {failures.write(folder, error)})"
+            else:
+                where = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error))
+            print(f"error: {failures.reason(error)}{where}", file=sys.stderr, flush=True)
+        for empty in (folder, folder.parent):  # what Hydra made before the error was found
+            with contextlib.suppress(OSError):  # not empty, or another process was faster
+                if empty != Path.cwd():
+                    empty.rmdir()
+        if ranks.in_submitted_job() and (mine_alone or not owns_folder):
+            raise error
+        if ranks.world() > 1 and mine_alone and in_sweep():
+            ranks.exit_failed(at_once=True)
+
+
+def _is_known_here_alone(error: BaseException, config: Any) -> bool:
+    """Whether the other processes of a job do not know of its error, so that they wait for this one."""
+    return ranks.world() > 1 and not (isinstance(error, UserError) and (config is None or error.everywhere))
+
+
+def objective(name: str | None, folder: Path) -> float | None:
+    """What a finished run is worth to a search.
+
+    Args:
+        name: "mean" or "worst" top-1 over the trained budgets, or one budget's, such as "b030", in percent.
+        folder: the run's.
+    """
+    file = folder / "results.json"
+    if name is None or not file.exists():
+        return None
+    results = json.loads(file.read_text())
+    top1 = {r["name"]: r["top1"] for r in results["rows"] if r["budget"] in results["trained_budgets"]}
+    return {"mean": sum(top1.values()) / len(top1), "worst": min(top1.values()), **top1}[name]

@@ -1,0 +1,1 @@
+"""Sweeps that survive, one job of them, and the two-stage pipeline."""

@@ -1,0 +1,126 @@
+"""The pipeline as two sweeps: a run for every budget alone; then, with their top-1 as targets, runs of all budgets.
+
+Both stages are jobs like those of any sweep (`bdsa.commands.sweep.sweeper`): any launcher, finished ones are skipped.
+The targets file is named by its numbers, so that a run that was trained for other targets is another run.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from bdsa import ranks
+from bdsa.budgets import Budgets
+from bdsa.commands.sweep.pipeline_table import show_tables
+from bdsa.commands.sweep.plan import FINISHED, PlannedJob, check_folders
+from bdsa.commands.sweep.study import Study
+from bdsa.commands.sweep.sweeper import Grid, combinations, reporting
+from bdsa.commands.targets import collect
+from bdsa.config.commands import TargetsConfig
+from bdsa.config.pipeline import MADE_HERE, PipelineSettings, flat_settings
+from bdsa.config.schema import from_omegaconf
+from bdsa.errors import UserError
+from bdsa.runs.target_runs import mean_top1, read_runs, table
+
+
+class Pipeline(Grid):
+    """A sweeper: every combination of the command line's values gets both stages."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run both stages, report, and end the process with an error if not all is finished."""
+        home, studies = Path(self.config.out), []
+        with reporting(self.launcher, last=lambda: show_tables(studies, home)):
+            check_arguments(arguments)
+            settings = from_omegaconf(PipelineSettings, self.config.pipeline)
+            studies += self._studies(arguments)
+            self._plan_singles(studies, settings, home)
+            self._run("single-budget runs", [j for s in studies for jobs in s.singles.values() for j in jobs])
+            ready = [s for s in studies if all(j.state in FINISHED for jobs in s.singles.values() for j in jobs)]
+            for study in ready:
+                study.targets = write_targets(study, home)
+            self._plan_multi(ready, settings, home)
+            self._run("runs of all budgets", [j for s in ready for jobs in s.multi.values() for j in jobs])
+            if len(ready) < len(studies):
+                self.launcher.trouble.append("no targets")
+                _say("runs of all budgets were not started where a single-budget run, and so a target, is missing")
+
+    def _studies(self, arguments: Sequence[str]) -> list[Study]:
+        shared = [*self._own_choices(arguments), *(a for a in arguments if not _name(a).startswith("pipeline."))]
+        studies: dict[tuple[str, ...], Study] = {}
+        for words in combinations(self.params, shared):
+            key = tuple(w for w in words if _name(w) not in ("trainer.seed", "out", "tracker.group"))
+            if key not in studies:
+                studies[key] = Study(list(key), Budgets(list(self.launcher.compose(words).budgets.targets)))
+            studies[key].seeds.append(words)
+        return list(studies.values())
+
+    def _own_choices(self, arguments: Sequence[str]) -> list[str]:
+        """What bdsa-pipeline chooses otherwise than bdsa-train, in words: a run's command then makes it alone."""
+        names = {_name(a) for a in arguments}
+        recipe = f"recipe={self.config.hydra.runtime.choices.recipe}"
+        own = [] if names & {"recipe", "experiment", "sweep"} else [recipe]
+        return own if "tracker.group" in names else [*own, f"tracker.group={Path(self.config.out).name}"]
+
+    def _plan_singles(self, studies: list[Study], settings: PipelineSettings, home: Path) -> None:
+        known: dict[Path, PlannedJob] = {}  # studies may share runs, such as those of a budget in two lists
+        for study in studies:
+            for budget in study.budgets:
+                jobs = self.launcher.plan([
+                    [*words, *as_words(settings.single), "awareness.metric=none", f"budgets.targets=[{budget}]",
+                     f"out={home / 'singles'}"] for words in study.seeds])
+                check_folders(jobs)
+                study.singles[budget] = [known.setdefault(job.folder, job) for job in jobs]
+
+    def _plan_multi(self, studies: list[Study], settings: PipelineSettings, home: Path) -> None:
+        for study in studies:
+            for metric in settings.metrics:
+                aware = [] if metric == "none" else [f"awareness.targets={study.targets}"]
+                study.multi[metric] = self.launcher.plan([
+                    [*words, *as_words(settings.multi), f"awareness.metric={metric}", *aware, f"out={home / 'multi'}"]
+                    for words in study.seeds])
+        check_folders([job for study in studies for jobs in study.multi.values() for job in jobs])
+
+    def _run(self, what: str, jobs: list[PlannedJob]) -> None:
+        jobs = list({id(job): job for job in jobs}.values())
+        if jobs:
+            _say(f"\n{what}:")
+            self.launcher.run(jobs, first=len(self.launcher.jobs))
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise UserError for a setting that the pipeline chooses itself."""
+    for argument in arguments:
+        if _name(argument) in MADE_HERE:
+            raise UserError(f"{argument} is the pipeline's own to choose: give it {MADE_HERE[_name(argument)]}")
+
+
+def write_targets(study: Study, home: Path) -> Path:
+    """The targets file of a study's finished single-budget runs."""
+    folders = [str(job.folder) for jobs in study.singles.values() for job in jobs]
+    cells = table(read_runs(folders))
+    numbers = {model: {f"{b:g}": round(mean_top1(runs), 3) for b, runs in row.items()} for model, row in cells.items()}
+    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:6]
+    path = home / f"targets-{digest}.csv"
+    if ranks.is_main():
+        print("\ntargets:")
+        collect(folders, TargetsConfig(out=str(path)))
+    return path
+
+
+def as_words(settings: dict) -> list[str]:
+    """A stage's own settings as words of a command line."""
+    plain = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
+    return [f"{'++' if name.startswith('model.args.') else ''}{name}={json.dumps(value)}"
+            for name, value in flat_settings(plain).items()]
+
+
+def _name(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def _say(text: str) -> None:
+    if ranks.is_main():
+        print(text, flush=True)

@@ -1,0 +1,1 @@
+"""What can be set: settings with their rules, options, overrides, plug-ins, targets; the one seam to OmegaConf."""

@@ -1,0 +1,169 @@
+"""Checkpoints: written whole or not at all, read without running code.
+
+`last.pt` holds all that a resumed run needs; `best.pt` what a user needs to run the network.
+"""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from timm.models import is_model, split_model_name_tag
+
+from bdsa.budgets import DENSE
+from bdsa.config import plugins
+from bdsa.errors import UserError
+from bdsa.models.factory import create_model
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.published import load_published_checkpoint
+from bdsa.models.weights import load_completely, read_file, state_dict_of
+from bdsa.ranks import is_main
+
+
+@dataclass
+class ModelSpec:
+    """What it takes to build a network again before its weights are loaded."""
+    name: str
+    num_classes: int
+    budgets: list[float]
+    norm_affine: str = "separate"
+    args: dict[str, Any] = field(default_factory=dict)
+    mask_norm: str = "none"
+
+    def build(self) -> AdaptiveNetwork:
+        """A network of this form with fresh weights."""
+        return create_model(self.name, self.budgets, self.num_classes, norm_affine=self.norm_affine,
+                            mask_norm=self.mask_norm, **self.args)
+
+
+@dataclass
+class StoredNetwork:
+    """The network of a file, and what else is known of it.
+
+    Attributes:
+        network: with all its weights.
+        name: the model's name; of a file of the authors' code, the architecture's.
+        content: the checkpoint, or None where the authors' code wrote it.
+    """
+    network: AdaptiveNetwork
+    name: str
+    content: dict[str, Any] | None
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """torch.save to `path` through a temporary file, so that a crash leaves the old file whole. Rank 0 alone saves."""
+    if not is_main():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:
+    """The part of a checkpoint that a user needs: the network's form and weights."""
+    return {"format": "bdsa", "model": asdict(spec), "state_dict": network.state_dict(), **more}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of this project.
+
+    Raises:
+        UserError: if it is missing, damaged, would run code, or is not a checkpoint of this project.
+    """
+    content = _read(path)
+    if not _is_ours(content):
+        raise UserError(f"{path} is not a checkpoint of bdsa-train: for a dense network's weights give "
+                        f"model=NAME model.weights={path}")
+    return content
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """A file's content; that of bdsa-export as the checkpoint that it was made from."""
+    content = read_file(path)
+    if Path(path).suffix == ".safetensors":  # a file of bdsa-export says in its metadata what it is
+        with safe_open(path, framework="pt") as file:
+            stated = (file.metadata() or {}).get("bdsa")
+        content = {**json.loads(stated), "state_dict": content} if stated else content
+    return content
+
+
+def _is_ours(content: dict[str, Any]) -> bool:
+    return content.get("format") == "bdsa" and isinstance(content.get("model"), dict)
+
+
+def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
+    """Build the network of a checkpoint and load all its weights.
+
+    Args:
+        content: what `read_checkpoint` returned.
+        source: what to call it in errors.
+
+    Raises:
+        UserError: if the weights do not fit the form that the file states.
+    """
+    spec = ModelSpec(**content["model"])
+    if not is_model(split_model_name_tag(spec.name)[0]):
+        plugins.require(content, source)
+    network = spec.build()
+    load_completely(network, content["state_dict"], source)
+    return network
+
+
+def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path) -> None:
+    """Give a network the weights of a trained one, mask units and norms of its budgets included.
+
+    Args:
+        network: of the form `spec`; the file may have further budgets.
+        path: a checkpoint of bdsa-train or a file of bdsa-export.
+
+    Raises:
+        UserError: if the file's network has another form, or lacks one of the budgets.
+    """
+    content = read_checkpoint(path)
+    stated = ModelSpec(**content["model"])
+    for name in ("name", "num_classes", "norm_affine", "mask_norm", "args"):
+        if getattr(stated, name) != getattr(spec, name):
+            raise UserError(f"model.start={path} has {name}={getattr(stated, name)}, this run asks for "
+                            f"{getattr(spec, name)}")
+    lacking = [b for b in spec.budgets if b != DENSE and b not in stated.budgets]
+    if lacking:
+        raise UserError(f"model.start={path} was not trained for budget {lacking[0]:g}; it has "
+                        f"{', '.join(f'{b:g}' for b in stated.budgets)}")
+    source = load_network(content, path).state_dict()
+    network.load_state_dict({name: source[name] for name in network.state_dict()})
+
+
+def open_network(path: str | Path, published: str | None = None, asked: Sequence[float] | None = None) -> StoredNetwork:
+    """The network of a checkpoint of bdsa-train or bdsa-export, or of one of the authors' code.
+
+    Args:
+        path: the file.
+        published: the architecture of a file of the authors' code, such as "resnet18_multi".
+        asked: budgets that the command asks for; one below 1 tells a single-budget file of the authors'
+            code its budget, which that file does not say.
+
+    Raises:
+        UserError: for a file that is neither, or one that the two arguments do not fit.
+    """
+    content = _read(path)
+    if _is_ours(content):
+        if published is not None:
+            raise UserError(f"{path} is a checkpoint of bdsa-train, which says itself that it holds a "
+                            f"{content['model']['name']}: leave out published={published}")
+        return StoredNetwork(load_network(content, path), content["model"]["name"], content)
+    if published is None:
+        raise UserError(f"{path} is not a checkpoint of bdsa-train: for one of the authors' code give its "
+                        f"architecture, such as published=resnet18_multi; a dense network's weights have no masks and "
+                        f"are bdsa-evaluate's model=NAME model.weights={path}")
+    below = [budget for budget in asked or () if budget != DENSE]
+    if len(below) != 1 and any(".masker." in key for key in state_dict_of(content, path)):
+        raise UserError(f"{path} is of a single budget, which the file does not say: give it, such as "
+                        f"budgets.targets=[0.5]")
+    network = load_published_checkpoint(path, published, budget=below[0] if len(below) == 1 else None)
+    return StoredNetwork(network, published, None)

@@ -1,0 +1,1 @@
+"""Pictures: where each budget computed, how it trained, accuracy over cost."""

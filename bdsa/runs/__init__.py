@@ -1,0 +1,1 @@
+"""A run on disk: its folder, name, metrics, tracker, and how it is read again."""

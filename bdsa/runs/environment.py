@@ -1,0 +1,60 @@
+"""What a result depends on beside its settings: command, versions, commit, processor."""
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from bdsa.machine import processor
+
+PACKAGES = ("bdsa", "torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb", "numpy")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a result depends on beside the settings: command, versions, commit, processor, device."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"command": command(), "commit": commit(),
+            "python": platform.python_version(), "versions": versions, "platform": platform.platform(),
+            "processor": processor(), "threads": torch.get_num_threads(), "device": device,
+            "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else None}
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a multirun."""
+    return HydraConfig.initialized() and OmegaConf.select(HydraConfig.get(), "job.num") is not None
+
+
+def command() -> str:
+    """The command line that this run came from; of a job of a sweep, the one that makes it alone."""
+    if in_sweep():
+        job = HydraConfig.get()
+        name = "bdsa-train" if job.job.config_name in ("train", "pipeline") else f"bdsa-{job.job.config_name}"
+        return shlex.join([name, *OmegaConf.to_container(job.overrides.task)])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with "+" where files differ from it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              check=True, timeout=10).stdout.strip()
+    try:
+        if not git("ls-files", Path(__file__).name):  # installed inside somebody else's checkout
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

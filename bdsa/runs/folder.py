@@ -1,0 +1,121 @@
+"""A run's folder: what is in it, who may write to it, and what made it.
+
+Rules, in this order, when a command is started:
+1. The folder is empty or missing: a new run.
+2. It holds a run of other settings: an error that names them, unless `trainer.fresh=true`.
+3. It holds results.json: the run is done; it is shown, nothing is written.
+4. It holds checkpoints/last.pt: the run goes on after that checkpoint's epoch.
+5. It holds settings but no checkpoint: the run was stopped in its first epoch and starts again.
+6. `trainer.fresh=true`: what the run wrote is removed first.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bdsa.errors import UserError
+from bdsa.ranks import is_main
+from bdsa.runs.environment import environment
+from bdsa.runs.files import write_json, write_text
+from bdsa.runs.metrics import MetricsFile
+from bdsa.runs.name import decisive_settings, default_settings
+
+log = logging.getLogger("bdsa")
+MASK_SET = "masks.json"  # in pictures/ and visualizations/NAME/: see bdsa.report.pictures.mask_set
+
+
+class PrintHandler(logging.Handler):
+    """Log with print, so that a progress bar that has taken over stdout keeps its line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):  # a reader that went away must not end a training
+            print(self.format(record), flush=True)
+
+
+class RunFolder:
+    """Paths of a run and its standing by the rules above.
+
+    Args:
+        path: the folder; it need not exist.
+        config: the run's settings as a plain nested dictionary.
+        fresh: rule 6.
+
+    Raises:
+        UserError: by rule 2, before anything is written.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], fresh: bool = False) -> None:
+        self.path, self.config = path, config
+        self.config_file, self.environment_file = path / "config.yaml", path / "environment.json"
+        self.last, self.best = path / "checkpoints" / "last.pt", path / "checkpoints" / "best.pt"
+        self.best_ema = path / "checkpoints" / "best_ema.pt"
+        self.results_file, self.pictures = path / "results.json", path / "pictures"
+        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.handlers: list[logging.Handler] = []
+        self.fresh = fresh
+        if not fresh and self.config_file.exists():
+            self._check_same_settings()
+        self.done = self.results_file.exists() and not fresh
+        self.resumes = self.last.exists() and not fresh
+
+    def best_of(self, weights: str) -> Path:
+        """The best checkpoint of the "raw" weights, or of their average, "ema"."""
+        return {"raw": self.best, "ema": self.best_ema}[weights]
+
+    def training_picture(self, epoch: int) -> Path:
+        """Where the picture of the masks after an epoch goes."""
+        return self.pictures / "training" / f"epoch_{epoch:04d}.png"
+
+    def training_pictures(self) -> dict[int, Path]:
+        """Epoch -> its picture, of those that were drawn."""
+        return {int(p.stem.rpartition("_")[2]): p for p in sorted((self.pictures / "training").glob("epoch_*.png"))}
+
+    def _check_same_settings(self) -> None:
+        old = {**default_settings(), **decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))}
+        new = decisive_settings(self.config)
+        changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if changed:
+            raise UserError(f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}"
+                            f"{'; ...' if len(changed) > 3 else ''}): choose another name=..., or discard that run "
+                            f"with trainer.fresh=true")
+
+    def open(self, device: str) -> str:
+        """Make the folder, write settings and environment, start the log; return the run's id for trackers.
+
+        Rank 0 alone does; in other processes there is nothing to write and nobody to tell.
+        """
+        if not is_main():
+            log.addHandler(logging.NullHandler())  # without any, Python would print warnings
+            log.propagate = False
+            return ""
+        if self.fresh:
+            for part in (self.config_file, self.environment_file, self.results_file, self.metrics.path,
+                         self.last.parent, self.pictures, self.path / "wandb", self.path / "train.log"):
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        run_id = uuid.uuid4().hex[:12]
+        if self.environment_file.exists():
+            run_id = json.loads(self.environment_file.read_text()).get("run_id", run_id)
+        write_json(self.environment_file, {"run_id": run_id, **environment(device)})
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        self.handlers = [logging.FileHandler(self.path / "train.log"), PrintHandler()]
+        for handler in self.handlers:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        return run_id
+
+    def close(self) -> None:
+        """Stop logging to this folder, so that the next job of a multirun starts clean."""
+        for handler in self.handlers:
+            log.removeHandler(handler)
+            handler.close()
+        self.handlers = []

@@ -1,0 +1,103 @@
+"""Build what a run needs from its config, cheapest checks first: nothing slow starts on bad input."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bdsa.budgets import Budgets
+from bdsa.config.settings import TrainConfig
+from bdsa.config.targets import read_targets
+from bdsa.data.datasets import Splits, create_splits
+from bdsa.data.loaders import EpochLoader, train_loader
+from bdsa.distributed import part, world
+from bdsa.errors import UserError
+from bdsa.method.awareness import check_metric
+from bdsa.method.whole_batch import use_whole_batch
+from bdsa.models.checkpoints import ModelSpec, start_from
+from bdsa.models.factory import check_image_size, check_model_name, create_model
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.training.compilation import check_compiler
+from bdsa.training.optimization import check_optimizer
+from bdsa.training.teachers import Teacher, create_teacher
+
+
+@dataclass
+class Parts:
+    """What the trainer trains with."""
+    spec: ModelSpec
+    network: AdaptiveNetwork
+    splits: Splits
+    loader: EpochLoader
+    batches: int                        # that an epoch uses: the loader's, unless a dry run limits them
+    budgets: Budgets
+    targets: list[float] | None
+    teacher: Teacher | None
+
+
+def assemble(config: TrainConfig, device: torch.device) -> Parts:
+    """Data, network, targets and teacher of a training run.
+
+    Raises:
+        UserError: for the first thing in the config that cannot be.
+    """
+    budgets = Budgets(config.budgets.targets)
+    check_model_name(config.model.name)
+    check_optimizer(config.recipe)
+    if config.trainer.compile:
+        check_compiler(device)
+    targets = None
+    if config.awareness.metric != "none":
+        if config.awareness.targets is None:
+            raise UserError(f"awareness.metric={config.awareness.metric} needs awareness.targets: a CSV file, or "
+                            f"imagenet or cifar10 for the published ones")
+        targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
+        check_metric(config.awareness.metric, targets)
+    shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
+    if config.recipe.batch_size % shares:
+        raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes,"
+                        f" which cannot share it equally: make it a multiple of {shares}")
+    splits = create_splits(config.data)
+    loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
+                          config.trainer.seed, *part())
+    batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
+    recipe = config.recipe
+    if batches < recipe.accumulation:
+        raise UserError(f"recipe.accumulation={recipe.accumulation} is more than an epoch's {batches} batches of "
+                        f"{recipe.batch_size} images: no update would be made; give {batches} or less")
+    spec, network = create_network(config, budgets, splits, device)
+    teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config))
+    return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
+
+
+def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
+                   device: torch.device) -> tuple[ModelSpec, AdaptiveNetwork]:
+    """The network to train, as the config says but for the budgets, and what rebuilds it."""
+    torch.manual_seed(config.trainer.seed)
+    model = config.model
+    spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args,
+                     model.mask_norm)
+    network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
+                           reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
+                           mask_start=model.mask_start, **model.args, **drop_path(config))
+    if model.start is not None:
+        start_from(network, spec, model.start)
+    check_image_size(network, model.name, splits.image_size)
+    if world() > 1:
+        use_whole_batch(network, norms=config.trainer.sync_batch_norm)
+    return spec, network.to(device, memory_format=layout(config))
+
+
+def layout(config: TrainConfig) -> torch.memory_format:
+    """The memory layout of images, weights and teacher."""
+    return torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+
+
+def drop_path(config: TrainConfig) -> dict[str, float]:
+    """timm's argument for stochastic depth. It is not part of the network's form: it acts in training only."""
+    if not config.recipe.drop_path:
+        return {}
+    if "drop_path_rate" in config.model.args:
+        raise UserError(f"recipe.drop_path={config.recipe.drop_path} and model.args.drop_path_rate="
+                        f"{config.model.args['drop_path_rate']} are the same setting: give one of them")
+    return {"drop_path_rate": config.recipe.drop_path}

@@ -1,0 +1,42 @@
+"""Training through torch.compile: a graph a budget, and none broken by the masks.
+
+The budget, the temperature and the noise are constants of a graph, so a training makes one graph a
+budget and phase (the temperature falls, the noise ends). The noise of compiled graphs is another draw
+than eager PyTorch's; it is seeded the same way, so that a run still replays.
+"""
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from bdsa.errors import UserError
+from bdsa.machine import compiler_names, has_compiler
+from bdsa.models.network import AdaptiveNetwork
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise UserError where torch.compile would fail at the first step for want of a compiler."""
+    if not has_compiler():
+        raise UserError("trainer.compile=true needs a C++ compiler, and none of "
+                        f"{', '.join(compiler_names())} is here: install one or set trainer.compile=false")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("trainer.compile=true needs the package triton on a GPU: pip install triton")
+
+
+def compiled(network: AdaptiveNetwork, image_size: int, phases: int, **options: Any) -> nn.Module:
+    """A module that calls `network` compiled; the weights and their names stay the network's own.
+
+    Args:
+        network: an adaptive network.
+        image_size: side of the square images that it will see.
+        phases: how many combinations of temperature and noise there will be.
+        options: further arguments of torch.compile.
+    """
+    network.dense_macs((image_size, image_size))  # counted before: inside a graph it could not be
+    graphs = (len(network.budgets) + 1) * phases  # the dense network too, as its own teacher
+    limits = torch._dynamo.config  # the default of 8 would leave later graphs uncompiled
+    limits.recompile_limit = max(limits.recompile_limit, graphs)
+    return torch.compile(network, dynamic=False, **options)

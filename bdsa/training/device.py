@@ -1,0 +1,38 @@
+"""The device that a run takes."""
+from __future__ import annotations
+
+import torch
+
+from bdsa.config.settings import TrainerConfig
+from bdsa.distributed import world
+from bdsa.errors import UserError
+from bdsa.ranks import local_rank
+
+
+def choose_device(config: TrainerConfig) -> torch.device:
+    """The device that the config names, or the best one that is there; also sets the CPU's threads.
+
+    Of several processes on a machine, each takes the GPU of its local rank.
+
+    Raises:
+        UserError: for a device that this machine does not have, or that several processes cannot share.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return own_gpu() if torch.cuda.is_available() else torch.device("cpu")
+    if world() > 1 and config.device.startswith("cuda:"):
+        raise UserError(f"trainer.device={config.device} names one GPU for {world()} processes: use trainer.device=cuda"
+                        f" and CUDA_VISIBLE_DEVICES")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.device={config.device} is not available on this machine: use trainer.device=cpu")
+    return own_gpu() if config.device == "cuda" else torch.device(config.device)
+
+
+def own_gpu() -> torch.device:
+    """The current GPU, or that of this process's local rank; a launcher may also show each process its own alone."""
+    if world() == 1:
+        return torch.device("cuda")
+    device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # NCCL and the loaders' pinned memory use the current one
+    return device

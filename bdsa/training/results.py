@@ -1,0 +1,180 @@
+"""The end of a run: calibrate the best network, measure it on the reported split, write and show it."""
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from bdsa.budgets import DENSE, DENSE_NAME, budget_name
+from bdsa.config.settings import TrainConfig
+from bdsa.data.datasets import Splits
+from bdsa.data.loaders import eval_loader, train_loader
+from bdsa.data.subset import limited
+from bdsa.distributed import part, share_state
+from bdsa.method.whole_batch import use_own_part
+from bdsa.models import checkpoints
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.weights import load_completely
+from bdsa.ranks import is_main
+from bdsa.report.pictures.mask_set import write_mask_set
+from bdsa.report.pictures.run import accuracy_cost_picture, curves_picture, density_picture, mask_picture
+from bdsa.report.results_table import print_table
+from bdsa.runs.files import write_json
+from bdsa.runs.folder import MASK_SET, RunFolder
+from bdsa.runs.tracker import NoTracker
+from bdsa.training.assembly import Parts
+from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
+from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
+from bdsa.training.run_latency import add_latency, latency_line
+from bdsa.training.teachers import self_teacher
+
+log = logging.getLogger(__name__)
+
+
+def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:
+    """Turn the best checkpoints into the run's result.
+
+    The result is the averaged network where there is one (`recipe.ema_decay`): results.json, its rows and
+    the pictures describe it. The raw weights' rows stand beside them, under "raw".
+    """
+    network, splits = parts.network, parts.splits
+    dataset = limited(getattr(splits, splits.reported), config.trainer.limit_eval_images)
+    kept = ("raw",) if config.recipe.ema_decay is None else ("raw", "ema")
+    measured = {w: _measure_best(config, parts, run.best_of(w), dataset, device) for w in kept}
+    results, evaluation = measured[kept[-1]]  # its network is the one that `parts` now holds
+    if len(kept) > 1:
+        results["raw"] = {key: measured["raw"][0][key] for key in ("epoch", "rows")}
+    if not is_main():
+        return
+    if config.trainer.latency:  # after the checkpoints are written: two runs alike differ in their times
+        add_latency(results, network, dataset, device)
+    rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
+    pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
+    curves_picture(run.metrics.read(), run.pictures / "curves.png")
+    tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
+    tracker.log_table(rows, {key: results[key] for key in ("epoch", "split", "parameters", "dense_macs")})
+    write_json(run.results_file, results)  # last: it marks the run as finished
+
+
+def _measure_best(config: TrainConfig, parts: Parts, path: Path, dataset: Dataset,
+                  device: torch.device) -> tuple[dict, Evaluation]:
+    """Calibrate the network of a best checkpoint, measure it, and write both back; `parts.network` becomes it."""
+    best = checkpoints.read_checkpoint(path)
+    load_completely(parts.network, best["state_dict"], path)
+    if config.recipe.ema_decay is not None:
+        log.info("%s weights, epoch %d:", "averaged" if best["weights"] == "ema" else "raw", best["epoch"])
+    if not best["calibrated"]:
+        _calibrate(config, parts, device)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers, *part())
+    evaluation = evaluate(parts.network, loader, evaluated_budgets(parts.budgets), device)
+    results = describe(parts.network, config.model.name, parts.splits, parts.splits.reported, evaluation)
+    results.update(epoch=best["epoch"], weights=best["weights"], validated_on=parts.splits.validated_on)
+    if parts.targets is not None:
+        results["awareness"] = {"metric": config.awareness.metric,
+                                "targets": dict(zip(parts.budgets.names, parts.targets))}
+    best.update(state_dict=parts.network.state_dict(), calibrated=True, results=results)
+    checkpoints.save(path, best)
+    return results, evaluation
+
+
+def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
+    """Thresholds that meet the budgets, and statistics of a dense path that was not trained.
+
+    Statistics see augmented images, as those of the trained budgets did: measured on others they
+    cost points (experiments/LOG.md). Thresholds see what inference sees.
+
+    Every process does it with the same images, as one process would, and takes over rank 0's outcome:
+    another GPU may have rounded otherwise.
+    """
+    use_own_part(parts.network)
+    count, size, workers = config.budgets.calibration_images, config.trainer.eval_batch_size, config.data.workers
+    if not parts.budgets.has_dense and parts.teacher is not self_teacher:
+        images = limited(parts.splits.train, count)
+        augmented = train_loader(images, min(size, len(images)), workers, config.trainer.seed)
+        calibrate_dense_statistics(parts.network, [x.to(device) for x, _ in augmented])
+    if config.budgets.calibrate:
+        images = eval_loader(limited(parts.splits.train_eval, count), size, workers)
+        calibrate_thresholds(parts.network, [x.to(device) for x, _ in images])
+    share_state(parts.network)
+
+
+def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
+    """The content of results.json."""
+    return {"model": name, "parameters": sum(p.numel() for p in network.parameters()),
+            "dense_macs": network.dense_macs((splits.image_size, splits.image_size)),
+            "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
+            "trained_budgets": list(network.budgets), "rows": evaluation.rows}
+
+
+def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,
+         count: int, device: torch.device) -> dict[str, Path]:
+    """Masks on images, density per block and accuracy over cost; returns the files by name."""
+    paths = {"accuracy_cost": folder / "accuracy_cost.png"}
+    accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"])
+    adaptive = [r["budget"] for r in evaluation.rows if r["budget"] != DENSE]
+    if not adaptive or not count:
+        return paths
+    paths.update(masks=folder / "masks.png", density=folder / "density.png")
+    density_picture({n: d for n, d in evaluation.densities.items() if n != DENSE_NAME}, paths["density"])
+    draw_masks(network, dataset, splits, adaptive, paths["masks"], count, device, evaluation)
+    return paths
+
+
+def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Iterable[float], path: Path,
+               count: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
+    """The sheet of `bdsa.report.pictures.run.mask_picture` for `count` images, always the same ones.
+
+    With an evaluation, the masks and its densities are written beside the sheet too, for bdsa-report. Returns the
+    path. The network is left in eval mode.
+    """
+    few = limited(dataset, count)
+    samples = [few[i] for i in range(len(few))]
+    images = torch.stack([image for image, _ in samples])
+    usages, predictions = {}, {}
+    network.eval()
+    with torch.inference_mode():
+        for budget in budgets:
+            name = budget_name(budget)
+            logits, usage = network(images.to(device), budget=budget, return_usage=True)
+            usages[name] = [m.cpu() for m in usage.masks]
+            predictions[name] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
+    shown = (images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]).clamp(0, 1)
+    labels = [splits.classes[label] for _, label in samples]
+    mask_picture(shown, usages, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
+                 predictions=predictions, max_images=count)
+    if evaluation is not None:
+        write_mask_set(path.with_name(MASK_SET), shown, usages, labels=labels, predictions=predictions,
+                       densities=evaluation.densities, measured=evaluation.rows[0]["images"])
+    return path
+
+
+def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:
+    """Print the table of a finished run and where everything is, once for all processes."""
+    if not is_main():
+        return
+    results = json.loads(run.results_file.read_text())
+    print()
+    print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
+    averaged = " (averaged weights)" if results["weights"] == "ema" else ""
+    print(f"{results['data']}, split {results['split']}: network of epoch {results['epoch']}{averaged}, "
+          f"chosen on {results['validated_on']}")
+    if raw := results.get("raw"):
+        print()
+        print_table(raw["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
+        print(f"the same without averaging: raw weights of epoch {raw['epoch']}")
+    if line := latency_line(results):
+        print(line)
+    if DENSE not in results["trained_budgets"]:
+        print("the dense budget was not trained: its row is the shared weights with all masks one")
+    parts = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
+             ("unaveraged", run.best if raw else None), ("metrics", run.metrics.path),
+             ("results", run.results_file), ("pictures", run.pictures), ("W&B run", tracked)]
+    for what, where in parts:
+        if where is not None:
+            print(f"  {what:<11}{where}")
+    if note:
+        print(note)

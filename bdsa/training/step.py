@@ -1,0 +1,151 @@
+"""The single training step, alone: a benchmark runs exactly what the training runs.
+
+Nothing here waits for the device: no value is read back, losses stay tensors where they are. (One
+exception is torch's: with float16, its gradient scaler reads a flag before each update.)
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from bdsa.config.settings import TrainConfig
+from bdsa.data.seeds import mixed_seed
+from bdsa.distributed import average_gradients
+from bdsa.training.assembly import Parts, layout
+from bdsa.training.compilation import compiled
+from bdsa.training.objective import Objective
+from bdsa.training.optimization import backbone_parameters, create_optimizer, create_schedule
+
+PRECISIONS = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TrainStep:
+    """One micro-batch of one budget and, where it ends an accumulation, the update of the weights.
+
+    Everything follows from the number of the step, counted from the start of the whole training: its
+    epoch, its budget (round robin, so that every budget gets the same number of images), the rates.
+
+    Args:
+        config: the training's settings.
+        parts: network, budgets, teacher and the batches of an epoch. Those that do not fill an
+            accumulation are not used, so that no gradient crosses an epoch's end.
+        device: where the network is.
+
+    Attributes:
+        network: the bare network, which owns the weights: what is saved and evaluated.
+        ema: the averaged network, or None. Batch-norm statistics are averaged like the weights that
+            they belong to; counters are copied.
+        forward: what is called: the network, or what wraps it.
+        per_epoch, total: micro-batches of an epoch, and of the training.
+        weights: the awareness weight of each budget, set anew after every epoch.
+    """
+
+    def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
+        recipe = self.recipe = config.recipe
+        self.network, self.budgets, self.device = parts.network, parts.budgets, device
+        self.seed = config.trainer.seed
+        self.precision = PRECISIONS[config.trainer.amp]
+        self.layout = layout(config)
+        updates = parts.batches // recipe.accumulation
+        self.per_epoch = updates * recipe.accumulation
+        self.total = recipe.epochs * self.per_epoch
+        self.weights = [1.0] * len(self.budgets)
+        self.objective = Objective(config.budgets, recipe, config.teacher, parts.teacher)
+        self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
+                           num_classes=parts.spec.num_classes) if recipe.mixes else None
+        # In this order: what owns the weights first, then what wraps the network that is called.
+        self.backbone = backbone_parameters(self.network)
+        self.optimizer = create_optimizer(self.network, recipe)
+        self.schedule = create_schedule(self.optimizer, recipe, updates)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
+        self.ema = None if recipe.ema_decay is None else ModelEmaV3(self.network, decay=recipe.ema_decay)
+        self.forward = self.network
+        if config.trainer.compile:
+            phases = len(config.budgets.temperatures) + 1  # the noise ends in one of them
+            self.forward = compiled(self.network, parts.splits.image_size, phases)
+
+    @property
+    def learning_rate(self) -> float:
+        """The schedule's current rate, before the groups' scales."""
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group["lr_scale"]
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the network to training, and every random number of the epoch by (seed, epoch)."""
+        torch.manual_seed(mixed_seed("epoch", self.seed, epoch))
+        np.random.seed(mixed_seed("mixup", self.seed, epoch) % 2 ** 32)  # timm's Mixup draws from numpy
+        self.network.train()
+
+    def __call__(self, step: int, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Train on one micro-batch.
+
+        Args:
+            step: its number, from 0 in the first epoch on.
+            images: [B, 3, H, W]; labels: int64 [B]; on any device.
+
+        Returns:
+            The losses by name and "fraction/<budget>", scalars without gradient, on the device.
+        """
+        epoch, turn = step // self.per_epoch, step % len(self.budgets)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
+        labels = labels.to(self.device, non_blocking=True)
+        if self.mixup is not None:
+            images, labels = self.mixup(images.clone(), labels)  # in place; labels: float [B, classes], smoothed
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            losses = self.objective(self.forward, images, labels, self.budgets.at_step(step), epoch,
+                                    step / self.total, self.weights[turn])
+        self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
+        self.objective.steer(self.network, self.budgets.at_step(step), losses["conditional_fraction"],
+                             step / self.total)
+        if (step + 1) % self.recipe.accumulation == 0:
+            self.update((step + 1) // self.recipe.accumulation, epoch < self.recipe.freeze_backbone_epochs)
+        losses[f"fraction/{self.budgets.names[turn]}"] = losses.pop("conditional_fraction")
+        return {name: value.detach() for name, value in losses.items()}
+
+    def update(self, updates: int, frozen: bool = False) -> None:
+        """Move the weights by what the accumulated gradients say.
+
+        Args:
+            updates: which update of the training this is; 1 is the first.
+            frozen: whether only the mask units move. The others' gradients are dropped, so that an
+                optimiser passes them by: no weight decay, no momentum. Their `requires_grad` stays, which
+                compiled graphs and data-parallel wrappers were built for. Batch-norm statistics go on
+                being measured: a budget's belong to its masks, and those change.
+        """
+        average_gradients(self.network.parameters())  # before unscaling: all ranks find the same overflows
+        self.scaler.unscale_(self.optimizer)
+        if frozen:
+            for parameter in self.backbone:
+                parameter.grad = None
+        if self.recipe.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.schedule is not None:
+            self.schedule.step_update(updates)
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """What is evaluated and kept: the network under "raw" and, where there is one, the average under "ema"."""
+        return {"raw": self.network} | ({} if self.ema is None else {"ema": self.ema.module})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs beside the network's weights."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+                "ema": None if self.ema is None else self.ema.module.state_dict(), "budget_weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.weights = state["budget_weights"]

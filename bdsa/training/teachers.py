@@ -1,0 +1,84 @@
+"""Teachers for distillation: none, the network's own dense path, or any dense network."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bdsa.budgets import DENSE
+from bdsa.config.settings import TeacherConfig
+from bdsa.data.datasets import Splits
+from bdsa.errors import UserError
+from bdsa.models.factory import create_dense_model
+from bdsa.models.weights import OTHER_CLASSES
+
+Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
+
+
+def self_teacher(network: nn.Module, images: Tensor) -> Tensor:
+    """The network's own dense path on the same images, without gradient.
+
+    It runs in the network's current mode: with batch statistics while training, so that it stays a
+    sensible teacher where the dense budget itself is not trained.
+    """
+    with torch.no_grad():
+        return network(images, budget=DENSE)
+
+
+class DenseTeacher:
+    """A pretrained dense network in eval mode, which sees images as it was trained to see them.
+
+    Args:
+        network: any timm network with the student's classes.
+        mean, std: normalisation of the images that it will be given, [3] each.
+    """
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        self.network = network.eval().requires_grad_(False)
+        cfg = getattr(network, "pretrained_cfg", None) or {}
+        device = next(network.parameters()).device
+        own_mean, own_std, mean, std = (torch.tensor(v, device=device) for v in (
+            cfg.get("mean") or mean, cfg.get("std") or std, mean, std))
+        self.scale = (std / own_std)[:, None, None]
+        self.shift = ((mean - own_mean) / own_std)[:, None, None]
+        self.size = tuple(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
+
+    def __call__(self, student: nn.Module, images: Tensor) -> Tensor:
+        """images: [B, 3, H, W] as the student sees them -> logits [B, classes]."""
+        with torch.no_grad():
+            images = images * self.scale + self.shift
+            if self.size and tuple(images.shape[2:]) != self.size:
+                images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
+            return self.network(images)
+
+
+def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device,
+                   layout: torch.memory_format = torch.contiguous_format) -> Teacher | None:
+    """The teacher that the config asks for, or None.
+
+    Args:
+        config: kind, name, weights.
+        splits: for the number of classes and the images' normalisation.
+        student: name of the student's model, the default of a checkpoint teacher's.
+        device: where it runs.
+        layout: of its weights; another one than the images' would be converted in every step.
+
+    Raises:
+        UserError: for an unknown model, weights that do not fit, or other classes than the data's.
+    """
+    if config.kind == "none":
+        return None
+    if config.kind == "self":
+        return self_teacher
+    name, classes = config.name or student, len(splits.classes)
+    try:
+        network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights, section="teacher",
+                                     **({"num_classes": classes} if config.weights else {}))
+    except UserError as error:
+        raise UserError(f"teacher {name}: {error}") from error
+    if network.num_classes != classes:
+        raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
+                        f"{OTHER_CLASSES['teacher']}")
+    return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std)
