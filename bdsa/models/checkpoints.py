@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import load_published_checkpoint
 from bdsa.models.weights import load_completely, read_file, state_dict_of
 from bdsa.ranks import is_main
+from bdsa.runs.files import replacing
 
 
 @dataclass
@@ -56,13 +56,11 @@ class StoredNetwork:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """torch.save to `path` through a temporary file, so that a crash leaves the old file whole. Rank 0 alone saves."""
+    """torch.save to `path`, whole or not at all. Rank 0 alone saves."""
     if not is_main():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:

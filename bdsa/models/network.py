@@ -1,8 +1,10 @@
 """The adaptive network: the budget is an input of the forward pass."""
 from __future__ import annotations
 
+import functools
+import importlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
@@ -88,9 +90,7 @@ class AdaptiveNetwork:
                           published_cost, part)
         size = tuple(x.shape[2:])
         if (budget != DENSE or plain) and self._execution != "masked":
-            from bdsa.sparse.execution import run_sparse  # not above: it needs the blocks, which need nothing of it
-
-            if (ran := run_sparse(self, x, name, None if plain else masks, return_usage)) is not None:
+            if (ran := _sparse_runner()(self, x, name, None if plain else masks, return_usage)) is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         if plain:
             return super().forward(x)
@@ -120,6 +120,12 @@ class AdaptiveNetwork:
             first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
             self._dense_macs[size] = count_dense_macs(self, size, first.in_channels)
         return self._dense_macs[size]
+
+
+@functools.cache
+def _sparse_runner() -> Callable[..., tuple[Tensor, list[BlockUsage]] | None]:
+    """`run_sparse`, found by its name: sparse execution is made of the blocks here, which know nothing of it."""
+    return importlib.import_module("bdsa.sparse.execution").run_sparse
 
 
 class AdaptiveResNet(AdaptiveNetwork, ResNet):

@@ -5,7 +5,6 @@ Unlike a checkpoint it holds nothing of the optimiser and nothing of the machine
 from __future__ import annotations
 
 import json
-import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save
 
 from bdsa.models import checkpoints
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.runs.files import replacing
 
 CARRIED = ("format", "model", "epoch", "calibrated", "weights", "config", "results", "classes")
 # Settings that are reduced to a file's name, and those that belong to one machine.
@@ -39,11 +39,8 @@ def write_weights_file(path: Path, content: dict[str, Any], attribution: str | N
     # In their own order and layout: channels-last tensors are not contiguous, and views would be refused.
     tensors = {name: t.detach().cpu().to(memory_format=torch.contiguous_format).clone()
                for name, t in content["state_dict"].items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    # Not save_file, whose files only their owner may read.
-    temporary.write_bytes(save(tensors, metadata={"bdsa": json.dumps(carried)}))
-    os.replace(temporary, path)
+    with replacing(path) as file:  # not save_file, whose files only their owner may read
+        file.write(save(tensors, metadata={"bdsa": json.dumps(carried)}))
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:

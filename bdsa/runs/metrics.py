@@ -11,6 +11,7 @@ from typing import Any
 
 from bdsa.errors import UserError
 from bdsa.ranks import is_main
+from bdsa.runs.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +107,8 @@ class MetricsFile:
         kept = [row for row in rows if row.get("epoch") is None or row["epoch"] <= epoch]
         if not self.path.exists():
             return 0
-        scratch = self.path.with_name(self.path.name + ".new")
-        with open(scratch, "wb") as file:
+        with replacing(self.path) as file:
             file.writelines(json.dumps(row).encode() + b"\n" for row in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, self.path)
         return len(rows) - len(kept)
 
     def _parse(self, line: bytes, number: int) -> Row:
