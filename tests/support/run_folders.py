@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from bdsa.budgets import budget_name
+from bdsa.budgets import Budget
 from bdsa.config.settings import TrainConfig
 from bdsa.report.pictures.mask_set import write_mask_set
 
@@ -47,7 +47,7 @@ def write_run(folder: Path, budgets: tuple[float, ...] = (0.3, 0.5, 0.7), *, gai
         "run_id": "0", "command": command, "commit": "abc", "processor": "Test CPU", "threads": 2, "device": "cpu",
         "python": "3.11", "versions": {"torch": "2.6"}, "platform": "Linux", "accelerator": None}))
     seed = config.trainer.seed
-    rows = [{"name": budget_name(b), "budget": b, "top1": top1_of(b, seed, gain), "conditional_fraction": b - 0.001
+    rows = [{"name": Budget(b).name, "budget": b, "top1": top1_of(b, seed, gain), "conditional_fraction": b - 0.001
              if b < 1 else 1.0, "macs": macs_of(b - 0.001) if b < 1 else DENSE_MACS, "images": 10_000}
             for b in sorted({*budgets, 1.0})]
     with (folder / "metrics.jsonl").open("w") as file:
@@ -79,7 +79,7 @@ def write_masks(path: Path, budgets: tuple[float, ...], images: int = 4) -> None
     """Masks that cover the part of each image that the budget says, from its left border."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(images, 3, 32, 32, generator=generator)
-    masks = {budget_name(b): [(torch.arange(side) < b * side).expand(images, 1, side, side) for side in (32, 16, 8)]
+    masks = {Budget(b).name: [(torch.arange(side) < b * side).expand(images, 1, side, side) for side in (32, 16, 8)]
              for b in budgets}
     path.parent.mkdir(parents=True)
     write_mask_set(path, pictures, masks, labels=["cat", "dog"] * (images // 2),

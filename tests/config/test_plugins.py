@@ -35,7 +35,7 @@ from bdsa.models.checkpoints import read_checkpoint
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import run_name
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- plug-in: (\S+) -->\n```(?:py|yaml|sh)\n(.*?)```", README, re.DOTALL))
 MAINS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
          "bdsa-export": export_main}

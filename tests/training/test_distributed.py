@@ -17,20 +17,20 @@ from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import train as train_main
 from bdsa.runs.metrics import MetricsFile
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]
 
 
 def shell(*command: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    done = shell(*TORCHRUN, ROOT / "tests/two_ranks.py", folder)
+    done = shell(*TORCHRUN, ROOT / "tests/support/two_ranks.py", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

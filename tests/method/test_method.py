@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bdsa.budgets import Budgets, budget_name, check_budget
+from bdsa.budgets import Budget, Budgets
 from bdsa.errors import UserError
 from bdsa.method.awareness import awareness_weights
 from bdsa.method.dilation import dilate, dilate_to_input
@@ -139,13 +139,14 @@ def test_dilated_position_carries_the_gradient_of_its_most_certain_user():
 
 def test_budget_names():
     named = {0.3: "b030", 0.25: "b025", 0.335: "b0335", 1.0: "b100", 0.05: "b005", 0.1 + 0.2: "b030"}
-    assert {v: budget_name(v) for v in named} == named
+    assert {v: Budget(v).name for v in named} == named
 
 
 def test_budgets_are_sorted_and_named_once():
     budgets = Budgets([0.7, 1, 0.3])
     assert list(budgets) == [0.3, 0.7, 1.0] and budgets.names == ("b030", "b070", "b100") and len(budgets) == 3
-    assert budgets.adaptive == {"b030": 0.3, "b070": 0.7} and budgets.has_dense
+    assert budgets.adaptive == (0.3, 0.7) and budgets.has_dense
+    assert [b.name for b in budgets.adaptive] == ["b030", "b070"]
     assert not Budgets([0.5]).has_dense
     assert budgets == Budgets((1.0, 0.3, 0.7)) and hash(budgets) == hash(Budgets((1.0, 0.3, 0.7)))
     assert budgets != Budgets([0.3]) and repr(budgets) == "Budgets([0.3, 0.7, 1])"
@@ -157,7 +158,7 @@ def test_budgets_that_are_refused():
                            (30, "did you mean 0.3"), (1e-4, "below 0.001"), ("0.5", "not a number"),
                            (True, "not a number"), (None, "not a number")):
         with pytest.raises(UserError, match=message):
-            check_budget(value)
+            Budget(value)
     for values, message in (([], "empty"), ([0.5, 0.5], "twice"), ([0.3, 0.1 + 0.2], "twice"),
                             (0.5, "not a list"), ("0.5", "not a list"), ([0.5, 2.0], "outside")):
         with pytest.raises(UserError, match=message):
@@ -166,7 +167,7 @@ def test_budgets_that_are_refused():
 
 def test_a_budget_that_was_not_trained_is_refused():
     budgets = Budgets([0.3, 0.5])
-    assert budgets.require(0.5) == "b050" and budgets.require(1) == "b100"
+    assert budgets.require(0.5).name == "b050" and budgets.require(1).is_dense
     with pytest.raises(UserError, match=r"0.55 was not trained .*0.3, 0.5, 1 \(1 is dense\)"):
         budgets.require(0.55)
 

@@ -12,9 +12,10 @@ import torch
 from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
 from torch import Tensor
 
+from bdsa.machine import processor_flags
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
-from bdsa.sparse import build, native, operators, reference
+from bdsa.sparse import native, operators, reference
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.packing import pack, rows_first
 
@@ -83,15 +84,15 @@ def test_it_gives_the_same_with_any_number_of_threads(threads: int) -> None:
 @pytest.mark.parametrize("choice", ["avx2", "plain", "off"])
 def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None:
     """In processes of their own: the kernels are chosen when they are first needed."""
-    if choice == "avx2" and "avx2" not in build._processor_flags():
+    if choice == "avx2" and "avx2" not in processor_flags():
         pytest.skip("this processor has no AVX2")
-    code = ("import tests.sparse_cases as t\nfrom bdsa.sparse import native\n"
+    code = ("import sparse_cases as t\nfrom bdsa.sparse import native\n"
             "for n in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
             "    t.assert_same(*t.both(t.network_of(n), t.images_of((2, 41, 35)), t.BUDGETS[0]))\n"
             "print('kernels:', native.missing() or native.description())")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
-                          env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": str(root)})
+                          env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": f"{root}:{root / 'tests/support'}"})
     assert done.returncode == 0, done.stderr
     expected = {"avx2": "AVX2", "plain": "plain", "off": "BDSA_KERNELS=off"}[choice]
     assert f"kernels: {expected}" in done.stdout or native.missing()

@@ -1,4 +1,4 @@
-"""What two processes train, for tests/test_distributed.py: `torchrun --nproc-per-node 2 two_ranks.py FOLDER`.
+"""What two processes train, for test_distributed.py: `torchrun --nproc-per-node 2 two_ranks.py FOLDER`.
 
 Importing torch and timm takes seconds a process, so one start does everything; each rank leaves what it
 got in FOLDER/rank<r>.pt.

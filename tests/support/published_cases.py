@@ -1,6 +1,6 @@
 """Checkpoints in the published format with the masks and logits that belong to them, from small files.
 
-`tests/fixtures/<name>.npz` holds no weights. Its `meta` (JSON) lists the tensors' names and shapes in
+`tests/support/fixtures/<name>.npz` holds no weights. Its `meta` (JSON) lists the tensors' names and shapes in
 the checkpoint's order, the seed that their values are drawn from, the mask units' biases (chosen so that
 the masks are mixed), the budgets and the masks' shapes. `logits_<b>` and `mask_<b>_<block>` (packed bits)
 are what the published code answers to the input, which comes from the next seed.
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 def read_case(name: str) -> Case:
-    """Read `tests/fixtures/<name>.npz` and draw its weights and images."""
+    """Read `tests/support/fixtures/<name>.npz` and draw its weights and images."""
     with np.load(FIXTURES / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}
     meta = json.loads(str(arrays["meta"]))

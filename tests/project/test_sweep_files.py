@@ -19,7 +19,7 @@ from bdsa.config.schema import from_omegaconf
 from bdsa.config.settings import TrainConfig
 from bdsa.runs.name import run_name
 
-FOLDER = Path(__file__).parents[1] / "sweeps"
+FOLDER = Path(__file__).parents[2] / "sweeps"
 WANDB = {p.stem: p for p in sorted((FOLDER / "wandb").glob("*.yaml"))}
 GRIDS = [name for name in sweeps() if name != "search"]
 

@@ -27,7 +27,7 @@ from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
 from bdsa.runs.metrics import MetricsFile
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = [*TINY, "trainer.pictures=0", "data.train_images=48", "trainer.threads=1", "trainer.latency=false"]
 
 

@@ -33,7 +33,7 @@ from bdsa.models.factory import create_dense_model
 from bdsa.runs.metrics import MetricsFile
 from bdsa.training.step import TrainStep
 
-FOLDER = Path(__file__).parents[1] / "experiments"
+FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = list(experiments())
 PUBLISHED = [name for name in NAMES if name.endswith(("_single", "_multi"))]
 SMALL = {"resnet": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]},

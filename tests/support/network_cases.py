@@ -57,7 +57,7 @@ def perturb(network: AdaptiveNetwork, images: Tensor) -> AdaptiveNetwork:
     """Give every budget norms of its own and mask units that leave from 20 % to 80 % of the positions."""
     torch.manual_seed(2)
     randomise(network, lambda key: ".per_budget." in key)
-    for name in network.budgets.adaptive:
+    for name in (b.name for b in network.budgets.adaptive):
         x = images
         for module in network.trunk():
             if isinstance(module, AdaptiveBlock):

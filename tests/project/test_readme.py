@@ -19,7 +19,7 @@ from bdsa.commands.entry_points import visualize as visualize_main
 from bdsa.config.options import experiments
 from bdsa.models.checkpoints import read_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
                 "bdsa-export": export_main, "bdsa-benchmark": benchmark_main, "bdsa-pipeline": pipeline_main}
