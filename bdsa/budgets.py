@@ -6,23 +6,39 @@ from numbers import Real
 
 from bdsa.errors import UserError, nearest
 
-DENSE = 1.0
-DENSE_NAME = "b100"
+SMALLEST = 1e-3  # that can be named and met
 
 
-def budget_name(value: float) -> str:
-    """Name a budget for keys and files: 0.3 -> "b030", 0.335 -> "b0335", 1.0 -> "b100".
+class Budget(float):
+    """A fraction of the conditional MACs in (0, 1]: a number that knows its name and whether it is the dense network.
 
-    The digits are those of the value with at least two decimals and without the dot, because
-    trackers read a dot in a metric's name as nesting.
+    Raises:
+        UserError: for anything else; it names the value and the rule.
     """
-    text = repr(round(float(value), 6))
-    whole, _, decimals = text.partition(".")
-    return f"b{whole}{decimals:0<2}"
+
+    __slots__ = ()
+
+    def __new__(cls, value: object) -> Budget:
+        return super().__new__(cls, checked(value))
+
+    @property
+    def name(self) -> str:
+        """What keys and files call it: 0.3 -> "b030", 0.335 -> "b0335", 1.0 -> "b100".
+
+        The digits are those of the value with at least two decimals and without the dot, because
+        trackers read a dot in a metric's name as nesting.
+        """
+        whole, _, decimals = repr(float(self)).partition(".")
+        return f"b{whole}{decimals:0<2}"
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every block runs everywhere: such a budget needs no masks and has none."""
+        return self == 1.0
 
 
-def check_budget(value: object) -> float:
-    """Return `value` as a float in (0, 1], or raise UserError that names it and the rule."""
+def checked(value: object) -> float:
+    """Return `value` as a plain float in (0, 1], or raise UserError that names it and the rule."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UserError(f"budget {value!r} is not a number: a budget is a fraction in (0, 1], such as 0.5")
     number = float(value)
@@ -30,9 +46,12 @@ def check_budget(value: object) -> float:
         hint = f" (did you mean {number / 100:g}?)" if 2.0 <= number <= 100.0 else ""
         raise UserError(f"budget {value} is outside (0, 1]: a budget is the fraction of the "
                         f"conditional MACs that may run{hint}")
-    if number < 1e-3:
-        raise UserError(f"budget {value} is below 0.001, the smallest that can be named and met")
+    if number < SMALLEST:
+        raise UserError(f"budget {value} is below {SMALLEST:g}, the smallest that can be named and met")
     return round(number, 6)
+
+
+DENSE = Budget(1.0)
 
 
 class Budgets:
@@ -48,43 +67,52 @@ class Budgets:
     def __init__(self, values: Iterable[float]) -> None:
         if isinstance(values, (str, Real)):
             raise UserError(f"budgets {values!r} is not a list: write [{values}]")
-        checked = [check_budget(v) for v in values]
-        if not checked:
+        given = [Budget(v) for v in values]
+        if not given:
             raise UserError("the list of budgets is empty: give at least one, such as [0.5]")
-        for value in checked:
-            if checked.count(value) > 1:
-                raise UserError(f"budget {value:g} is given twice in {checked}: each budget may appear once")
-        self.values: tuple[float, ...] = tuple(sorted(checked))
-        self.names: tuple[str, ...] = tuple(budget_name(v) for v in self.values)
+        for value in given:
+            if given.count(value) > 1:
+                raise UserError(f"budget {value:g} is given twice in {given}: each budget may appear once")
+        self.values: tuple[Budget, ...] = tuple(sorted(given))
+        self._reachable = {float(b): b for b in (*self.values, DENSE)}
 
     @property
-    def adaptive(self) -> dict[str, float]:
-        """Name -> value of the budgets below 1.0: those that own mask units and norms."""
-        return {n: v for n, v in zip(self.names, self.values) if v < DENSE}
+    def names(self) -> tuple[str, ...]:
+        """The budgets' names, in their order."""
+        return tuple(b.name for b in self.values)
+
+    @property
+    def adaptive(self) -> tuple[Budget, ...]:
+        """The budgets below 1.0: those that own mask units and norms."""
+        return tuple(b for b in self.values if not b.is_dense)
 
     @property
     def has_dense(self) -> bool:
         """Whether the dense network (budget 1.0) is in the list, so that it is trained too."""
-        return self.values[-1] == DENSE
+        return self.values[-1].is_dense
 
-    def require(self, value: float) -> str:
-        """Return the name of a budget that a network has; the dense one (1.0) is always there.
+    def plain(self) -> list[float]:
+        """Plain numbers, for files that are read without this class."""
+        return [float(b) for b in self.values]
+
+    def require(self, value: float) -> Budget:
+        """Return a budget that a network has; the dense one (1.0) is always there.
 
         Raises:
             UserError: if the budget was not trained; it lists those that were.
         """
-        number = check_budget(value)
-        if number != DENSE and number not in self.values:
-            known = [f"{v:g}" for v in sorted({*self.values, DENSE})]
+        number = checked(value)
+        if number not in self._reachable:
+            known = [f"{v:g}" for v in sorted(self._reachable)]
             raise UserError(f"budget {number:g} was not trained{nearest(f'{number:g}', known)}; "
                             f"this network has {', '.join(known)} (1 is dense)")
-        return budget_name(number)
+        return self._reachable[number]
 
-    def at_step(self, step: int) -> float:
+    def at_step(self, step: int) -> Budget:
         """The budget that step `step` trains: round robin, never restarted."""
         return self.values[step % len(self.values)]
 
-    def __iter__(self) -> Iterator[float]:
+    def __iter__(self) -> Iterator[Budget]:
         return iter(self.values)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdsa.budgets import DENSE, Budgets, budget_name
+from bdsa.budgets import Budget, Budgets
 from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
 
@@ -26,7 +26,7 @@ class Answer:
         predictions: the class of each image.
         fractions, macs: conditional fraction and MACs (mask units included) of each image.
     """
-    budget: float
+    budget: Budget
     masks: list[Tensor]
     soft_masks: list[Tensor]
     predictions: list[int]
@@ -35,27 +35,27 @@ class Answer:
 
     @property
     def name(self) -> str:
-        return budget_name(self.budget)
+        return self.budget.name
 
     def densities(self) -> Tensor:
         """Share of positions that ran: float64 [N, blocks]."""
         return torch.stack([mask.double().mean(dim=(1, 2, 3)) for mask in self.masks], dim=1)
 
 
-def masked_budgets(trained: Budgets, asked: Iterable[float] | None) -> list[float]:
+def masked_budgets(trained: Budgets, asked: Iterable[float] | None) -> list[Budget]:
     """The budgets with masks: those asked for, each trained and below 1, or all of them.
 
     Raises:
         UserError: for one that was not trained, or the dense one, which has no masks.
     """
-    adaptive = list(trained.adaptive.values())
+    adaptive = list(trained.adaptive)
     if not adaptive:
         raise UserError("this checkpoint has the dense budget only, which runs every block everywhere: "
                         "there are no masks to show")
     wanted = adaptive if asked is None else list(Budgets(asked))
     for budget in wanted:
         trained.require(budget)
-        if budget == DENSE:
+        if budget.is_dense:
             raise UserError(f"budget 1 is the dense network, which runs every block everywhere: there are no masks "
                             f"to show; this network has masks for {', '.join(f'{b:g}' for b in adaptive)}")
     return wanted
@@ -65,7 +65,7 @@ def masked_budgets(trained: Budgets, asked: Iterable[float] | None) -> list[floa
 def ask(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float], device: torch.device) -> list[Answer]:
     """Run images [N, 3, S, S] at each budget; the network must be on `device` and in eval mode."""
     answers = []
-    for budget in budgets:
+    for budget in map(network.budgets.require, budgets):
         outputs = [network(batch.to(device), budget=budget, return_usage=True) for batch in images.split(BATCH)]
         usages = [usage for _, usage in outputs]
         answers.append(Answer(
@@ -81,7 +81,7 @@ def ask(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float], devi
 def mean_row(answer: Answer, labels: list[int | None]) -> dict[str, Any]:
     """A budget's means over the images, and how many of those with a label are right."""
     known = [(label, predicted) for label, predicted in zip(labels, answer.predictions) if label is not None]
-    return {"name": answer.name, "budget": answer.budget, "images": len(answer.predictions),
+    return {"name": answer.name, "budget": float(answer.budget), "images": len(answer.predictions),
             "conditional_fraction": sum(answer.fractions) / len(answer.fractions),
             "macs": sum(answer.macs) / len(answer.macs),
             "labelled": len(known), "right": sum(label == predicted for label, predicted in known),

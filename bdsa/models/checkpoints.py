@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from timm.models import is_model, split_model_name_tag
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import Budgets
 from bdsa.config import plugins
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
@@ -129,7 +129,7 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path) -> N
         if getattr(stated, name) != getattr(spec, name):
             raise UserError(f"model.start={path} has {name}={getattr(stated, name)}, this run asks for "
                             f"{getattr(spec, name)}")
-    lacking = [b for b in spec.budgets if b != DENSE and b not in stated.budgets]
+    lacking = [b for b in Budgets(spec.budgets).adaptive if b not in stated.budgets]
     if lacking:
         raise UserError(f"model.start={path} was not trained for budget {lacking[0]:g}; it has "
                         f"{', '.join(f'{b:g}' for b in stated.budgets)}")
@@ -159,7 +159,7 @@ def open_network(path: str | Path, published: str | None = None, asked: Sequence
         raise UserError(f"{path} is not a checkpoint of bdsa-train: for one of the authors' code give its "
                         f"architecture, such as published=resnet18_multi; a dense network's weights have no masks and "
                         f"are bdsa-evaluate's model=NAME model.weights={path}")
-    below = [budget for budget in asked or () if budget != DENSE]
+    below = Budgets(asked).adaptive if asked else ()
     if len(below) != 1 and any(".masker." in key for key in state_dict_of(content, path)):
         raise UserError(f"{path} is of a single budget, which the file does not say: give it, such as "
                         f"budgets.targets=[0.5]")

@@ -82,15 +82,15 @@ class AdaptiveNetwork:
             UserError: for a budget that this network was not trained for.
             ValueError: for masks that are not one a block.
         """
-        name = self.budgets.require(budget)
-        plain = budget == DENSE and not return_usage
+        asked = self.budgets.require(budget)
+        plain = asked.is_dense and not return_usage
         if plain and self._execution == "masked":
             return super().forward(x)
-        request = Request(None if budget == DENSE else name, temperature, noise, differentiable_dilation,
+        request = Request(None if asked.is_dense else asked.name, temperature, noise, differentiable_dilation,
                           published_cost, part)
         size = tuple(x.shape[2:])
-        if (budget != DENSE or plain) and self._execution != "masked":
-            if (ran := _sparse_runner()(self, x, name, None if plain else masks, return_usage)) is not None:
+        if (plain or not asked.is_dense) and self._execution != "masked":
+            if (ran := _sparse_runner()(self, x, asked.name, None if plain else masks, return_usage)) is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         if plain:
             return super().forward(x)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bdsa.budgets import DENSE_NAME, Budgets, budget_name, check_budget
+from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.errors import UserError, unknown
 from bdsa.models.factory import create_dense_model
 from bdsa.models.network import AdaptiveNetwork
@@ -87,7 +87,7 @@ def load_published_checkpoint(source: str | PathLike | dict, architecture: str, 
         kwargs["shortcut"] = "B" if any(".downsample." in k for k in state) else "A"
     model = create_dense_model(ARCHITECTURES[base], classes, **kwargs)
     adapt(model, Budgets(found), "separate", architecture)
-    _fill(model, state, {budget_name(value): digits for value, digits in found.items()}, label)
+    _fill(model, state, {budget.name: digits for budget, digits in found.items()}, label)
     return model
 
 
@@ -100,8 +100,8 @@ def published_name(name: str, digits: dict[str, str]) -> str:
     """
     for pattern, text in FACEBOOK_NAMES:
         name = re.sub(pattern, text, name)
-    if DENSE_NAME in digits and ".per_budget." not in name:
-        name = re.sub(r"\.(bn\d|norm)\.", rf".\1{_ending(digits[DENSE_NAME])}.", name)
+    if DENSE.name in digits and ".per_budget." not in name:
+        name = re.sub(r"\.(bn\d|norm)\.", rf".\1{_ending(digits[DENSE.name])}.", name)
     name = re.sub(r"\.mask_units\.(b\d+)\.", lambda m: f".masker{digits[m[1]]}.maskconv.", name)
     name = re.sub(r"\.(bn\d|norm)\.per_budget\.(b\d+)\.", lambda m: f".{m[1]}{_ending(digits[m[2]])}.", name)
     return re.sub(r"\.per_budget\.b\d+\.", ".", name)  # a projection's norm: one for all budgets
@@ -111,7 +111,7 @@ def _ending(digits: str) -> str:
     return f"_{digits}" if digits else ""
 
 
-def _digits_by_budget(state: dict[str, Tensor], label: str, budget: float | None, multi: bool) -> dict[float, str]:
+def _digits_by_budget(state: dict[str, Tensor], label: str, budget: float | None, multi: bool) -> dict[Budget, str]:
     """Each budget of a file -> the digits by which the file calls it; none where it has only one."""
     found = sorted({m[1] for m in (re.search(r"\.masker(\d*)\.", k) for k in state) if m})
     if not found:
@@ -123,14 +123,14 @@ def _digits_by_budget(state: dict[str, Tensor], label: str, budget: float | None
         if budget is None:
             raise UserError(f"{label} is of a single budget, which the file does not say: give budget=..., "
                             f"such as budget=0.5")
-        return {check_budget(budget): ""}
+        return {Budget(budget): ""}
     try:
-        values = Budgets([check_budget(float(f"{d[0]}.{d[1:] or 0}")) for d in numbered])
+        values = Budgets([Budget(float(f"{d[0]}.{d[1:] or 0}")) for d in numbered])
     except UserError as error:
         raise UserError(f"{label} has mask units of no possible budget: {error}") from error
-    if budget is not None and check_budget(budget) not in values.values:
+    if budget is not None and Budget(budget) not in values.values:
         raise UserError(f"{label} has no budget {budget:g}: its budgets are {', '.join(f'{v:g}' for v in values)}")
-    return {check_budget(float(f"{d[0]}.{d[1:] or 0}")): d for d in numbered}
+    return {Budget(float(f"{d[0]}.{d[1:] or 0}")): d for d in numbered}
 
 
 def _classes(state: dict[str, Tensor], model: str, wanted: int | None, label: str) -> int:
@@ -151,8 +151,8 @@ def _fill(model: AdaptiveNetwork, state: dict[str, Tensor], digits: dict[str, st
     used = set(names.values())
     missing = sorted({n for n in used if n not in state and not n.endswith("num_batches_tracked")})
     extra = [n for n in state if n not in used]
-    if DENSE_NAME in digits:  # the dense network takes no mask units, and this budget's norms as its own
-        unused = {n for n in extra if f".masker{digits[DENSE_NAME]}." in n}
+    if DENSE.name in digits:  # the dense network takes no mask units, and this budget's norms as its own
+        unused = {n for n in extra if f".masker{digits[DENSE.name]}." in n}
         unused |= {published_name(ours, {}) for ours in own if not _is_of_a_budget(ours)}
         dropped = sum(".masker" in n for n in extra if n in unused)
         warnings.warn(f"{label} masks at budget 1 too; here that budget is dense, so {dropped} tensors of its "

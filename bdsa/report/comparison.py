@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import Budget
 from bdsa.report.networks import setting_value
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
@@ -109,7 +109,7 @@ def _cells(runs: Sequence[Run], changed: set[str], remarks: list[str]) -> dict[t
         key = json.dumps({n: _value(run, n) for n in sorted(run.settings) if n not in changed})
         for row in run.results["rows"]:
             budget = row["budget"]
-            if budget != DENSE and budget not in run.trained:
+            if not Budget(budget).is_dense and budget not in run.trained:
                 continue
             here = cells.setdefault((key, budget), run)
             if here is run or budget not in run.trained:

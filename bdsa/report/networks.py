@@ -12,7 +12,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import DENSE, Budget
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
@@ -207,4 +207,4 @@ def setting_value(value: Any) -> str:
 
 def untrained_dense(network: Network, budget: float) -> bool:
     """Whether a cell is the dense path of a network that was not trained for budget 1."""
-    return budget == DENSE and DENSE not in network.trained
+    return Budget(budget).is_dense and DENSE not in network.trained

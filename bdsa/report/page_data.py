@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdsa.budgets import DENSE, budget_name
+from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.report.colouring import colour_groups
 from bdsa.report.lines import Line, table_lines
 from bdsa.report.missing import Missing, command_of
@@ -72,14 +72,14 @@ def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]
             continue
         first = stops[0][1]
         stops = [(b, kept) for b, kept in stops if kept["images"] == first["images"]]  # a slider keeps its images
-        added = sum(len(kept["budgets"][budget_name(b)]["masks"]) for b, kept in stops)
+        added = sum(len(kept["budgets"][Budget(b).name]["masks"]) for b, kept in stops)
         added += 0 if first["images"] in images else len(first["images"])
         if found and size + added > _MASK_BYTES:
             continue
         size += added
         if first["images"] not in images:
             images.append(first["images"])
-        shown = [{"budget": b, **{k: kept["budgets"][budget_name(b)][k] for k in ("masks", "predictions")}}
+        shown = [{"budget": b, **{k: kept["budgets"][Budget(b).name][k] for k in ("masks", "predictions")}}
                  for b, kept in stops]
         found.append({"title": network.title, "count": first["count"], "ratio": first["ratio"],
                       "blocks": first["blocks"], "labels": first["labels"], "images": images.index(first["images"]),
@@ -91,9 +91,9 @@ def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]
 def _stops(network: Network) -> list[tuple[float, dict[str, Any]]]:
     """Budget and masks of a network: of the first of its runs that has them."""
     stops = []
-    for budget in (b for b in network.trained if b != DENSE):
+    for budget in Budgets(network.trained).adaptive:
         for run in network.cells[budget].runs if budget in network.cells else ():
-            if run.masks is not None and budget_name(budget) in run.masks["budgets"]:
+            if run.masks is not None and budget.name in run.masks["budgets"]:
                 stops.append((budget, run.masks))
                 break
     return stops
@@ -112,8 +112,8 @@ def _run(run: Run, settings: dict[str, str], why: str | None) -> dict[str, Any]:
 
 def _densities(run: Run) -> dict[str, list[float]]:
     kept = run.masks if run.results is not None else None
-    return {f"{b:g}": kept["budgets"][budget_name(b)]["densities"] for b in run.trained
-            if kept and budget_name(b) in kept["budgets"]}
+    return {f"{b:g}": kept["budgets"][Budget(b).name]["densities"] for b in run.trained
+            if kept and Budget(b).name in kept["budgets"]}
 
 
 def _curve(run: Run, budget: float) -> dict[str, list]:

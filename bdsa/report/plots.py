@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import DENSE, Budget
 from bdsa.report.colouring import colour_groups
 from bdsa.report.networks import DataTable, Network, untrained_dense
 from bdsa.report.pictures.line_styles import line_styles
@@ -86,7 +86,7 @@ def _network_line(axes: Axes, network: Network, key: str, style: dict[str, Any],
     axes.plot(x, y, color=style["color"], linestyle="--" if network.single else "-",
               linewidth=0.8 if thin else 1.4, alpha=0.5 if thin else 1)
     for cost, top1, cell in zip(x, y, cells):
-        dense = cell.budget == DENSE
+        dense = Budget(cell.budget).is_dense
         axes.errorbar(cost, top1, yerr=None if thin else cell.deviation("top1"), color=style["color"], capsize=2,
                       linewidth=0.8, marker="*" if dense else style["marker"],
                       markersize=10 if dense else 3 if thin else 5.5,

@@ -25,6 +25,11 @@ def human_count(value: float | None) -> str:
     return f"{value:g}"
 
 
+def count_unit(value: float) -> tuple[float, str]:
+    """The size and the letter of the unit of a count: 41_234_567 -> (1e6, "M"); (1, "") below a thousand."""
+    return next(((size, unit) for size, unit in _UNITS if abs(value) >= size), (1.0, ""))
+
+
 def print_whole(table: Table, file: TextIO | None = None) -> None:
     """Print a table to `file` (standard output): styled in a terminal, plain text elsewhere.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bdsa.budgets import DENSE_NAME
+from bdsa.budgets import DENSE
 from bdsa.method.norms import BatchStatistics, BudgetNorm
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native
@@ -78,11 +78,12 @@ class _Executors:
 def _tensors_of(network: nn.Module, budget: str) -> list[Tensor]:
     """The weights and statistics that a budget uses: others may change. The fewer, the faster an inference begins."""
     found: dict[int, Tensor] = {}
+    others = {b.name for b in network.budgets.adaptive} - {budget}
     for name, module in network.named_modules():
         own = module.per_budget[budget] if isinstance(module, BudgetNorm) and budget in module.per_budget else None
         if own is not None and not isinstance(own, BatchStatistics):
             continue  # the budget's own norm stands in for this one
-        if any(part in network.budgets.adaptive and part != budget for part in name.split(".")):
+        if not others.isdisjoint(name.split(".")):
             continue
         tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         found.update({id(t): t for t in tensors if t.is_floating_point() and not t.is_inference()})
@@ -136,7 +137,7 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
     if reason := refusal(x):
         _say_once(f"masked execution runs instead of sparse: {reason}")
         return None
-    if budget == DENSE_NAME and (native.missing() or x.device.type != "cpu"):
+    if budget == DENSE.name and (native.missing() or x.device.type != "cpu"):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
     executor = kept.of(network, budget)

@@ -75,7 +75,7 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
     """The network to train, as the config says but for the budgets, and what rebuilds it."""
     torch.manual_seed(config.trainer.seed)
     model = config.model
-    spec = ModelSpec(model.name, len(splits.classes), list(budgets), model.norm_affine, model.args,
+    spec = ModelSpec(model.name, len(splits.classes), budgets.plain(), model.norm_affine, model.args,
                      model.mask_norm)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,

@@ -53,12 +53,12 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tol
     training = network.training
     network.eval()
     report = {}
-    for name, budget in network.budgets.adaptive.items():
+    for budget in network.budgets.adaptive:
         current = 0.0
 
         def fraction_at(offset: float) -> float:
             nonlocal current
-            shift_thresholds(network, name, offset - current)
+            shift_thresholds(network, budget.name, offset - current)
             current = offset
             return realised_fraction(network, batches, budget)
 
@@ -66,10 +66,10 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tol
         while abs(tried[-1][1] - budget) > tolerance and len(tried) <= steps:
             tried.append((offset := _next_offset(tried, budget, reach), fraction_at(offset)))
         offset, after = min(tried, key=lambda t: abs(t[1] - budget))
-        shift_thresholds(network, name, offset - current)
-        report[name] = (tried[0][1], after)
+        shift_thresholds(network, budget.name, offset - current)
+        report[budget.name] = (tried[0][1], after)
         log.info("budget %s: fraction %.3f -> %.3f on training images (offset %+.3f)",
-                 name, tried[0][1], after, offset)
+                 budget.name, tried[0][1], after, offset)
     network.train(training)
     return report
 

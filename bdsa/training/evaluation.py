@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bdsa.budgets import DENSE, Budgets, budget_name
+from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.distributed import sum_over_ranks
 from bdsa.models.network import AdaptiveNetwork
 
@@ -25,13 +25,11 @@ class Evaluation:
     densities: dict[str, list[float]] = field(default_factory=dict)
 
 
-def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) -> list[float]:
+def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) -> list[Budget]:
     """The budgets to measure: those asked for (each must be trained), or all and the dense network."""
     if asked is not None:
         wanted = Budgets(asked)
-        for value in wanted:
-            trained.require(value)
-        return list(wanted)
+        return [trained.require(value) for value in wanted]
     return sorted({*trained, DENSE})
 
 
@@ -48,7 +46,7 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     """
     training = network.training
     network.eval()
-    budgets, blocks = list(budgets), len(network.adaptive_blocks())
+    budgets, blocks = [network.budgets.require(b) for b in budgets], len(network.adaptive_blocks())
     # A row a budget, float64: images, correct, conditional fraction, MACs, then each block's density.
     sums = torch.zeros(len(budgets), 4 + blocks, dtype=torch.float64, device=device)
     with torch.inference_mode():
@@ -63,8 +61,8 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     network.train(training)
     rows, densities = [], {}
     for budget, (images_seen, *totals) in zip(budgets, sum_over_ranks(sums).tolist()):
-        correct, fraction, macs, *densities[budget_name(budget)] = (total / images_seen for total in totals)
+        correct, fraction, macs, *densities[budget.name] = (total / images_seen for total in totals)
         # Rounded: the same images summed up in another order give the same row.
-        rows.append({"name": budget_name(budget), "budget": budget, "top1": round(100.0 * correct, 6),
+        rows.append({"name": budget.name, "budget": float(budget), "top1": round(100.0 * correct, 6),
                      "conditional_fraction": round(fraction, 9), "macs": round(macs, 3), "images": int(images_seen)})
     return Evaluation(rows, densities)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from bdsa.budgets import DENSE, budget_name
+from bdsa.budgets import Budget
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
 from bdsa.distributed import part, with_global_means
 from bdsa.method.control import steer
@@ -55,9 +55,9 @@ class Objective:
         Returns:
             "total" to be minimised, each term by name, and "conditional_fraction", all scalars.
         """
-        settings = self.budgets
+        settings, budget = self.budgets, Budget(budget)
         logits, usage = network(
-            images, budget=budget, return_usage=True, temperature=self.temperature(epoch),
+            images, budget=float(budget), return_usage=True, temperature=self.temperature(epoch),
             noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
             differentiable_dilation=settings.differentiable_dilation,
             published_cost=settings.cost_model == "published", part=part())
@@ -65,7 +65,7 @@ class Objective:
             usage.conditional_fraction, usage.loss_fraction, usage.loss_block_fractions)
         losses = {"task": self.task(logits.float(), labels)}
         total = settings.task_weight * losses["task"]
-        if budget != DENSE:
+        if not budget.is_dense:
             target = target_at(progress, budget, settings.warmup)
             lower, upper = block_bounds(target, progress, settings.anneal)
             losses["network"] = network_budget_loss(loss_fractions, target)
@@ -73,7 +73,7 @@ class Objective:
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
             if settings.price:  # controlled thresholds hold F: what is left of this is which MACs are worth it
                 total = total + settings.price * loss_fractions.mean()
-        if self.teacher is not None and not (self.teacher is self_teacher and budget == DENSE):
+        if self.teacher is not None and not (self.teacher is self_teacher and budget.is_dense):
             losses["kd"] = distillation_loss(logits, self.teacher(network, images), self.teaching.temperature)
             total = total + self.teaching.weight * losses["kd"]
         losses["total"] = weight * total
@@ -82,8 +82,9 @@ class Objective:
 
     def steer(self, network: nn.Module, budget: float, fraction: Tensor, progress: float) -> None:
         """After a batch's backward pass: hold the budget by its thresholds, where `budgets.control_gain` says so."""
-        if self.budgets.control_gain and budget != DENSE:
-            units = [block.mask_units[budget_name(budget)] for block in network.adaptive_blocks()]
+        budget = Budget(budget)
+        if self.budgets.control_gain and not budget.is_dense:
+            units = [block.mask_units[budget.name] for block in network.adaptive_blocks()]
             steer(units, fraction, target_at(progress, budget, self.budgets.warmup), self.budgets.control_gain)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from bdsa.budgets import DENSE, DENSE_NAME, budget_name
+from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.config.settings import TrainConfig
 from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
@@ -107,7 +107,7 @@ def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, ev
     return {"model": name, "parameters": sum(p.numel() for p in network.parameters()),
             "dense_macs": network.dense_macs((splits.image_size, splits.image_size)),
             "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
-            "trained_budgets": list(network.budgets), "rows": evaluation.rows}
+            "trained_budgets": network.budgets.plain(), "rows": evaluation.rows}
 
 
 def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,
@@ -115,16 +115,16 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
     """Masks on images, density per block and accuracy over cost; returns the files by name."""
     paths = {"accuracy_cost": folder / "accuracy_cost.png"}
     accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"])
-    adaptive = [r["budget"] for r in evaluation.rows if r["budget"] != DENSE]
+    adaptive = Budgets(r["budget"] for r in evaluation.rows).adaptive
     if not adaptive or not count:
         return paths
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
-    density_picture({n: d for n, d in evaluation.densities.items() if n != DENSE_NAME}, paths["density"])
+    density_picture({n: d for n, d in evaluation.densities.items() if n != DENSE.name}, paths["density"])
     draw_masks(network, dataset, splits, adaptive, paths["masks"], count, device, evaluation)
     return paths
 
 
-def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Iterable[float], path: Path,
+def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Iterable[Budget], path: Path,
                count: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
     """The sheet of `bdsa.report.pictures.run.mask_picture` for `count` images, always the same ones.
 
@@ -138,7 +138,7 @@ def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budge
     network.eval()
     with torch.inference_mode():
         for budget in budgets:
-            name = budget_name(budget)
+            name = budget.name
             logits, usage = network(images.to(device), budget=budget, return_usage=True)
             usages[name] = [m.cpu() for m in usage.masks]
             predictions[name] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
@@ -168,7 +168,7 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
         print(f"the same without averaging: raw weights of epoch {raw['epoch']}")
     if line := latency_line(results):
         print(line)
-    if DENSE not in results["trained_budgets"]:
+    if not Budgets(results["trained_budgets"]).has_dense:
         print("the dense budget was not trained: its row is the shared weights with all masks one")
     parts = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
              ("unaveraged", run.best if raw else None), ("metrics", run.metrics.path),

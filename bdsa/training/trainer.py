@@ -156,7 +156,7 @@ def fit(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device,
                 run.metrics.append(row)
             if tracker.wants_picture(done):
                 tracker.log_training_picture(draw_masks(
-                    network, parts.splits.validation, parts.splits, budgets.adaptive.values(),
+                    network, parts.splits.validation, parts.splits, budgets.adaptive,
                     run.training_picture(done), config.trainer.pictures, device))
             tracker.log_train(train_row)
             tracker.log_eval(eval_rows)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdsa.budgets import DENSE, budget_name
+from bdsa.budgets import Budget
 from bdsa.commands.benchmark.engines import check_agreement, dense_engines, missing
 from bdsa.commands.benchmark.folder import benchmark_folder, check_start
 from bdsa.commands.benchmark.latency_report import break_even, report, speedup_picture
@@ -112,13 +112,13 @@ def batches(subject: Subject, size: int, config: BenchmarkConfig
         return inputs, {}
     shapes = block_shapes(subject.network, tuple(images.shape[2:]))
     masks = {}
-    for budget in (b for b in subject.budgets if b != DENSE):
+    for budget in (b for b in subject.budgets if not b.is_dense):
         whole = synthetic_masks(shapes, budget, len(images), config.trainer.seed, config.latency.blob)
         masks[budget] = [list(each) for each in zip(*(mask.split(size) for mask in whole), strict=True)]
     return inputs, masks
 
 
-def accounted(config: BenchmarkConfig, subject: Subject, budget: float, inputs: Sequence[Tensor],
+def accounted(config: BenchmarkConfig, subject: Subject, budget: Budget, inputs: Sequence[Tensor],
               masks: Sequence[list[Tensor]] | None) -> dict[str, Any]:
     """A row without its times: what the budget runs on the inputs, on average, and the engine to be timed.
 
@@ -141,7 +141,7 @@ def accounted(config: BenchmarkConfig, subject: Subject, budget: float, inputs: 
                 for _ in range(2):  # the first may be recorded, and the second played
                     check_agreement(f"latency.execution={config.latency.execution}", engine(0), logits)
     mean = {"density": density, "conditional_fraction": fraction, "macs_ratio": [m / dense for m in macs]}
-    return {"name": budget_name(budget), "budget": budget, "engine": engine,
+    return {"name": budget.name, "budget": float(budget), "engine": engine,
             **{key: sum(values) / len(values) for key, values in mean.items()}}
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bdsa.budgets import DENSE, budget_name
+from bdsa.budgets import Budget
 from bdsa.commands.benchmark.synthetic_masks import block_shapes
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.network import AdaptiveNetwork
@@ -59,7 +59,7 @@ def write_profiles(network: AdaptiveNetwork, inputs: Sequence[Tensor],
         folder: where it is kept.
     """
     macs = result["batch_size"] * network.dense_macs(tuple(inputs[0].shape[2:]))
-    for row in (r for r in result["rows"] if r["budget"] != DENSE):
+    for row in (r for r in result["rows"] if not Budget(r["budget"]).is_dense):
         found = {"dense_gmacs_per_second": 1e-6 * macs / result["best_dense_ms"],
                  **profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))}
         path = folder / f"profile-{row['name']}.json"
@@ -155,7 +155,7 @@ def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterato
         wrap(module, method, PLACE + name)
         for unit in module.mask_units.values() if isinstance(module, AdaptiveBlock) else ():
             wrap(unit, "forward", MASK_UNIT)
-    executor = None if execution == "masked" else executor_of(network, budget_name(budget))
+    executor = None if execution == "masked" else executor_of(network, Budget(budget).name)
     steps, head = (executor.steps, executor.head) if executor else ([], None)
     try:
         if executor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from bdsa.budgets import Budgets
+from bdsa.budgets import Budget, Budgets
 from bdsa.commands.asked_data import data_settings
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.config.settings import DataConfig
@@ -28,7 +28,7 @@ class Subject:
     """
     network: AdaptiveNetwork
     name: str
-    budgets: list[float]
+    budgets: list[Budget]
     images: Tensor
     source: str
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdsa.budgets import budget_name
+from bdsa.budgets import Budget
 from bdsa.data.seeds import mixed_seed
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.network import AdaptiveNetwork
@@ -85,7 +85,7 @@ def _mask(shape: BlockShape, field: Tensor, budget: float) -> Tensor:
     highest = field.flatten(1).sort(dim=1, descending=True).values                 # [B, h * w]
     ends = torch.cat([highest, highest[:, -1:] - 1], dim=1)                        # [B, h * w + 1]
     x = field.new_empty(1).expand(images, 1, *shape.input)                         # asked for its size alone
-    request = Request(budget_name(budget))
+    request = Request(Budget(budget).name)
 
     def fraction(count: Tensor) -> tuple[Tensor, Tensor]:
         """The share of the dense block's cost with `count` [B] active positions, [B], and the masks."""

@@ -62,7 +62,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
         timed = take_turns({v.name: work for v, work in works.items()}, timing.rounds, timing.warmup, device,
                            lambda: bar.advance(task))
     size = config.recipe.batch_size
-    rows = [row(v.name, timed[v.name].seconds, count, size, budgets=list(v.budgets),
+    rows = [row(v.name, timed[v.name].seconds, count, size, budgets=[float(b) for b in v.budgets],
                 teacher=config.teacher.kind if v.taught else None, peak_memory=works[v].peak_memory(timed[v.name]))
             for v in works]
     for each in rows:
@@ -120,7 +120,7 @@ class Steps:
         spec, network = create_network(config, budgets, parts.splits, device)
         self.teacher = parts.teacher if variant.taught else None
         parts = replace(parts, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
-        self.step = TrainStep(replace(config, budgets=replace(config.budgets, targets=list(budgets))), parts, device)
+        self.step = TrainStep(replace(config, budgets=replace(config.budgets, targets=budgets.plain())), parts, device)
         self.batches, self.count = batches, whole_turns(config)
         self.epoch = min(config.recipe.freeze_backbone_epochs, config.recipe.epochs - 1)
 

@@ -15,11 +15,12 @@ def line_styles(count: int, ordered: bool = False) -> list[dict[str, Any]]:
     """Colour and marker of `count` lines.
 
     Args:
-        ordered: the lines stand for values of a scale, such as budgets: from dark to light.
+        ordered: the lines stand for values of a scale, such as budgets: from dark to light, but not to the yellow
+            that is too pale on white.
     """
     if count <= len(OKABE_ITO) and not ordered:
         colours: list[Any] = list(OKABE_ITO[:count])
     else:
-        colours = [colormaps[HEAT](0.9 * index / max(1, count - 1)) for index in range(count)]
+        colours = [colormaps[HEAT](0.8 * index / max(1, count - 1)) for index in range(count)]
     return [{"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
             for index, colour in enumerate(colours)]

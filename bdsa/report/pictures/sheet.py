@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 DPI = 100
@@ -59,17 +60,34 @@ class Sheet:
         self.write("\n".join(lines), left, top, size, linespacing=1.1, **style)
         return top + len(lines) * line_height(size)
 
+    def pixels(self) -> np.ndarray:
+        """The whole sheet with its texts: uint8 [height, width, 3]."""
+        agg = FigureCanvasAgg(self._figure())
+        agg.draw()
+        return np.asarray(agg.buffer_rgba())[..., :3]
+
     def save(self, path: Path) -> None:
-        """Write the PNG file without the white rows and columns that nothing reached; its folder is made."""
+        """Write the PNG file and the same as PDF, without the white rows and columns that nothing reached."""
+        drawn = self.pixels()
+        width, height = used(drawn)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[:height, :width]).save(path)
+        whole = self.canvas.shape[0]
+        inches = Bbox([[0, (whole - height) / DPI], [width / DPI, whole / DPI]])
+        self._figure().savefig(path.with_suffix(".pdf"), dpi=DPI, bbox_inches=inches, metadata={"CreationDate": None})
+
+    def _figure(self) -> Figure:
         height, width = self.canvas.shape[:2]
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        agg = FigureCanvasAgg(figure)
         figure.figimage(self.canvas)
         for left, top, text, style in self._texts:
             # File and class names are shown as they are: a $ in one starts no formula.
             figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
-        agg.draw()
-        drawn = np.asarray(agg.buffer_rgba())[..., :3]
-        rows, columns = ((drawn < 255).any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn[:rows[-1] + MARGIN, :columns[-1] + MARGIN]).save(path)
+        return figure
+
+
+def used(pixels: np.ndarray) -> tuple[int, int]:
+    """Width and height of what is not white in [h, w, 3], with a margin."""
+    rows, columns = ((pixels < 255).any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2)))
+    height, width = pixels.shape[:2]
+    return min(width, int(columns[-1]) + MARGIN), min(height, int(rows[-1]) + MARGIN)
