@@ -46,6 +46,10 @@ class ShownImages:
         label = self.labels[index]
         return None if label is None else self.classes[label]
 
+    def true_classes(self) -> list[str | None]:
+        """The readable name of each image's true class."""
+        return [self.true_class(index) for index in range(len(self.names))]
+
 
 def from_split(splits: Splits, split: str, count: int) -> ShownImages:
     """`count` images of a split, always the same ones: those of the training's own mask picture."""

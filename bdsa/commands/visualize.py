@@ -20,9 +20,11 @@ from bdsa.models import checkpoints
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.factory import check_image_size
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.report.pictures.blocks import BlockLabel, Seen, density_sheet, mask_sheet, ponder_sheet, soft_mask_sheet
+from bdsa.report.pictures.animation import animation
+from bdsa.report.pictures.blocks import BlockLabel, Seen, mask_sheet, ponder_sheet, soft_mask_sheet
 from bdsa.report.pictures.mask_set import write_mask_set
-from bdsa.report.pictures.run import mask_picture
+from bdsa.report.pictures.masks import MaskColumn, mask_picture
+from bdsa.report.pictures.run import density_picture
 from bdsa.report.progress import progress_bar
 from bdsa.report.terminal import human_count
 from bdsa.runs.files import write_json
@@ -30,7 +32,8 @@ from bdsa.runs.folder import MASK_SET
 from bdsa.training.device import choose_device
 
 COUNT = 8      # images, where nobody said how many
-OVERVIEW = 16  # rows of the overview, at most: a longer one is never seen whole
+OVERVIEW = 16  # images of the overview and the animation, at most: more are never seen whole
+EACH = ("ponder", "masks", "soft")  # pictures of one image at one budget
 
 
 def visualize(config: VisualizeConfig) -> dict[str, Any]:
@@ -56,7 +59,9 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     blocks = block_labels(network)
     dense = network.dense_macs(tuple(shown.images.shape[2:]))
-    written = _draw(config.pictures, folder, shown, answers, blocks, dense, f"{name} on {source}")
+    columns = [MaskColumn(a.budget, a.masks, a.fractions, [shown.classes[p] for p in a.predictions]) for a in answers]
+    written = _draw_all(config.pictures, folder, shown, answers, columns, blocks)
+    written += _draw_each([kind for kind in EACH if kind in config.pictures], folder, shown, answers, blocks, dense)
     record = {"checkpoint": config.checkpoint, "model": name, "images_of": source, "dense_macs": dense,
               "blocks": [{"name": block.name, "mask": list(mask.shape[2:])}
                          for block, mask in zip(blocks, answers[0].masks)],
@@ -65,9 +70,7 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
                           "budgets": {a.name: image_row(a, i, shown.classes) for a in answers}}
                          for i, image in enumerate(shown.names)]}
     write_json(folder / "densities.json", record)
-    write_mask_set(folder / MASK_SET, shown.pixels, {a.name: a.masks for a in answers},
-                   labels=[shown.true_class(i) for i in range(len(shown.names))],
-                   predictions={a.name: [shown.classes[p] for p in a.predictions] for a in answers},
+    write_mask_set(folder / MASK_SET, shown.pixels, columns, labels=shown.true_classes(),
                    densities={a.name: a.densities().mean(dim=0).tolist() for a in answers}, measured=len(shown.names))
     _report(record, shown, [*written, ("numbers", folder / "densities.json")])
     return record
@@ -133,36 +136,42 @@ def _folder(config: VisualizeConfig, source: str) -> Path:
     return home / "visualizations" / f"{path.name.partition('.')[0]}-{source}"
 
 
-def _draw(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[Answer], blocks: list[BlockLabel],
-          dense: int, about: str) -> list[tuple[str, object]]:
-    """Write the pictures; returns what to call them and where they are."""
+def _draw_all(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[Answer],
+              columns: list[MaskColumn], blocks: list[BlockLabel]) -> list[tuple[str, object]]:
+    """Write the pictures of all images together; returns what to call them and where they are."""
     written = []
+    cut = f" (the first {OVERVIEW} images)" if len(shown.names) > OVERVIEW else ""
     if "overview" in kinds:
-        mask_picture(shown.pixels, {a.name: a.masks for a in answers}, folder / "overview.png", names=shown.names,
-                     labels=[shown.true_class(i) for i in range(len(shown.names))],
-                     predictions={a.name: [shown.classes[p] for p in a.predictions] for a in answers},
+        mask_picture(shown.pixels, columns, folder / "overview.png", names=shown.names, labels=shown.true_classes(),
                      max_images=OVERVIEW)
-        cut = f" (the first {OVERVIEW} images)" if len(shown.names) > OVERVIEW else ""
-        written.append(("overview", f"{folder / 'overview.png'}{cut}"))
+        written.append(("overview", f"{folder / 'overview'}.{{png,pdf}}{cut}"))
     if "density" in kinds:
-        rows = {f"budget {a.budget:g}": a.densities().mean(dim=0).tolist() for a in answers}
-        density_sheet(rows, blocks, f"{about}: mean of {len(shown.names)} images", folder / "density.png")
-        written.append(("density", folder / "density.png"))
-    each = [kind for kind in ("ponder", "masks", "soft") if kind in kinds]
+        density_picture({a.budget: a.densities().mean(dim=0).tolist() for a in answers}, folder / "density.png",
+                        stages=[block.stage for block in blocks], images=len(shown.names))
+        written.append(("density", f"{folder / 'density'}.{{png,pdf}}"))
+    if "animation" in kinds:
+        animation(shown.pixels, columns, folder / "animation.gif", labels=shown.true_classes(), max_images=OVERVIEW)
+        written.append(("animation", f"{folder / 'animation.gif'}{cut}"))
+    return written
+
+
+def _draw_each(kinds: list[str], folder: Path, shown: ShownImages, answers: list[Answer], blocks: list[BlockLabel],
+               dense: int) -> list[tuple[str, object]]:
+    """Write the pictures of one image at one budget; returns what to call them and where they are."""
     with progress_bar() as bar:
-        task = bar.add_task("drawing", total=len(shown.names) * len(answers) * len(each))
+        task = bar.add_task("drawing", total=len(shown.names) * len(answers) * len(kinds))
         for index, name in enumerate(shown.names):
             for answer in answers:
                 seen = _seen(shown, index, answer, dense)
-                for kind in each:
+                for kind in kinds:
                     path = folder / name / f"{kind}_{answer.name}.png"
                     if kind == "ponder":
                         ponder_sheet(seen, path)
                     else:
                         (mask_sheet if kind == "masks" else soft_mask_sheet)(seen, blocks, path)
                     bar.advance(task)
-    pattern = "{" + ",".join(each) + "}" if len(each) > 1 else "".join(each)
-    return written + [("each image", folder / "IMAGE" / f"{pattern}_BUDGET.png")] * bool(each)
+    pattern = "{" + ",".join(kinds) + "}" if len(kinds) > 1 else "".join(kinds)
+    return [("each image", f"{folder / 'IMAGE' / pattern}_BUDGET.{{png,pdf}}")] * bool(kinds)
 
 
 def _seen(shown: ShownImages, index: int, answer: Answer, dense: int) -> Seen:

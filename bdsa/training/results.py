@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from bdsa.budgets import DENSE, Budget, Budgets
+from bdsa.budgets import Budget, Budgets
 from bdsa.config.settings import TrainConfig
 from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
@@ -21,7 +21,8 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely
 from bdsa.ranks import is_main
 from bdsa.report.pictures.mask_set import write_mask_set
-from bdsa.report.pictures.run import accuracy_cost_picture, curves_picture, density_picture, mask_picture
+from bdsa.report.pictures.masks import MaskColumn, mask_picture
+from bdsa.report.pictures.run import accuracy_cost_picture, curves_picture, density_picture
 from bdsa.report.results_table import print_table
 from bdsa.runs.files import write_json
 from bdsa.runs.folder import MASK_SET, RunFolder
@@ -114,41 +115,41 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
          count: int, device: torch.device) -> dict[str, Path]:
     """Masks on images, density per block and accuracy over cost; returns the files by name."""
     paths = {"accuracy_cost": folder / "accuracy_cost.png"}
-    accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"])
+    accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"], trained=network.budgets.values)
     adaptive = Budgets(r["budget"] for r in evaluation.rows).adaptive
     if not adaptive or not count:
         return paths
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
-    density_picture({n: d for n, d in evaluation.densities.items() if n != DENSE.name}, paths["density"])
+    density_picture({b: evaluation.densities[b.name] for b in adaptive}, paths["density"],
+                    images=evaluation.rows[0]["images"])
     draw_masks(network, dataset, splits, adaptive, paths["masks"], count, device, evaluation)
     return paths
 
 
 def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Iterable[Budget], path: Path,
                count: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
-    """The sheet of `bdsa.report.pictures.run.mask_picture` for `count` images, always the same ones.
+    """The sheet of `bdsa.report.pictures.masks.mask_picture` for `count` images, always the same ones.
 
-    With an evaluation, the masks and its densities are written beside the sheet too, for bdsa-report. Returns the
-    path. The network is left in eval mode.
+    With an evaluation, the sheet becomes a PDF too, and the masks and the evaluation's densities are written beside
+    it, for bdsa-report. Returns the path. The network is left in eval mode.
     """
     few = limited(dataset, count)
     samples = [few[i] for i in range(len(few))]
     images = torch.stack([image for image, _ in samples])
-    usages, predictions = {}, {}
+    columns = []
     network.eval()
     with torch.inference_mode():
         for budget in budgets:
-            name = budget.name
             logits, usage = network(images.to(device), budget=budget, return_usage=True)
-            usages[name] = [m.cpu() for m in usage.masks]
-            predictions[name] = [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
+            columns.append(MaskColumn(budget, [m.cpu() for m in usage.masks], usage.conditional_fraction.tolist(),
+                                      [splits.classes[c] for c in logits.argmax(dim=1).tolist()]))
     shown = (images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]).clamp(0, 1)
     labels = [splits.classes[label] for _, label in samples]
-    mask_picture(shown, usages, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
-                 predictions=predictions, max_images=count)
+    mask_picture(shown, columns, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
+                 max_images=count, pdf=evaluation is not None)
     if evaluation is not None:
-        write_mask_set(path.with_name(MASK_SET), shown, usages, labels=labels, predictions=predictions,
-                       densities=evaluation.densities, measured=evaluation.rows[0]["images"])
+        write_mask_set(path.with_name(MASK_SET), shown, columns, labels=labels, densities=evaluation.densities,
+                       measured=evaluation.rows[0]["images"])
     return path
 
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from bdsa.budgets import Budget
 from bdsa.config.settings import TrainConfig
 from bdsa.report.pictures.mask_set import write_mask_set
+from bdsa.report.pictures.masks import MaskColumn
 
 DENSE_MACS = 40_551_040
 
@@ -79,10 +80,8 @@ def write_masks(path: Path, budgets: tuple[float, ...], images: int = 4) -> None
     """Masks that cover the part of each image that the budget says, from its left border."""
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(images, 3, 32, 32, generator=generator)
-    masks = {Budget(b).name: [(torch.arange(side) < b * side).expand(images, 1, side, side) for side in (32, 16, 8)]
-             for b in budgets}
+    columns = [MaskColumn(Budget(b), [(torch.arange(side) < b * side).expand(images, 1, side, side)
+                                      for side in (32, 16, 8)], [b] * images, ["cat"] * images) for b in budgets]
     path.parent.mkdir(parents=True)
-    write_mask_set(path, pictures, masks, labels=["cat", "dog"] * (images // 2),
-                   predictions={name: ["cat"] * images for name in masks},
-                   densities={name: [b.float().mean().item() for b in each] for name, each in masks.items()},
-                   measured=10_000)
+    write_mask_set(path, pictures, columns, labels=["cat", "dog"] * (images // 2), measured=10_000,
+                   densities={c.budget.name: [m.float().mean().item() for m in c.masks] for c in columns})

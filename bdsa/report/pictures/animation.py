@@ -10,8 +10,19 @@ from torch import Tensor
 
 from bdsa.report.pictures.masks import WRONG, MaskColumn, verdict
 from bdsa.report.pictures.ponder import overlay, overlay_colours, ponder_map
-from bdsa.report.pictures.sheet import LARGE, MARGIN, SMALL, Sheet, as_bytes, colour_bar, enlarge, fitting, line_height
-from bdsa.report.pictures.sheet import count_ticks, used
+from bdsa.report.pictures.sheet import (
+    LARGE,
+    MARGIN,
+    SMALL,
+    Sheet,
+    as_bytes,
+    colour_bar,
+    count_ticks,
+    enlarge,
+    fitting,
+    line_height,
+    used,
+)
 
 _CELL = 180      # pixels of an image, at least
 _ROW = 4         # images side by side, at most

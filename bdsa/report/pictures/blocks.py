@@ -2,7 +2,7 @@
 
 Blue is how surely a block runs at a position (a binary mask has the two ends of that scale only) or
 the share of positions where it does; orange is the border of where it runs; viridis, as in
-`bdsa.report.pictures.run`, counts blocks. Shape legend: S side of the image, h and w of a block's mask.
+`bdsa.report.pictures.ponder`, counts blocks. Shape legend: S side of the image, h and w of a block's mask.
 """
 from __future__ import annotations
 
@@ -12,16 +12,28 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from bdsa.report.pictures.run import ponder_map
-from bdsa.report.pictures.sheet import LARGE, MARGIN, NORMAL, SMALL, Sheet, enlarge, line_height
+from bdsa.report.pictures.line_styles import HEAT
+from bdsa.report.pictures.ponder import overlay, ponder_map
+from bdsa.report.pictures.sheet import (
+    BAR,
+    LARGE,
+    MARGIN,
+    NORMAL,
+    SMALL,
+    Sheet,
+    as_bytes,
+    colour_bar,
+    count_ticks,
+    enlarge,
+    line_height,
+)
 
-_BLUE, _HEAT = colormaps["Blues"], colormaps["viridis"]
+_BLUE, _HEAT = colormaps["Blues"], colormaps[HEAT]
 _ORANGE = (213, 94, 0)     # Okabe-Ito's vermilion: far from the blues for every eye
 _CELL, _LARGE_CELL = 200, 440  # pixels of a mask, and of a ponder map, at least
-_GAP, _BAR = 28, 22
+_GAP = 28
 _ROW = 8                   # masks side by side, at most
 
 
@@ -55,12 +67,9 @@ def ponder_sheet(seen: Seen, path: Path) -> None:
     factor = -(-_LARGE_CELL // width)
     most = len(seen.masks)
     count = ponder_map([mask[None, None] for mask in seen.masks], (height, width))[0].numpy()
-    heat = _HEAT(count / most)[..., :3]
-    grey = (0.3 + 0.7 * seen.image.mean(0).numpy())[..., None]
-    over = np.where(count[..., None] > 0, 0.4 * grey + 0.6 * heat, grey)
     panels = [("as the network sees it", _image_pixels(seen.image)),
-              ("where it ran; grey: no block", _bytes(over)),
-              (f"blocks that ran: {count.mean():.1f} of {most} on average", _bytes(heat))]
+              ("where it ran; grey: no block", as_bytes(overlay(seen.image, count, most))),
+              (f"blocks that ran: {count.mean():.1f} of {most} on average", as_bytes(_HEAT(count / most)[..., :3]))]
     sheet = Sheet(2 * MARGIN + 3 * factor * width + 3 * _GAP + 110, 2 * MARGIN + factor * height + 130)
     top = _heading(sheet, seen) + line_height(NORMAL)
     left = MARGIN
@@ -68,55 +77,20 @@ def ponder_sheet(seen: Seen, path: Path) -> None:
         sheet.write(title, left, top - line_height(NORMAL), NORMAL)
         sheet.paste(enlarge(pixels, factor * height, factor * width), left, top + 6)
         left += factor * width + _GAP
-    steps = [step for step in MaxNLocator(8, integer=True).tick_values(0, most) if step <= most]
-    _colour_bar(sheet, _HEAT, left, top + 6, factor * height, {step / most: f"{step:.0f}" for step in steps}, "blocks")
+    colour_bar(sheet, _HEAT, left, top + 6, factor * height, count_ticks(most), "blocks")
     sheet.save(path)
 
 
 def mask_sheet(seen: Seen, blocks: Sequence[BlockLabel], path: Path) -> None:
     """Draw the binary mask of every block, a stage a row (or several), with its density."""
-    pixels = [_bytes(_BLUE(mask.numpy().astype(float))[..., :3]) for mask in seen.masks]
+    pixels = [as_bytes(_BLUE(mask.numpy().astype(float))[..., :3]) for mask in seen.masks]
     _block_sheet(seen, blocks, pixels, path, soft=False)
 
 
 def soft_mask_sheet(seen: Seen, blocks: Sequence[BlockLabel], path: Path) -> None:
     """Draw sigmoid(logits) of every block, with the border of where it ran: 0.5 and above."""
-    pixels = [_bytes(_BLUE(soft.numpy())[..., :3]) for soft in seen.soft_masks]
+    pixels = [as_bytes(_BLUE(soft.numpy())[..., :3]) for soft in seen.soft_masks]
     _block_sheet(seen, blocks, pixels, path, soft=True)
-
-
-def density_sheet(densities: dict[str, Sequence[float]], blocks: Sequence[BlockLabel], caption: str,
-                  path: Path) -> None:
-    """Draw the share of positions that ran as a heat map: a row a budget, a column a block.
-
-    Args:
-        densities: what to write before each row, such as "budget 0.3" -> the density of every block, 0..1.
-        caption: over which images and which network.
-    """
-    cell, tall, side = 46, 40, 12 + 9 * max(len(label) for label in densities)
-    lefts, left = [], MARGIN + side
-    for index, block in enumerate(blocks):
-        left += 10 if index and block.stage != blocks[index - 1].stage else 0
-        lefts.append(left)
-        left += cell
-    below = 16 + 8 * max(len(block.name) for block in blocks)
-    sheet = Sheet(max(left + 110, 640), 2 * MARGIN + 110 + (tall + 4) * len(densities) + below)
-    top = MARGIN
-    for line, size in (("where each block ran, % of positions", LARGE), (caption, NORMAL)):
-        top = sheet.paragraph(line, MARGIN, top, sheet.canvas.shape[1] - 2 * MARGIN, size)
-    top = start = top + 14
-    for label, values in densities.items():
-        sheet.write(label, MARGIN, top + tall // 2, NORMAL, va="center_baseline")
-        for left, value in zip(lefts, values, strict=True):
-            sheet.paste(np.broadcast_to(_bytes(np.array(_BLUE(value)[:3])), (tall, cell, 3)), left, top, frame=False)
-            sheet.write(f"{100 * value:.0f}", left + cell // 2, top + tall // 2, SMALL, ha="center",
-                        va="center_baseline", color="white" if value > 0.55 else "black")
-        top += tall + 4
-    for left, block in zip(lefts, blocks, strict=True):
-        sheet.write(block.name, left + cell // 2, top + 4, SMALL, ha="center", rotation=90)
-    _colour_bar(sheet, _BLUE, lefts[-1] + cell + 24, start, max(top - start - 4, 84),
-                {0.0: "0", 0.5: "50", 1.0: "100 %"})
-    sheet.save(path)
 
 
 def _block_sheet(seen: Seen, blocks: Sequence[BlockLabel], pixels: list[np.ndarray], path: Path, soft: bool) -> None:
@@ -158,27 +132,15 @@ def _rows(stages: Sequence[str]) -> list[list[int]]:
 
 
 def _legend(sheet: Sheet, left: int, top: int, width: int, soft: bool) -> None:
-    entries = [(_bytes(np.array(_BLUE(value)[:3])), word) for value, word in ((1.0, "ran"), (0.0, "skipped"))]
+    entries = [(as_bytes(np.array(_BLUE(value)[:3])), word) for value, word in ((1.0, "ran"), (0.0, "skipped"))]
     if soft:
-        _colour_bar(sheet, _BLUE, left, top + 24, 110, {0.0: "0", 0.5: "0.5", 1.0: "1"}, "sigmoid(logits)", 0.5)
+        colour_bar(sheet, _BLUE, left, top + 24, 110, {0.0: "0", 0.5: "0.5", 1.0: "1"}, "sigmoid(logits)",
+                   line=(0.5, _ORANGE))
         entries, top = [(np.uint8(_ORANGE), "border of where it\nran: 0.5 and above")], top + 160
     for colour, word in entries:
-        sheet.paste(np.broadcast_to(colour, (_BAR, _BAR, 3)), left, top)
-        sheet.write(word, left + _BAR + 8, top + 2)
-        top += _BAR + 10
-
-
-def _colour_bar(sheet: Sheet, colours, left: int, top: int, height: int, ticks: dict[float, str],
-                title: str = "", line: float | None = None) -> None:
-    """The scale of a colour map, 1 at the top; ticks at values in 0..1, an orange line at `line`."""
-    scale = _bytes(colours(np.linspace(1, 0, height)[:, None].repeat(_BAR, 1))[..., :3])
-    if line is not None:
-        middle = round((1 - line) * (height - 1))
-        scale[middle - 1:middle + 1] = _ORANGE
-    sheet.paste(scale, left, top)
-    sheet.write(title, left, top - 6, va="bottom")
-    for value, text in ticks.items():
-        sheet.write(text, left + _BAR + 8, top + round((1 - value) * (height - 1)), va="center_baseline")
+        sheet.paste(np.broadcast_to(colour, (BAR, BAR, 3)), left, top)
+        sheet.write(word, left + BAR + 8, top + 2)
+        top += BAR + 10
 
 
 def _heading(sheet: Sheet, seen: Seen) -> int:
@@ -202,11 +164,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
 
 def _image_pixels(image: Tensor) -> np.ndarray:
     """float [3, H, W] in 0..1 -> uint8 [H, W, 3]."""
-    return _bytes(image.permute(1, 2, 0).numpy())
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return as_bytes(image.permute(1, 2, 0).numpy())
 
 
 def _percent(share: float) -> str:

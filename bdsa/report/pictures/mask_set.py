@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from bdsa.report.pictures.run import ponder_map
+from bdsa.report.pictures.line_styles import HEAT
+from bdsa.report.pictures.masks import MaskColumn
+from bdsa.report.pictures.ponder import ponder_map
 from bdsa.runs.files import write_json
 
 _SHOWN = 8       # images, at most
@@ -25,33 +27,31 @@ _SIDE = 128      # pixels of a shown image, at most: the page shows it hardly la
 _LOSSLESS = 64   # up to this side images are kept as they are
 
 
-def write_mask_set(path: Path, images: Tensor, masks: Mapping[str, Sequence[Tensor]], *, labels: Sequence[str | None],
-                   predictions: Mapping[str, Sequence[str]], densities: Mapping[str, Sequence[float]],
-                   measured: int) -> None:
+def write_mask_set(path: Path, images: Tensor, columns: Sequence[MaskColumn], *, labels: Sequence[str | None],
+                   densities: Mapping[str, Sequence[float]], measured: int) -> None:
     """Write the file; its folder is made.
 
     Args:
         images: float [B, 3, H, W] in 0..1; the first 8 are kept.
-        masks: budget name -> mask of each block, bool [B, 1, h, w].
+        columns: what the network did at each budget, predictions among it.
         labels: the true class of each image, None where it is not known.
-        predictions: budget name -> the class predicted for each image.
         densities: budget name -> share of positions at which each block ran, mean over `measured` images.
     """
     images = images[:_SHOWN].float().cpu()
     count, _, height, width = images.shape
-    fine = tuple(max(mask.shape[side] for blocks in masks.values() for mask in blocks) for side in (2, 3))
-    blocks = max(len(each) for each in masks.values())
-    write_json(path, {
-        "count": count, "ratio": width / height, "blocks": blocks, "measured": measured,
-        "images": _images(images), "labels": list(labels[:count]),
-        "budgets": {name: {"masks": _ponder(each, count, fine, blocks), "predictions": list(predictions[name][:count]),
-                           "densities": [round(float(d), 4) for d in densities[name]]}
-                    for name, each in masks.items()}})
+    fine = tuple(max(mask.shape[side] for column in columns for mask in column.masks) for side in (2, 3))
+    blocks = max(len(column.masks) for column in columns)
+    budgets = {column.budget.name: {"masks": _ponder(column.masks, count, fine, blocks),
+                                    "predictions": list(column.predictions[:count]),
+                                    "densities": [round(float(d), 4) for d in densities[column.budget.name]]}
+               for column in columns}
+    write_json(path, {"count": count, "ratio": width / height, "blocks": blocks, "measured": measured,
+                      "images": _images(images), "labels": list(labels[:count]), "budgets": budgets})
 
 
 def palette(blocks: int) -> list[tuple[int, int, int]]:
     """The colour of each count of blocks from 1 on."""
-    return [tuple(int(255 * c) for c in colormaps["viridis"](n / blocks)[:3]) for n in range(1, blocks + 1)]
+    return [tuple(int(255 * c) for c in colormaps[HEAT](n / blocks)[:3]) for n in range(1, blocks + 1)]
 
 
 def _images(images: Tensor) -> str:

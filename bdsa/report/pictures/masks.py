@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from bdsa.budgets import Budget
 from bdsa.report.pictures.axes import new_figure, save
 from bdsa.report.pictures.ponder import overlay, overlay_colours, ponder_map
 
@@ -29,7 +30,7 @@ class MaskColumn:
         fractions: the conditional fraction of each image.
         predictions: the class predicted for each image, as it should be read.
     """
-    budget: float
+    budget: Budget
     masks: Sequence[Tensor]
     fractions: Sequence[float]
     predictions: Sequence[str] | None = None

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from PIL import Image
 
 DPI = 100
 MARGIN = 24                             # white pixels around a sheet
 SMALL, NORMAL, LARGE = 10.0, 12.0, 15.0  # points
+BAR = 22                                # width of a scale of colours
 _FRAME = 150                            # grey level of the line around an image
 
 
@@ -34,6 +37,11 @@ def enlarge(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = np.arange(height) * pixels.shape[0] // height
     columns = np.arange(width) * pixels.shape[1] // width
     return pixels[rows][:, columns]
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """Colours in 0..1 as uint8."""
+    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 class Sheet:
@@ -91,3 +99,27 @@ def used(pixels: np.ndarray) -> tuple[int, int]:
     rows, columns = ((pixels < 255).any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2)))
     height, width = pixels.shape[:2]
     return min(width, int(columns[-1]) + MARGIN), min(height, int(rows[-1]) + MARGIN)
+
+
+def colour_bar(sheet: Sheet, colours: Colormap, left: int, top: int, height: int, ticks: dict[float, str],
+               title: str = "", line: tuple[float, tuple[int, int, int]] | None = None) -> None:
+    """Draw the scale of a colour map, 1 at the top.
+
+    Args:
+        ticks: value in 0..1 -> what is written beside it.
+        line: a value and the colour of a line there.
+    """
+    scale = as_bytes(colours(np.linspace(1, 0, height)[:, None].repeat(BAR, 1))[..., :3])
+    if line is not None:
+        middle = round((1 - line[0]) * (height - 1))
+        scale[middle - 1:middle + 1] = line[1]
+    sheet.paste(scale, left, top)
+    sheet.write(title, left, top - 6, va="bottom")
+    for value, text in ticks.items():
+        sheet.write(text, left + BAR + 8, top + round((1 - value) * (height - 1)), va="center_baseline")
+
+
+def count_ticks(most: int) -> dict[float, str]:
+    """Ticks of a scale from 0 to `most` blocks, whole numbers."""
+    return {step / most: f"{step:.0f}" for step in MaxNLocator(8, integer=True).tick_values(0, most)
+            if 0 <= step <= most}
