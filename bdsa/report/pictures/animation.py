@@ -44,8 +44,9 @@ def animation(images: Tensor, columns: Sequence[MaskColumn], path: Path, *, labe
     images = images[:max_images].float().cpu().clamp(0, 1)
     frames = [_frame(images, column, labels) for column in columns]
     width, height = (max(side) for side in zip(*map(used, frames)))
-    # Every frame has the colours that suit it best; without dithering, which would look like masks.
-    paletted = [Image.fromarray(frame[:height, :width]).quantize(256, dither=Image.Dither.NONE) for frame in frames]
+    # Every frame has a palette of its own, rare colours among it; no dithering, which would look like masks.
+    paletted = [Image.fromarray(frame[:height, :width]).quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2,
+                                                                 dither=Image.Dither.NONE) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     paletted[0].save(path, save_all=True, append_images=paletted[1:], duration=round(1000 * _SECONDS), loop=0,
                      optimize=False)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,16 +24,20 @@ def new_figure(width: float, height: float, layout: str = "constrained") -> Figu
 
 
 def save(figure: Figure, path: str | Path, *, dpi: int = 150, pdf: bool = True) -> None:
-    """Write a PNG file and, unless `pdf` is false, the same as PDF beside it, its fonts embedded.
-
-    The same figure gives the same bytes: the PDF has no date.
-    """
+    """Write a PNG file and, unless `pdf` is false, the same as PDF beside it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.1)
+    framing = {"dpi": dpi, "bbox_inches": "tight", "pad_inches": 0.1}
+    figure.savefig(path, **framing)
     if pdf:
-        figure.savefig(path.with_suffix(".pdf"), dpi=dpi, bbox_inches="tight", pad_inches=0.1,
-                       metadata={"CreationDate": None})
+        write_pdf(figure, path.with_suffix(".pdf"), **framing)
+
+
+def write_pdf(figure: Figure, path: Path, **framing: Any) -> None:
+    """Write a PDF, its fonts embedded as TrueType, which publishers ask for; without a date, so that it is the same
+    for the same figure."""
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(path, metadata={"CreationDate": None}, **framing)
 
 
 def finish(axes: Axes) -> None:

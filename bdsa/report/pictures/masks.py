@@ -71,7 +71,7 @@ def mask_picture(images: Tensor, columns: Sequence[MaskColumn], path: str | Path
         axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         caption = textwrap.fill(_short(name, 32), 16) + ("" if label is None else f"\n{_short(label, 16)}")
         axes.set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
-    grid[0, 0].set_title("budget", fontsize=10, loc="left", color="0.35")
+    grid[0, 0].set_title("budget", fontsize=10, loc="right", color="0.35")
     for place, column in enumerate(columns, 1):
         counts = ponder_map([mask[:max_images] for mask in column.masks], (height, width)).cpu().numpy()
         grid[0, place].set_title(column.heading(shown), fontsize=10)

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 from PIL import Image
+
+from bdsa.report.pictures.axes import write_pdf
 
 DPI = 100
 MARGIN = 24                             # white pixels around a sheet
@@ -70,7 +71,9 @@ class Sheet:
 
     def pixels(self) -> np.ndarray:
         """The whole sheet with its texts: uint8 [height, width, 3]."""
-        agg = FigureCanvasAgg(self._figure())
+        figure = self._figure(*self.canvas.shape[:2])
+        figure.figimage(self.canvas)
+        agg = FigureCanvasAgg(figure)
         agg.draw()
         return np.asarray(agg.buffer_rgba())[..., :3]
 
@@ -80,14 +83,15 @@ class Sheet:
         width, height = used(drawn)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn[:height, :width]).save(path)
-        whole = self.canvas.shape[0]
-        inches = Bbox([[0, (whole - height) / DPI], [width / DPI, whole / DPI]])
-        self._figure().savefig(path.with_suffix(".pdf"), dpi=DPI, bbox_inches=inches, metadata={"CreationDate": None})
+        figure = self._figure(height, width)
+        axes = figure.add_axes((0, 0, 1, 1), zorder=-1)  # a PDF has no pixels for figimage
+        axes.imshow(self.canvas[:height, :width], interpolation="none", aspect="auto")
+        axes.set_axis_off()
+        write_pdf(figure, path.with_suffix(".pdf"))
 
-    def _figure(self) -> Figure:
-        height, width = self.canvas.shape[:2]
+    def _figure(self, height: int, width: int) -> Figure:
+        """A figure of so many pixels, with the texts and nothing else."""
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        figure.figimage(self.canvas)
         for left, top, text, style in self._texts:
             # File and class names are shown as they are: a $ in one starts no formula.
             figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
