@@ -1,6 +1,6 @@
 """A user's own model, data set, awareness metric and recipe, from a folder outside the package.
 
-The README's blocks are fenced as py, yaml and sh, so that tests of its other code and commands leave them alone.
+The blocks of docs/plugins.md are fenced as py, yaml and sh, so that tests of other code and commands leave them alone.
 """
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from bdsa.models.checkpoints import read_checkpoint
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import run_name
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-BLOCKS = dict(re.findall(r"<!-- plug-in: (\S+) -->\n```(?:py|yaml|sh)\n(.*?)```", README, re.DOTALL))
+PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- plug-in: (\S+) -->\n```(?:py|yaml|sh)\n(.*?)```", PAGE, re.DOTALL))
 MAINS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
          "bdsa-export": export_main}
 SMALL = [a for a in TINY if not a.startswith(("model", "data."))] + [
@@ -72,7 +72,7 @@ def alone(tmp_path, monkeypatch):
 
 
 def commands() -> dict[str, list[str]]:
-    """The README's command lines by their first word."""
+    """The page's command lines by their first word."""
     return {words[0]: words[1:] for words in map(shlex.split, BLOCKS["commands"].splitlines())}
 
 
@@ -82,7 +82,7 @@ def call(name: str, *more: str, leave_out: str = "nothing"):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with the README's plug-in, and the run of its training."""
+    """A folder with the page's plug-in, and the run of its training."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("mine/model.py", "mine/data.py", "mine/awareness.py", "mine/conf/recipe/mine.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def home(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_readmes_model_data_awareness_and_recipe_train(home):
+def test_the_pages_model_data_awareness_and_recipe_train(home):
     results = json.loads((home / "runs/NAME/results.json").read_text())
     assert (results["model"], results["data"], results["classes"]) == ("slim_resnet", "stripes", 2)
     config = OmegaConf.load(home / "runs/NAME/config.yaml")
@@ -109,7 +109,7 @@ def test_the_readmes_model_data_awareness_and_recipe_train(home):
         dict(zip(("b030", "b070"), [2 * g / sum(gaps) for g in gaps])))
 
 
-def test_the_readmes_other_commands_and_code_open_the_run(home, monkeypatch):
+def test_the_pages_other_commands_and_code_open_the_run(home, monkeypatch):
     monkeypatch.chdir(home)
     assert "this run is finished" in call("bdsa-train", *SMALL, "name=NAME").out
     for name in ("bdsa-evaluate", "bdsa-visualize", "bdsa-export"):
