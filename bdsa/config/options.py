@@ -12,7 +12,7 @@ def shipped_folder(name: str) -> Path:
     spec = importlib.util.find_spec(f"bdsa.{name}")
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
-    return Path(__file__).parents[1] / name
+    return Path(__file__).parents[2] / name
 
 
 def experiments() -> dict[str, Path]:
