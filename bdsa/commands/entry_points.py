@@ -1,6 +1,6 @@
 """The console scripts: each is one line in a shell and imports what is slow only once it runs.
 
-`python -m bdsa.commands NAME ...` is `bdsa-NAME ...`.
+`bdsa NAME ...` is `bdsa-NAME ...`, and so is `python -m bdsa.commands NAME ...`.
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from bdsa import __version__
 from bdsa.commands.launch import launch
 from bdsa.config.benchmark import BENCHMARKS, BenchmarkConfig
 from bdsa.config.commands import EvaluateConfig, ExportConfig
@@ -20,20 +21,45 @@ from bdsa.config.visualize import VisualizeConfig
 from bdsa.errors import unknown
 from bdsa.runs.name import sweep_name
 
-# NAME of bdsa-NAME -> module and function
+# NAME of bdsa-NAME -> what it does, as `bdsa` lists it, and its entry point
 COMMANDS = {
-    **{name: (__name__, name) for name in ("train", "evaluate", "visualize", "export", "benchmark", "pipeline")},
-    **{name: (f"bdsa.commands.{name}", "main") for name in ("targets", "report", "compare")}}
+    "train": ("train one network for any number of budgets", "bdsa.commands.entry_points:train"),
+    "evaluate": ("measure a trained network at its budgets, or a dense network", "bdsa.commands.entry_points:evaluate"),
+    "visualize": ("show where a trained network computes", "bdsa.commands.entry_points:visualize"),
+    "export": ("write a trained network as one safetensors file", "bdsa.commands.entry_points:export"),
+    "benchmark": ("measure how fast a training or an inference goes on this machine",
+                  "bdsa.commands.entry_points:benchmark"),
+    "pipeline": ("train single-budget networks, then one network with their top-1 as targets",
+                 "bdsa.commands.entry_points:pipeline"),
+    "targets": ("make the targets file of awareness from finished single-budget runs", "bdsa.commands.targets:main"),
+    "report": ("make tables, plots and a page from the folders of runs", "bdsa.commands.report:main"),
+    "compare": ("put two runs, or two sweeps, side by side", "bdsa.commands.compare:main"),
+}
 
 
 def main() -> None:
-    """Entry point of python -m bdsa.commands: the command that the first word names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in COMMANDS:
-        sys.exit(f"error: {unknown('command', name, COMMANDS)}")
-    module, function = COMMANDS[name]
-    sys.argv[:2] = [f"bdsa-{name}"]
-    getattr(import_module(module), function)()
+    """Entry point of bdsa: the command that the first word names, or the list of them."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if word == "--version":
+        print(f"bdsa {__version__}")
+    elif word in ("--help", "-h"):
+        print(listing())
+    elif word not in COMMANDS:
+        sys.exit(f"error: {unknown('command', word, COMMANDS)}")
+    else:
+        sys.argv[:2] = [f"bdsa-{word}"]
+        module, _, function = COMMANDS[word][1].partition(":")
+        getattr(import_module(module), function)()
+
+
+def listing() -> str:
+    """What `bdsa` alone prints: a line a command."""
+    width = max(map(len, COMMANDS))
+    return "\n".join([
+        f"bdsa {__version__}: budget-aware dynamic spatially adaptive inference.", "",
+        *(f"  bdsa {name:<{width}}  {does}" for name, (does, _) in COMMANDS.items()), "",
+        "`bdsa train ...` is `bdsa-train ...`. `bdsa train --help` lists every setting of a command.",
+        "`bdsa --version` prints the version."])
 
 
 def train() -> None:
