@@ -94,7 +94,10 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         options = plugins.with_options(group_options(config_name))
         sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
         overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
-        check_overrides(overrides, schema, options)
+        if {"-sc", "--shell-completion"} & {*sys.argv}:  # its install=bash and query=bash are no settings
+            expand_typed(options)
+        else:
+            check_overrides(overrides, schema, options)
         sys.argv += [*launcher_arguments(sys.argv[1:]), *sweeper_arguments(sys.argv[1:])][:1]
     except UserError as error:
         if ranks.is_main():
@@ -110,6 +113,12 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         sys.exit(f"error: {error}")
     if job.failed:
         ranks.exit_failed(at_once=any(job.failed))
+
+
+def expand_typed(options: dict[str, list[str]]) -> None:
+    """The command line that a shell asks to complete, as Hydra has to see it; its last word is still being typed."""
+    *words, last = os.environ.get("COMP_LINE", "").split(" ")
+    os.environ["COMP_LINE"] = " ".join([*(part for word in words for part in expand(word, options)), last])
 
 
 def prepare_hydra(schema: type, survivors: bool = False) -> None:
