@@ -56,7 +56,7 @@ class Job:
             return None
         if ranks.is_main() and owns_folder:
             failures.clear(folder)
-        return objective(getattr(config, "objective", None), folder)
+        return worth(getattr(config, "maximize", None), folder)
 
     def _failed(self, error: BaseException, folder: Path, owns_folder: bool, mine_alone: bool) -> None:
         """Say what went wrong; end where other processes wait for this one."""
@@ -82,7 +82,7 @@ def _is_known_here_alone(error: BaseException, config: Any) -> bool:
     return ranks.world() > 1 and not (isinstance(error, UserError) and (config is None or error.everywhere))
 
 
-def objective(name: str | None, folder: Path) -> float | None:
+def worth(name: str | None, folder: Path) -> float | None:
     """What a finished run is worth to a search.
 
     Args:

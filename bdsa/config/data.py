@@ -3,23 +3,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bdsa.config.setting import setting
+
 
 @dataclass
 class DataSpec:
     """A data set by name, its size and its augmentation: plain values only."""
-    name: str = "cluttered_digits"      # cluttered_digits | folder | cifar10 | cifar100 | a plug-in's
-    root: str | None = None             # folder on disk (folder, cifar10, cifar100)
-    image_size: int | None = None       # pixels; default: the data set's, small alike images as they are, else 224
-    mean: list[float] | None = None     # of each channel, as fractions of full brightness; default: ImageNet's
-    std: list[float] | None = None      # likewise
-    augmentation: str = "crop"          # none | crop | crop_flip (CIFAR's) | resized_crop_flip (ImageNet's) | auto
-    border: str = "black"               # what crop and crop_flip show from outside the image: black | reflect
-    rand_augment: str | None = None     # timm's policy after the crop and flip, such as rand-m9-mstd0.5-inc1
-    random_erasing: float = 0.0         # probability that a rectangle becomes noise
-    resize: int | None = None           # evaluation: shorter side before the centre crop; default: 256/224 or none
-    held_out: float | None = None       # training images kept to choose the epoch by: a number, or a fraction below 1
-    seed: int = 0                       # which images a generated data set draws, and which are held out
-    train_images: int | None = None     # how many it draws
-    val_images: int | None = None       # likewise
-    test_images: int | None = None      # likewise
-    download: bool = False              # fetch cifar10 or cifar100 when it is missing
+    name: str = setting("cluttered_digits", "cluttered_digits | folder | cifar10 | cifar100 | a plug-in's")
+    root: str | None = setting(None, "folder on disk (folder, cifar10, cifar100)")
+    image_size: int | None = setting(None, "pixels; default: the data set's, small alike images as they are, else 224",
+                                     above=0, at_most=65536)
+    mean: list[float] | None = setting(None, "of each channel, as fractions of full brightness; default: ImageNet's",
+                                       at_least=-100, at_most=100)
+    std: list[float] | None = setting(None, "likewise", above=0, at_most=100)
+    augmentation: str = setting("crop", "none | crop | crop_flip (CIFAR's) | resized_crop_flip (ImageNet's) | auto")
+    border: str = setting("black", "what crop and crop_flip show from outside the image: black | reflect")
+    rand_augment: str | None = setting(None, "timm's policy after the crop and flip, such as rand-m9-mstd0.5-inc1")
+    random_erasing: float = setting(0.0, "probability that a rectangle becomes noise", at_least=0, at_most=1)
+    resize: int | None = setting(None, "evaluation: shorter side before the centre crop; default: 256/224 or none",
+                                 above=0, at_most=65536)
+    held_out: float | None = setting(None, "training images kept to choose the epoch by: a number, or a fraction",
+                                     above=0, at_most=1e9)
+    seed: int = setting(0, "which images a generated data set draws, and which are held out",
+                        at_least=0, at_most=2**63 - 1)
+    train_images: int | None = setting(None, "how many it draws", above=0, at_most=1e8)
+    val_images: int | None = setting(None, "likewise", above=0, at_most=1e8)
+    test_images: int | None = setting(None, "likewise", above=0, at_most=1e8)
+    download: bool = setting(False, "fetch cifar10 or cifar100 when it is missing")

@@ -4,8 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdsa.config.rules import one_of
 from bdsa.config.schema import setting_names, unknown_setting
+from bdsa.config.setting import setting
 from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
 
@@ -16,16 +16,14 @@ MADE_HERE = {"awareness": "pipeline.metrics=[l1]", "awareness.metric": "pipeline
 
 @dataclass
 class PipelineSettings:
-    metrics: list[str] = field(default_factory=lambda: ["none", "l2"])  # a run of all budgets for each: none | l1 | l2
-    single: dict[str, Any] = field(default_factory=dict)  # settings of the single-budget runs alone: .recipe.epochs=100
-    multi: dict[str, Any] = field(default_factory=dict)   # settings of the runs of all budgets alone
+    metrics: list[str] = setting(["none", "l2"], "a run of all budgets for each", choices=("none", "l1", "l2"))
+    single: dict[str, Any] = setting({}, "settings of the single-budget runs alone: .recipe.epochs=100")
+    multi: dict[str, Any] = setting({}, "settings of the runs of all budgets alone")
 
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""
         if not self.metrics or len({*self.metrics}) < len(self.metrics):
             raise UserError(f"pipeline.metrics={self.metrics}: give at least one of none, l1, l2, and each once")
-        for metric in self.metrics:
-            one_of("metric of pipeline.metrics", metric, ("none", "l1", "l2"))
         for stage, values in (("single", self.single), ("multi", self.multi)):
             for name in flat_settings(values):
                 if name in (*MADE_HERE, "out", "budgets.targets"):
@@ -38,7 +36,7 @@ class PipelineSettings:
 class PipelineConfig(TrainConfig):
     """Everything that `bdsa-pipeline` takes."""
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
-    out: str = "runs/pipeline"          # where its singles/, multi/, targets and table go
+    out: str = setting("runs/pipeline", "where its singles/, multi/, targets and table go")
 
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""

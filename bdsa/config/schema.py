@@ -1,8 +1,6 @@
 """The one seam between Hydra and the code, and what a schema says of itself: names, help, nearest spelling."""
 from __future__ import annotations
 
-import inspect
-import re
 import typing
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from bdsa.config.plugins import load_plugins
+from bdsa.config.setting import check_settings
 from bdsa.errors import UserError, nearest
 
 
@@ -28,7 +27,9 @@ def from_omegaconf(schema: type, composed: DictConfig) -> Any:
         raise unknown_setting(error.full_key, schema) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    config.check()
+    check_settings(config)
+    if hasattr(config, "check"):  # what no single value decides
+        config.check()
     return config
 
 
@@ -42,18 +43,18 @@ def setting_names(schema: type, prefix: str = "") -> list[str]:
 
 
 def described_settings(schema: type, values: dict[str, Any], prefix: str = "") -> list[str]:
-    """A line a setting for --help: name, value and the comment behind it in this file."""
+    """A line a setting for --help: name, value, meaning and choices."""
     lines = []
     hints = typing.get_type_hints(schema)
-    source = "".join(inspect.getsource(c) for c in schema.__mro__ if is_dataclass(c))
-    for part in fields(schema):
-        if is_dataclass(hints[part.name]):
-            lines += described_settings(hints[part.name], values.get(part.name) or {}, f"{prefix}{part.name}.")
+    for item in fields(schema):
+        value = values.get(item.name)
+        if is_dataclass(hints[item.name]):
+            lines += described_settings(hints[item.name], value or {}, f"{prefix}{item.name}.")
             continue
-        comment = re.search(rf"^    {part.name}: .*? # (.*)$", source, re.MULTILINE)
-        value = values.get(part.name)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        lines.append(f"  {f'{prefix}{part.name}={shown}':<44} {comment[1] if comment else ''}".rstrip())
+        choices = item.metadata["rule"].known
+        meaning = item.metadata["meaning"] + (f" ({' | '.join(choices)})" if choices else "")
+        lines.append(f"  {f'{prefix}{item.name}={shown}':<44} {meaning}")
     return lines
 
 

@@ -15,7 +15,7 @@ from bdsa.config.settings import TrainConfig
 
 # What changes where or how fast a run goes, but not its result: these may differ when a run resumes.
 FREE_TO_CHANGE = {
-    "": {"name", "out", "hydra", "tracker", "objective", "pipeline"},
+    "": {"name", "out", "hydra", "tracker", "maximize", "objective", "pipeline"},  # objective: maximize, of older runs
     "trainer": {"device", "threads", "pictures", "fresh", "eval_batch_size", "latency"},
     "data": {"workers", "download"},
 }

@@ -254,7 +254,7 @@ def test_a_launchers_jobs_fail_and_finish_likewise(tmp_path, launcher):
 def test_a_search_finds_the_best_and_goes_on_where_it_was(tmp_path, faked):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
     command = [*QUICK, f"out={tmp_path}", "hydra/sweeper=search", "recipe.lr=interval(0.001,0.005)",
-               "budgets.targets=[0.3]", "objective=b030"]
+               "budgets.targets=[0.3]", "maximize=b030"]
     outcome = run(train_main, [*command, "hydra.sweeper.n_trials=2"])
     assert outcome.code == 0 and stated(outcome) == ["done"] * 2, outcome.err
     outcome = run(train_main, [*command, "hydra.sweeper.n_trials=3"])

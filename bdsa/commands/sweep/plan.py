@@ -29,14 +29,14 @@ class PlannedJob:
         error: why it cannot start at all.
         finished: it has a result from before.
         begun: it has a checkpoint to go on from.
-        objective: which number a search takes from it.
+        maximize: which number a search takes from it.
     """
     overrides: list[str]
     folder: Path
     error: str | None = None
     finished: bool = False
     begun: bool = False
-    objective: str | None = None
+    maximize: str | None = None
     _marks: dict[str, int] = field(default_factory=dict)  # results and failure files from before, by their time
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
         config: Any = from_omegaconf(schema, composed)
     except UserError:  # no other job's business: it fails when its turn comes, and says so in its folder
         return job
-    job.objective = config.objective
+    job.maximize = config.maximize
     try:
         run = RunFolder(folder, asdict(config), config.trainer.fresh)
     except UserError as error:  # somebody else's folder: nothing may be written there

@@ -9,13 +9,13 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from bdsa.commands.job import objective
+from bdsa.commands.job import worth
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing
 from bdsa.report.terminal import print_whole
 
 
 def report(jobs: Sequence[PlannedJob], best: bool = False) -> None:
-    """Print the table of the jobs; `best`: and which has the largest objective."""
+    """Print the table of the jobs; `best`: and which has the largest worth."""
     states = [job.state for job in jobs]
     results = [_results(job) if state in FINISHED else {} for job, state in zip(jobs, states)]
     budgets = sorted({(r["budget"], r["name"]) for made in results for r in made.get("rows", ())})
@@ -37,11 +37,11 @@ def report(jobs: Sequence[PlannedJob], best: bool = False) -> None:
         print(f"\n{len(failed)} of {len(jobs)} jobs failed:")
         for number, job in failed:
             print(f"  job {number}  {job.folder}  {job.reason}")
-    worth = [objective(job.objective, job.folder) if made else None for job, made in zip(jobs, results)]
-    if best and any(w is not None for w in worth):
-        number = max((n for n, w in enumerate(worth) if w is not None), key=worth.__getitem__)
-        name = jobs[number].objective
-        print(f"best: job {number + 1}, {name} top-1 {worth[number]:.2f} %, {changing(jobs)[number]}")
+    worths = [worth(job.maximize, job.folder) if made else None for job, made in zip(jobs, results)]
+    if best and any(w is not None for w in worths):
+        number = max((n for n, w in enumerate(worths) if w is not None), key=worths.__getitem__)
+        name = jobs[number].maximize
+        print(f"best: job {number + 1}, {name} top-1 {worths[number]:.2f} %, {changing(jobs)[number]}")
     if not all(s in FINISHED for s in states):
         print("the same command again skips the finished jobs and goes on with the others")
     if folders := [job.folder for job, state in zip(jobs, states) if state in FINISHED]:

@@ -22,7 +22,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from bdsa import ranks
-from bdsa.commands.job import Job, objective
+from bdsa.commands.job import Job, worth
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing, check_folders, plan
 from bdsa.commands.sweep.report import report
 from bdsa.errors import UserError
@@ -132,7 +132,7 @@ def reporting(launcher: Survivor, best: bool = False, last: Callable[[], None] |
     """Report a sweep when the block is left, also by Ctrl-C; end the process if not all jobs are finished.
 
     Args:
-        best: name the job with the largest objective.
+        best: name the job that is worth most.
         last: says more behind it.
     """
     try:
@@ -190,7 +190,7 @@ def _values(override: Override) -> list[str]:
 
 def _returned(job: PlannedJob) -> JobReturn:
     made = JobReturn(overrides=job.overrides, working_dir=str(Path.cwd()), status=JobStatus.COMPLETED)
-    made.return_value = objective(job.objective, job.folder) if job.state in FINISHED else None
+    made.return_value = worth(job.maximize, job.folder) if job.state in FINISHED else None
     return made
 
 
