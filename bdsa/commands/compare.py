@@ -5,13 +5,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from bdsa.budgets import Budget
 from bdsa.commands.folder_arguments import folders_and_settings
 from bdsa.config.commands import CompareConfig
 from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.report.comparison import MEASURES, Comparison, Pair, compare
 from bdsa.report.tables import markdown
-from bdsa.report.terminal import human_count
+from bdsa.report.terminal import human_count, print_whole
 from bdsa.runs.files import write_text
 from bdsa.runs.reading import read_runs
 
@@ -27,8 +32,11 @@ Settings:
 
 """
 _TITLE = "# Comparison of runs"
-_NAMES = {"top1": "top-1 %", "conditional_fraction": "conditional fraction", "macs": "MACs", "latency_ms": "latency ms"}
-_FORMS = {"top1": ".2f", "conditional_fraction": ".3f", "latency_ms": ".2f"}
+_SAME = "No setting changed."
+_Rows = tuple[list[str], list[list[str]]]  # the heading and the rows of a table
+_NAMES = {"top1": "top-1 %", "top5": "top-5 %", "conditional_fraction": "conditional fraction", "macs": "MACs",
+          "latency_ms": "latency ms"}
+_FORMS = {"top1": ".2f", "top5": ".2f", "conditional_fraction": ".3f", "latency_ms": ".2f"}
 
 
 def main() -> None:
@@ -63,54 +71,93 @@ def show(folders: list[str], config: CompareConfig) -> None:
     found = compare(*sides)
     if not found.pairs:
         raise UserError(f"{folders[0]} and {folders[1]} have no budget of a run in common: {'; '.join(found.remarks)}")
-    text = as_markdown(folders, found, problems)
-    print(text)
+    remarks = [*found.remarks, *problems]
+    _print(folders, found, remarks)
     if config.out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
+        write_text(out, as_markdown(folders, found, remarks))
         print(f"  {'comparison':<11}{out}")
 
 
-def as_markdown(folders: list[str], found: Comparison, problems: list[str]) -> str:
+def as_markdown(folders: list[str], found: Comparison, remarks: list[str]) -> str:
     """The comparison as text."""
-    rows = [[name, ", ".join(left), ", ".join(right)] for name, (left, right) in found.changed.items()]
     parts = [_TITLE, f"A: {folders[0]}\n\nB: {folders[1]}", "## Settings that changed",
-             markdown(["setting", "A", "B"], rows, 3) if rows else "None: the runs have the same settings.",
-             "## What it did", _summary(found)]
-    if len({(p.one.name, p.other.name) for p in found.pairs}) > 1:
-        parts += ["## Run by run", _pairs(found.pairs)]
-    remarks = [*found.remarks, *problems]
+             markdown(*_changed(found), 3) if found.changed else _SAME, "## What it did", markdown(*_summary(found), 2)]
+    if _several(found):
+        parts += ["## Run by run", markdown(*_pairs(found.pairs), 3)]
     if remarks:
         parts += ["## Remarks", "\n".join(f"- {remark}" for remark in remarks)]
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(found: Comparison) -> str:
+def _print(folders: list[str], found: Comparison, remarks: list[str]) -> None:
+    """The same on the terminal."""
+    print(f"A: {folders[0]}\nB: {folders[1]}\n")
+    if found.changed:
+        _print_table("settings that changed", *_changed(found), 3)
+    else:
+        print(f"{_SAME}\n")
+    _print_table("what it did", *_summary(found), 2)
+    if _several(found):
+        _print_table("run by run", *_pairs(found.pairs), 3)
+    for remark in remarks:
+        print(f"note: {remark}")
+
+
+def _print_table(title: str, head: list[str], rows: list[list[str]], texts: int) -> None:
+    """A table, its first `texts` columns to the left and those of numbers to the right."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="", title=title)
+    for index, name in enumerate(head):
+        shown.add_column(name, no_wrap=True, justify="left" if index < texts else "right")
+    for before, row in zip([None, *rows], rows):
+        if before is not None and "budget" in head and before[0] != row[0]:
+            shown.add_section()
+        shown.add_row(*map(escape, row))
+    print_whole(shown)
+
+
+def _several(found: Comparison) -> bool:
+    """Whether more than one run stands on a side."""
+    return len({(p.one.name, p.other.name) for p in found.pairs}) > 1
+
+
+def _changed(found: Comparison) -> _Rows:
+    return ["setting", "A", "B"], [[name, ", ".join(left), ", ".join(right)]
+                                   for name, (left, right) in found.changed.items()]
+
+
+def _summary(found: Comparison) -> _Rows:
     """A row a budget and measure: means of both sides, and of the differences."""
     rows = []
     for budget in found.budgets:
-        pairs = [p for p in found.pairs if p.budget == budget]
-        untrained = any(budget not in run.trained for p in pairs for run in (p.one, p.other))
+        count = sum(p.budget == budget for p in found.pairs)
         for measure in MEASURES:
             values = found.summary(budget, measure)
             if values is None:
                 continue
             one, other, difference, deviation = values
             spread = "" if deviation is None else f" ± {_text(measure, deviation)}"
-            rows.append([f"{budget:g}{' (dense, not trained)' if untrained else ''}", _NAMES[measure],
-                         _text(measure, one), _text(measure, other), f"{_signed(measure, difference)}{spread}",
-                         f"{100 * difference / one:+.1f} %" if one else "-", str(len(pairs))])
-    return markdown(["budget", "", "A", "B", "B - A", "relative", "pairs"], rows, 2)
+            marks = [_untrained(n, count) if measure in ("top1", "top5") else "" for n in found.untrained(budget)]
+            rows.append([f"{budget:g}{' (dense)' if Budget(budget).is_dense else ''}", _NAMES[measure],
+                         _text(measure, one) + marks[0], _text(measure, other) + marks[1],
+                         f"{_signed(measure, difference)}{spread}", f"{100 * difference / one:+.1f} %" if one else "-",
+                         str(count)])
+    return ["budget", "", "A", "B", "B - A", "relative", "pairs"], rows
 
 
-def _pairs(pairs: list[Pair]) -> str:
+def _untrained(runs: int, count: int) -> str:
+    """What stands behind the top-1 of a side of `count` runs, so many of which were not trained for the budget."""
+    return "" if not runs else " (not trained)" if runs == count else f" ({runs} of {count} not trained)"
+
+
+def _pairs(pairs: list[Pair]) -> _Rows:
     rows = []
     for pair in pairs:
         one, other = pair.values("top1")
-        costs = pair.values("macs")
-        rows.append([f"{pair.budget:g}", pair.one.name, pair.other.name, f"{one:.2f}", f"{other:.2f}",
-                     f"{other - one:+.2f}", human_count(costs[0]), human_count(costs[1])])
-    return markdown(["budget", "A", "B", "top-1 % A", "top-1 % B", "B - A", "MACs A", "MACs B"], rows, 3)
+        marks = [_untrained(int(pair.budget not in run.trained), 1) for run in (pair.one, pair.other)]
+        rows.append([f"{pair.budget:g}", pair.one.name, pair.other.name, f"{one:.2f}{marks[0]}",
+                     f"{other:.2f}{marks[1]}", f"{other - one:+.2f}", *map(human_count, pair.values("macs"))])
+    return ["budget", "A", "B", "top-1 % A", "top-1 % B", "B - A", "MACs A", "MACs B"], rows
 
 
 def _text(measure: str, value: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from bdsa.commands.folder_arguments import folders_and_settings
@@ -19,7 +20,7 @@ from bdsa.report.networks import DataTable, data_tables
 from bdsa.report.page import as_page
 from bdsa.report.plots import write_plots
 from bdsa.report.published import choose_published
-from bdsa.report.tables import CSV_HEAD, as_csv, as_latex, as_markdown, notes, wide_rows
+from bdsa.report.tables import CSV_BEGIN, as_csv, as_latex, as_markdown, notes, wide_rows
 from bdsa.report.terminal import print_whole
 from bdsa.runs.files import write_text
 from bdsa.runs.reading import read_runs
@@ -108,18 +109,18 @@ def _print(table: DataTable, budgets: list[float]) -> None:
     for name in head:
         shown.add_column(name, no_wrap=True)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))
     print_whole(shown)
     for note in notes(table, lines):
         print(f"note: {note}")
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file has the columns that `as_csv` writes."""
+    """Whether a file begins with the columns that `as_csv` writes."""
     if not path.is_file():
         return False
     with path.open(newline="", errors="replace") as file:
-        return tuple(next(csv.reader(file), ())) == CSV_HEAD
+        return tuple(next(csv.reader(file), ()))[:len(CSV_BEGIN)] == CSV_BEGIN
 
 
 if __name__ == "__main__":

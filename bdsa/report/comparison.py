@@ -16,7 +16,7 @@ from bdsa.report.networks import setting_value
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
-MEASURES = ("top1", "conditional_fraction", "macs", "latency_ms")
+MEASURES = ("top1", "top5", "conditional_fraction", "macs", "latency_ms")
 _PLACES = ("data.root", "model.weights", "model.start", "teacher.weights", "awareness.targets")  # another machine's
 
 
@@ -49,6 +49,11 @@ class Comparison:
     @property
     def budgets(self) -> list[float]:
         return sorted({pair.budget for pair in self.pairs})
+
+    def untrained(self, budget: float) -> tuple[int, int]:
+        """How many runs of either side were not trained for a budget: the dense path of a network for others."""
+        pairs = [pair for pair in self.pairs if pair.budget == budget]
+        return sum(budget not in p.one.trained for p in pairs), sum(budget not in p.other.trained for p in pairs)
 
     def summary(self, budget: float, measure: str) -> tuple[float, float, float, float | None] | None:
         """Means of both sides, of the difference, and its deviation; over pairs that have the number on both."""

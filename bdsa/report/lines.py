@@ -16,6 +16,8 @@ class Line:
         network, budget: what was measured.
         runs, unfinished: how many.
         top1, deviation: percent, mean over seeds and sample standard deviation.
+        interval: the ends of the error bar of top-1, see `Cell.top1_interval`.
+        top5: percent; None where no run has it, because there are few classes.
         fraction, macs, share: conditional fraction, MACs of an image, and their share of the dense network's.
         latency_ms, speedup: measured, against the fastest dense engine; None where no run has them.
         published, difference: published top-1, and the measured one minus it, percent.
@@ -27,6 +29,8 @@ class Line:
     unfinished: int
     top1: float | None = None
     deviation: float | None = None
+    interval: tuple[float, float] | None = None
+    top5: float | None = None
     fraction: float | None = None
     macs: float | None = None
     share: float | None = None
@@ -66,7 +70,7 @@ def _line(table: DataTable, network: Network, budget: float) -> Line:
     dense = [run.results["dense_macs"] for run in cell.runs]
     return Line(
         network, budget, len(cell.runs), len(cell.unfinished), top1, cell.deviation("top1"),
-        cell.mean("conditional_fraction"), macs, macs / dense[0] if dense and dense[0] else None,
+        cell.top1_interval(), cell.mean("top5"), cell.mean("conditional_fraction"), macs, macs / dense[0] if dense and dense[0] else None,
         cell.mean("latency_ms"), cell.mean("speedup"), published,
         None if top1 is None or published is None or untrained else top1 - published, untrained)
 
@@ -92,20 +96,20 @@ class Column:
             return f"{value:.2f}" + ("" if line.deviation is None else f" ± {line.deviation:.2f}")
         if self.key == "macs":
             return human_count(value)
-        form = {"fraction": ".3f", "share": ".1%", "latency_ms": ".2f", "speedup": ".2f", "published": ".2f",
+        form = {"top5": ".2f", "fraction": ".3f", "share": ".1%", "latency_ms": ".2f", "speedup": ".2f", "published": ".2f",
                 "difference": "+.2f"}[self.key]
         return f"{value:{form}}".replace("%", " %").replace("-", "−")
 
 
-_ALL = (Column("budget", "budget"), Column("top1", "top-1 %"), Column("fraction", "conditional fraction"),
-        Column("macs", "MACs"), Column("share", "of dense MACs"), Column("latency_ms", "latency ms"),
+_ALL = (Column("budget", "budget"), Column("top1", "top-1 %"), Column("top5", "top-5 %"),
+        Column("fraction", "conditional fraction"), Column("macs", "MACs"), Column("share", "of dense MACs"), Column("latency_ms", "latency ms"),
         Column("speedup", "speedup"), Column("published", "published top-1 %"), Column("difference", "difference"),
         Column("runs", "runs"))
 
 
 def columns(lines: list[Line]) -> list[Column]:
-    """The columns that have something to say: latency and published numbers only where there are any."""
-    optional = {"latency_ms", "speedup", "published", "difference"}
+    """The columns that have something to say: top-5, latency and published numbers only where there are any."""
+    optional = {"top5", "latency_ms", "speedup", "published", "difference"}
     return [c for c in _ALL if c.key not in optional or any(getattr(line, c.key) is not None for line in lines)]
 
 

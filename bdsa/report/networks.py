@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import DENSE, Budget
+from bdsa.report.intervals import wilson
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
@@ -41,6 +42,13 @@ class Cell:
         """Sample standard deviation over the seeds; None for fewer than two."""
         values = self.values(key)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    def top1_interval(self) -> tuple[float, float] | None:
+        """Ends of the error bar of top-1: the mean and its deviation over seeds, or the 95 % interval of one run."""
+        mean, deviation = self.mean("top1"), self.deviation("top1")
+        if mean is None:
+            return None
+        return wilson(mean, self.values("images")[0]) if deviation is None else (mean - deviation, mean + deviation)
 
 
 @dataclass

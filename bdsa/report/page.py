@@ -18,6 +18,7 @@ from bdsa.report.missing import Missing
 from bdsa.report.networks import DataTable
 from bdsa.report.page_data import page_data, viewers_left_out
 from bdsa.report.pictures.line_styles import HEAT
+from bdsa.report.series import bar_words
 from bdsa.report.tables import notes, wide_rows
 from bdsa.runs.reading import Run
 
@@ -61,6 +62,7 @@ def _table_section(table: DataTable, number: int, budgets: list[float]) -> str:
     return (f"<section data-table='{number}'><h2>{escape(table.title)}</h2>{wide}<ul class='notes'>{remarks}</ul>"
             f"<h3>Accuracy over cost</h3><div class='controls' role='radiogroup' aria-label='cost'>"
             f"{radios if len(costs) > 1 else ''}</div><div class='chart'></div><ul class='legend'></ul>"
+            f"<p class='soft'>Bars: {bar_words(table)}.</p>"
             f"<noscript><p>The plots need JavaScript; the same ones are in plots/.</p></noscript>"
             f"<h3>Everything that was measured</h3>{_long_table(table, lines)}</section>")
 

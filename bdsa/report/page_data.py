@@ -9,7 +9,7 @@ from bdsa.report.lines import Line, table_lines
 from bdsa.report.missing import Missing, command_of
 from bdsa.report.networks import DataTable, Network, setting_value
 from bdsa.report.published import published_points
-from bdsa.report.series import evaluated
+from bdsa.report.series import evaluated, top1_range
 from bdsa.report.terminal import human_count
 from bdsa.runs.reading import Run
 
@@ -41,7 +41,8 @@ def viewers_left_out(tables: list[DataTable], data: dict[str, Any]) -> int:
 def _plot(table: DataTable, lines: list[Line]) -> dict[str, Any]:
     group_of = {id(n): name for name, networks in colour_groups(table.networks).items() for n in networks}
     by_model = {n.model: points for n in table.networks if (points := published_points(table, n))}
-    return {"title": table.title,
+    return {"title": table.title, "top1": {cost: top1_range(table, published=cost == "macs")
+                                           for cost in ("macs", "latency")},
             "networks": [{"group": group_of[id(n)], "single": n.single,
                           "points": [_point(line) for line in lines
                                      if line.network is n and line.top1 is not None and not line.untrained]}
@@ -51,16 +52,20 @@ def _plot(table: DataTable, lines: list[Line]) -> dict[str, Any]:
 
 
 def _point(line: Line) -> dict[str, Any]:
-    says = [line.network.title, f"budget {line.budget:g}: {line.top1:.2f} %"
-            + (f" ± {line.deviation:.2f}, {line.runs} seeds" if line.deviation is not None else ""),
+    low, high = line.interval
+    sure = f"95 % interval {low:.2f} to {high:.2f}" if line.deviation is None else (
+        f"± {line.deviation:.2f}, {line.runs} seeds")
+    says = [line.network.title, f"budget {line.budget:g}: {line.top1:.2f} %", sure,
             f"fraction {line.fraction:.3f}, {human_count(line.macs)} MACs"]
+    if line.top5 is not None:
+        says.append(f"top-5 {line.top5:.2f} %")
     if line.latency_ms is not None:
         says.append(f"{line.latency_ms:.2f} ms" + (f", {line.speedup:.2f} times as fast as dense"
                                                    if line.speedup is not None else ""))
     if line.difference is not None:
         says.append(f"{line.difference:+.2f} to the published {line.published:.2f} %")
     return {"budget": line.budget, "macs": line.macs, "latency": line.latency_ms, "top1": line.top1,
-            "deviation": line.deviation, "tip": "\n".join(says)}
+            "bar": [low, high], "tip": "\n".join(says)}
 
 
 def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]:

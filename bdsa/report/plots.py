@@ -1,6 +1,6 @@
 """The plots for print, each as PNG and PDF: accuracy over cost, and what training and blocks did.
 
-Only Figure objects, as in `bdsa.report.pictures.run`. Colours are Okabe-Ito's for networks and viridis for budgets,
+Colours are Okabe-Ito's for networks and viridis for budgets,
 which have an order; markers, fillings and line styles say the same without the colour.
 """
 from __future__ import annotations
@@ -11,23 +11,21 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from bdsa.budgets import DENSE, Budget
 from bdsa.report.colouring import colour_groups
 from bdsa.report.networks import DataTable, Network, untrained_dense
+from bdsa.report.pictures.axes import GREY, CountFormatter, draw_densities, finish, new_figure, save
 from bdsa.report.pictures.line_styles import line_styles
 from bdsa.report.published import published_points
-from bdsa.report.series import densities, density_images, evaluated, trained_loss
-from bdsa.report.terminal import human_count
+from bdsa.report.series import bar_words, densities, density_images, evaluated, top1_range, trained_loss
 
-_PRINT = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "pdf.fonttype": 42, "axes.linewidth": 0.8,
-          "lines.linewidth": 1.4}
+_PRINT = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "axes.linewidth": 0.8, "lines.linewidth": 1.4}
 _PANELS = 6  # networks with panels of their own, at most
-_GREY = "0.45"
+_NARROW = 18  # blocks whose numbers have room below one of two panels side by side, at most
 
 
 def write_plots(tables: list[DataTable], folder: Path) -> list[Path]:
@@ -41,10 +39,7 @@ def write_plots(tables: list[DataTable], folder: Path) -> list[Path]:
                                  ("training", _training(table)), ("density", _density(table))):
                 if figure is None:
                     continue
-                FigureCanvasAgg(figure)
-                folder.mkdir(parents=True, exist_ok=True)
-                for suffix in ("pdf", "png"):
-                    figure.savefig(folder / f"{name}{end}.{suffix}", dpi=300, bbox_inches="tight", pad_inches=0.05)
+                save(figure, folder / f"{name}{end}.png", dpi=300)
                 written.append(folder / f"{name}{end}.png")
     return written
 
@@ -54,31 +49,37 @@ def _accuracy_cost(table: DataTable, key: str) -> Figure | None:
     measured = [n for n in table.networks if any(c.mean(key) is not None for c in n.cells.values())]
     if not measured:
         return None
-    figure = Figure(figsize=(6.3, 4.2), layout="constrained")
+    figure = new_figure(6.3, 4.2)
     axes = figure.subplots()
     groups = colour_groups(measured)
     for (_, networks), style in zip(groups.items(), line_styles(len(groups))):
         for network in networks:
-            _network_line(axes, network, key, style, thin=len(measured) > len(groups))
+            _network_line(axes, network, key, style, thin=len(measured) > len(groups), alone=len(measured) == 1)
     handles = [Line2D([], [], label=_folded(title, 52), **{**style, "markersize": 5},
                       linestyle="--" if all(n.single for n in networks) else "-",
                       markerfacecolor="white" if all(n.single for n in networks) else style["color"])
                for (title, networks), style in zip(groups.items(), line_styles(len(groups)))]
     if any(DENSE in n.trained for n in measured):
-        handles.append(Line2D([], [], color=_GREY, marker="*", markersize=10, linestyle="none",
+        handles.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="none",
                               label="dense (budget 1)"))
     if key == "macs":
         handles += _published(axes, measured, table)
-    axes.set(xlabel="MACs an image (mean)" if key == "macs" else "latency, ms", ylabel="top-1, %")
+    axes.set(xlabel="MACs an image (mean)" if key == "macs" else "latency, ms",
+             ylabel=f"top-1, %\n(bars: {bar_words(table)})" if len(measured) == len(groups) else "top-1, %",
+             ylim=top1_range(table, published=key == "macs"))
     axes.set_xlim(left=0)  # from 0, so that distances are shares of the cost
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: human_count(x) if key == "macs" else f"{x:g}"))
-    _finish(axes)
+    if key == "macs":
+        axes.xaxis.set_major_formatter(CountFormatter())
+    finish(axes)
     figure.legend(handles=handles, loc="outside lower center", ncols=1 if len(handles) < 4 else 2, frameon=False)
     return figure
 
 
-def _network_line(axes: Axes, network: Network, key: str, style: dict[str, Any], thin: bool) -> None:
-    """A network's budgets in order of cost: dashed and hollow for a network a budget, a star for the dense one."""
+def _network_line(axes: Axes, network: Network, key: str, style: dict[str, Any], thin: bool, alone: bool) -> None:
+    """A network's budgets in order of cost: dashed and hollow for a network a budget, a star for the dense one.
+
+    Alone in its plot it has room to say at each point which budget it is.
+    """
     cells = [c for b, c in network.cells.items() if None not in (c.mean(key), c.mean("top1"))
              and not untrained_dense(network, b)]
     cells.sort(key=lambda c: c.mean(key))
@@ -87,10 +88,14 @@ def _network_line(axes: Axes, network: Network, key: str, style: dict[str, Any],
               linewidth=0.8 if thin else 1.4, alpha=0.5 if thin else 1)
     for cost, top1, cell in zip(x, y, cells):
         dense = Budget(cell.budget).is_dense
-        axes.errorbar(cost, top1, yerr=None if thin else cell.deviation("top1"), color=style["color"], capsize=2,
-                      linewidth=0.8, marker="*" if dense else style["marker"],
+        low, high = cell.top1_interval()
+        axes.errorbar(cost, top1, yerr=None if thin else [[top1 - low], [high - top1]], color=style["color"], capsize=2,
+                      linewidth=0.8, clip_on=False, marker="*" if dense else style["marker"],
                       markersize=10 if dense else 3 if thin else 5.5,
                       markerfacecolor="white" if network.single and not dense else style["color"])
+        if alone:
+            axes.annotate(f"{cell.budget:g}", (cost, low), (0, -3), textcoords="offset points", ha="center", va="top",
+                          fontsize=8, color=style["color"])
 
 
 def _published(axes: Axes, networks: list[Network], table: DataTable) -> list[Line2D]:
@@ -99,7 +104,7 @@ def _published(axes: Axes, networks: list[Network], table: DataTable) -> list[Li
     by_model = {n.model: n for n in networks if n.runs and published_points(table, n)}
     for (model, network), marker in zip(sorted(by_model.items()), "x+1234|_" * len(by_model)):
         _, macs, top1 = zip(*published_points(table, network))
-        look = {"color": _GREY, "marker": marker, "markersize": 6, "linestyle": ":", "linewidth": 1}
+        look = {"color": GREY, "marker": marker, "markersize": 6, "linestyle": ":", "linewidth": 1}
         axes.plot(macs, top1, zorder=1, **look)
         handles.append(Line2D([], [], label=f"{model}, published, a network a budget", **look))
     return handles
@@ -116,7 +121,7 @@ def _training(table: DataTable) -> Figure | None:
 def _panels_of_networks(networks: list[Network]) -> Figure:
     budgets = sorted({b for n in networks for b in n.trained})
     styles = dict(zip(budgets, line_styles(len(budgets), ordered=True)))
-    figure = Figure(figsize=(7.2, 0.3 + 2.1 * len(networks)), layout="constrained")
+    figure = new_figure(7.2, 0.3 + 2.1 * len(networks))
     grid = figure.subplots(len(networks), 3, squeeze=False)
     for (top1, fraction, loss), network in zip(grid, networks):
         for budget in network.trained:
@@ -132,7 +137,7 @@ def _panels_of_networks(networks: list[Network]) -> Figure:
         fraction.set(ylim=(0, 1.05))
         for axes in (top1, fraction, loss):
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            _finish(axes)
+            finish(axes)
     for axes, title in zip(grid[0], ("top-1, %", "conditional fraction\n(dotted: budget)", "training loss")):
         axes.set_title(title)
     for axes in grid[-1]:
@@ -145,7 +150,7 @@ def _panels_of_budgets(networks: list[Network]) -> Figure:
     budgets = sorted({b for n in networks for b in n.trained})
     columns = min(3, len(budgets))
     rows = -(-len(budgets) // columns)
-    figure = Figure(figsize=(2.4 * columns + 0.6, 2.1 * rows + 0.6), layout="constrained")
+    figure = new_figure(2.4 * columns + 0.6, 2.1 * rows + 0.6)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     groups = colour_groups(networks)
     styles = dict(zip(groups, line_styles(len(groups))))
@@ -155,7 +160,7 @@ def _panels_of_budgets(networks: list[Network]) -> Figure:
                 axes.plot(*evaluated(run.metrics, budget, "top1"), color=styles[title]["color"], linewidth=0.7,
                           alpha=0.4)
         axes.set(title=f"budget {budget:g}", ylabel="top-1, %", xlabel="epoch")
-        _finish(axes)
+        finish(axes)
     for axes in grid.flat[len(budgets):]:
         axes.set_visible(False)
     handles = [Line2D([], [], color=style["color"], label=_folded(title, 52)) for title, style in styles.items()]
@@ -171,19 +176,17 @@ def _density(table: DataTable) -> Figure | None:
         return None
     budgets = sorted({b for _, found in known for b in found})
     styles = dict(zip(budgets, line_styles(len(budgets), ordered=True)))
-    columns = min(2, len(known))
+    blocks = max(len(values) for _, found in known for values in found.values())
+    columns = min(2 if blocks <= _NARROW else 1, len(known))
     rows = -(-len(known) // columns)
-    figure = Figure(figsize=(3.4 * columns + (2.0 if columns == 1 else 0), 2.3 * rows + 0.5), layout="constrained")
+    width = min(7.2, max(5.4, 0.2 * blocks)) if columns == 1 else 3.4 * columns
+    figure = new_figure(width, 2.3 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, (network, found) in zip(grid.flat, known):
-        for budget, values in found.items():
-            axes.plot(range(1, len(values) + 1), [100 * v for v in values], **styles[budget])
-        axes.set(title=_folded(network.title, 44), xlabel=f"block (mean of {density_images(network):,} images)",
-                 ylim=(-3, 103))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _finish(axes)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("positions that ran, %")
+        draw_densities(axes, found, styles, room=_NARROW if columns == 2 else 2 * _NARROW)
+        axes.set(title=_folded(network.title, 44), xlabel=f"block (mean of {density_images(network):,} images)")
+    for axes in grid[:, 1:].flat:
+        axes.set_ylabel("")
     for axes in grid.flat[len(known):]:
         axes.set_visible(False)
     _budget_legend(figure, styles)
@@ -193,12 +196,6 @@ def _density(table: DataTable) -> Figure | None:
 def _budget_legend(figure: Figure, styles: dict[float, dict[str, Any]]) -> None:
     handles = [Line2D([], [], label=f"budget {b:g}", **style) for b, style in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(True, color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _folded(text: str, width: int) -> str:

@@ -3,7 +3,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdsa.report.networks import Network
+from bdsa.report.intervals import accuracy_range
+from bdsa.report.networks import DataTable, Network, untrained_dense
+from bdsa.report.published import published_points
+
+
+def top1_range(table: DataTable, published: bool) -> tuple[float, float]:
+    """The ends of an axis of top-1 with every error bar on it and, if asked for, the published points."""
+    bars = [cell.top1_interval() for n in table.networks for b, cell in n.cells.items() if not untrained_dense(n, b)]
+    points = [top1 for n in table.networks for *_, top1 in published_points(table, n)] if published else []
+    return accuracy_range([*filter(None, bars), *zip(points, points)])
+
+
+def bar_words(table: DataTable) -> str:
+    """What the error bars of top-1 are."""
+    found = {cell.deviation("top1") is None for n in table.networks for cell in n.cells.values() if cell.runs}
+    return {frozenset({True}): "95 % intervals", frozenset({False}): "deviation over seeds"}.get(
+        frozenset(found), "95 % intervals, or deviation over seeds")
 
 
 def densities(network: Network) -> dict[float, list[float]]:

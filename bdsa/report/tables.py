@@ -9,10 +9,9 @@ from bdsa.report.missing import Missing
 from bdsa.report.networks import DataTable
 from bdsa.report.published import describe_source
 
-CSV_HEAD = (
-    "data", "split", "model", "networks", "settings", "budget", "top1", "top1_deviation", "conditional_fraction",
-    "macs", "share_of_dense_macs", "latency_ms", "speedup", "published_top1", "difference", "published_source", "runs",
-    "unfinished", "trained", "folders")
+CSV_BEGIN = ("data", "split", "model", "networks", "settings", "budget", "top1", "top1_deviation")  # of every report
+_CSV_END = ("conditional_fraction", "macs", "share_of_dense_macs", "latency_ms", "speedup", "published_top1",
+            "difference", "published_source", "runs", "unfinished", "trained", "folders")
 _ESCAPES = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{",
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
 
@@ -111,16 +110,18 @@ def latex_text(text: str) -> str:
 
 
 def as_csv(tables: list[DataTable], budgets: list[float]) -> str:
-    """A line a network and budget, numbers unrounded, empty where there is none."""
+    """A line a network and budget, numbers unrounded, empty where there is none; top5 where a run has it."""
+    lines = [(table, line) for table in tables for line in table_lines(table, budgets)]
+    ranked = any(line.top5 is not None for _, line in lines)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
-    for table in tables:
-        for line in table_lines(table, budgets):
-            network, cell = line.network, line.network.cells.get(line.budget)
-            writer.writerow(["" if value is None else value for value in (
-                table.data, table.split, network.model, network.kind, network.label, line.budget, line.top1,
-                line.deviation, line.fraction, line.macs, line.share, line.latency_ms, line.speedup, line.published,
-                line.difference, table.published if line.published is not None else None, line.runs, line.unfinished,
-                str(not line.untrained).lower(), " ".join(str(r.folder) for r in cell.runs) if cell else None)])
+    writer.writerow([*CSV_BEGIN, *["top5"] * ranked, *_CSV_END])
+    for table, line in lines:
+        network, cell = line.network, line.network.cells.get(line.budget)
+        writer.writerow(["" if value is None else value for value in (
+            table.data, table.split, network.model, network.kind, network.label, line.budget, line.top1,
+            line.deviation, *[line.top5] * ranked, line.fraction, line.macs, line.share, line.latency_ms, line.speedup,
+            line.published, line.difference, table.published if line.published is not None else None, line.runs,
+            line.unfinished, str(not line.untrained).lower(),
+            " ".join(str(r.folder) for r in cell.runs) if cell else None)])
     return text.getvalue()

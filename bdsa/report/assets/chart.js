@@ -10,14 +10,23 @@ function shape(kind, attributes, parent) {
   return made;
 }
 
+const UNITS = [[1e12, " T"], [1e9, " G"], [1e6, " M"], [1e3, " k"], [1, ""]];
+const unitOf = value => UNITS.find(([size]) => Math.abs(value) >= size) ?? [1, ""];
+
 function count(value) {  // 41234567 -> "41.2 M"
-  for (const [size, unit] of [[1e12, " T"], [1e9, " G"], [1e6, " M"], [1e3, " k"]])
-    if (Math.abs(value) >= size) return Number((value / size).toPrecision(3)) + unit;
-  return String(Number(value.toPrecision(4)));
+  const [size, unit] = unitOf(value);
+  return Number((value / size).toPrecision(size > 1 ? 3 : 4)) + unit;
 }
 
-function ticks(low, high, wanted) {
-  const raw = (high - low) / wanted || 1, power = 10 ** Math.floor(Math.log10(raw));
+function tickTexts(values, counts) {  // all in the unit of the largest, with the same number of decimals: 90.0, 90.5
+  const [size, unit] = counts ? unitOf(Math.max(...values.map(Math.abs))) : [1, ""];
+  const short = values.map(v => String(Number((v / size).toPrecision(6))));
+  const decimals = Math.max(...short.map(text => (text.split(".")[1] ?? "").length));
+  return short.map(text => text === "0" ? text : Number(text).toFixed(decimals) + unit);
+}
+
+function ticks(low, high, wanted, whole) {
+  const raw = Math.max((high - low) / wanted || 1, whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map(f => f * power).find(s => s >= raw);
   const found = [];
   for (let t = Math.ceil(low / step - 1e-9) * step; t <= high + step * 1e-9; t += step) found.push(t);
@@ -38,8 +47,8 @@ function marker(kind, x, y, size, attributes, parent) {
     parent);
 }
 
-// spec: {label, x: {label, zero, counts, low, high}, y: {...}, series: [{name, colour, dash, hollow, marker, size, faint,
-// points: [{x, y, tip, dev, star}]}]}; points are drawn where a series has a marker.
+// spec: {label, x: {label, zero, counts, whole, low, high}, y: {...}, series: [{name, colour, dash, hollow, marker, size,
+// faint, points: [{x, y, tip, bar: [low, high], star}]}]}; points are drawn where a series has a marker.
 function drawChart(place, spec) {
   const width = Math.max(280, Math.min(place.clientWidth || 700, 1000)), height = Math.max(220, Math.min(width * .55, 460));
   const left = 52, right = 14, top = 10, bottom = 44;
@@ -57,15 +66,17 @@ function drawChart(place, spec) {
   const X = x => left + (x - x0) / (x1 - x0) * (width - left - right);
   const Y = y => height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom);
   const svg = shape("svg", {viewBox: `0 0 ${width} ${height}`, height, role: "group", "aria-label": spec.label});
-  for (const t of ticks(x0, x1, width / 90)) {
-    shape("line", {class: "grid", x1: X(t), x2: X(t), y1: top, y2: height - bottom}, svg);
-    shape("text", {x: X(t), y: height - bottom + 16, "text-anchor": "middle"}, svg).textContent =
-      spec.x.counts ? count(t) : Number(t.toPrecision(4));
-  }
-  for (const t of ticks(y0, y1, height / 60)) {
-    shape("line", {class: "grid", x1: left, x2: width - right, y1: Y(t), y2: Y(t)}, svg);
-    shape("text", {x: left - 6, y: Y(t) + 4, "text-anchor": "end"}, svg).textContent = Number(t.toPrecision(4));
-  }
+  const across = ticks(x0, x1, width / (spec.x.whole ? 40 : 90), spec.x.whole), up = ticks(y0, y1, height / 60);
+  tickTexts(across, spec.x.counts).forEach((text, i) => {
+    const x = X(across[i]);
+    shape("line", {class: "grid", x1: x, x2: x, y1: top, y2: height - bottom}, svg);
+    shape("text", {class: "x", x, y: height - bottom + 16, "text-anchor": "middle"}, svg).textContent = text;
+  });
+  tickTexts(up).forEach((text, i) => {
+    const y = Y(up[i]);
+    shape("line", {class: "grid", x1: left, x2: width - right, y1: y, y2: y}, svg);
+    shape("text", {class: "y", x: left - 6, y: y + 4, "text-anchor": "end"}, svg).textContent = text;
+  });
   shape("text", {x: (left + width) / 2, y: height - 8, "text-anchor": "middle"}, svg).textContent = spec.x.label;
   shape("text", {x: 12, y: height / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${height / 2})`}, svg)
     .textContent = spec.y.label;
@@ -75,8 +86,8 @@ function drawChart(place, spec) {
       "stroke-width": s.faint ? 1 : 2, "stroke-dasharray": s.dash || "none", opacity: s.faint ? .5 : 1}, svg);
     if (!s.marker) continue;
     for (const p of s.points) {
-      if (p.dev && !s.faint) shape("line", {x1: X(p.x), x2: X(p.x), y1: Y(p.y - p.dev), y2: Y(p.y + p.dev),
-        stroke: s.colour, "stroke-width": 1.5}, svg);
+      if (p.bar && !s.faint) shape("path", {class: "bar", stroke: s.colour, "stroke-width": 1.5, fill: "none",
+        d: `M${X(p.x)} ${Y(p.bar[0])}V${Y(p.bar[1])}` + p.bar.map(end => `M${X(p.x) - 4} ${Y(end)}h8`).join("")}, svg);
       const made = marker(p.star ? "star" : s.marker, X(p.x), Y(p.y), s.faint ? 3 : 4.5, {class: "point",
         fill: s.hollow && !p.star ? "var(--page)" : s.colour, stroke: s.colour, "stroke-width": 1.5,
         tabindex: marks.length ? -1 : 0, role: "img", "aria-label": p.tip.replaceAll("\n", ", ")}, svg);

@@ -46,14 +46,16 @@ function accuracyCost(section, table) {
     const series = measured.map(n => ({
       name: n.group, ...look(n.group), dash: n.single ? "6 4" : "", hollow: n.single, faint: crowded,
       points: n.points.filter(p => (latency ? p.latency : p.macs) !== null).map(p => ({
-        x: latency ? p.latency : p.macs, y: p.top1, dev: p.deviation, star: p.budget === 1, tip: p.tip}))
+        x: latency ? p.latency : p.macs, y: p.top1, bar: p.bar, star: p.budget === 1, tip: p.tip}))
         .sort((a, b) => a.x - b.x)}));
     const published = latency ? [] : table.published.map((p, i) => ({
       name: `${p.model}, published, a network a budget`, colour: "var(--grey)", dash: "2 4",
       marker: ["cross", "up", "down", "diamond", "square"][i % 5], hollow: i > 0,
       points: p.points.map(q => ({x: q[1], y: q[2],
         tip: `${p.model}, published\nbudget ${q[0]}: ${q[2].toFixed(2)} %\nat ${count(q[1])} MACs, those of this network`}))}));
-    chart(place, {label: `Top-1 over ${latency ? "latency" : "MACs"}: ${table.title}`, y: {label: "top-1, %"},
+    const [low, high] = table.top1[latency ? "latency" : "macs"];
+    chart(place, {label: `Top-1 over ${latency ? "latency" : "MACs"}: ${table.title}`,
+      y: {label: "top-1, %", low, high},
       x: {label: latency ? "latency, ms" : "MACs an image (mean)", zero: true, counts: !latency},
       series: [...published, ...series]});
     const shown = groups.map(g => series.find(s => s.name === g));
@@ -137,11 +139,12 @@ function fillRun(details) {
   const colour = budget => `var(--b${DATA.budgets.indexOf(Number(budget))})`;
   const curves = key => Object.entries(run.curves).map(([budget, c]) => ({name: `budget ${budget}`,
     colour: colour(budget), points: c.epoch.map((e, i) => ({x: e, y: c[key][i]})).filter(p => p.y !== null)}));
-  const epochs = {label: "epoch"};
+  const epochs = {label: "epoch", whole: true};
   add("Top-1 by epoch", {x: epochs, y: {label: "top-1, %"}, series: curves("top1")});
   add("Conditional fraction by epoch", {x: epochs, y: {label: "conditional fraction", low: 0, high: 1.05},
     series: curves("fraction")});
-  add(`Density of each block, mean of ${run.measured.toLocaleString("en")} images`, {x: {label: "block"}, y: {label: "positions that ran, %", low: 0, high: 103},
+  add(`Density of each block, mean of ${run.measured.toLocaleString("en")} images`, {x: {label: "block", whole: true},
+    y: {label: "positions that ran, %", low: 0, high: 103},
     series: Object.entries(run.densities).map(([budget, values]) => ({name: `budget ${budget}`, colour: colour(budget),
       marker: "circle", points: values.map((v, i) => ({x: i + 1, y: 100 * v,
         tip: `block ${i + 1}, budget ${budget}\n${(100 * v).toFixed(1)} % of the positions`}))}))});
