@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
 from bdsa.commands.asked_data import data_settings
-from bdsa.config import plugins
+from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
 from bdsa.config.settings import ModelConfig
 from bdsa.data.datasets import Splits, create_splits, dataset_names, get_split
@@ -84,7 +84,7 @@ def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str,
     budgets = evaluated_budgets(Budgets([DENSE]) if network is None else network.budgets, asked)
     data = data_settings(config.data, content)
     if data.name not in dataset_names():
-        plugins.require(content, config.checkpoint)
+        loaded.require(content, config.checkpoint)
     splits = create_splits(data)
     split = config.split or splits.reported
     if split != "train":

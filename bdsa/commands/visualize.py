@@ -9,7 +9,7 @@ from typing import Any
 from bdsa.commands.answers import Answer, ask, image_row, masked_budgets, mean_row
 from bdsa.commands.asked_data import data_settings
 from bdsa.commands.shown_images import ShownImages, from_files, from_split, imagenet_synsets
-from bdsa.config import plugins
+from bdsa.config import loaded
 from bdsa.config.settings import TrainerConfig
 from bdsa.config.visualize import VisualizeConfig
 from bdsa.data.datasets import create_splits, dataset_names
@@ -27,8 +27,8 @@ from bdsa.report.pictures.masks import MaskColumn, mask_picture
 from bdsa.report.pictures.run import density_picture
 from bdsa.report.progress import progress_bar
 from bdsa.report.terminal import human_count
+from bdsa.runs.contents import MASK_SET
 from bdsa.runs.files import write_json
-from bdsa.runs.folder import MASK_SET
 from bdsa.training.device import choose_device
 
 COUNT = 8      # images, where nobody said how many
@@ -90,7 +90,7 @@ def _of_data(config: VisualizeConfig, content: dict[str, Any] | None,
                         "data.root=PATH, data=cifar10 or data=cifar100")
     data = data_settings(config.data, content)
     if data.name not in dataset_names():
-        plugins.require(content, config.checkpoint)
+        loaded.require(content, config.checkpoint)
     splits = create_splits(data)
     if len(splits.classes) != network.num_classes:
         raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, "

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from timm.models import is_model, split_model_name_tag
 
 from bdsa.budgets import Budgets
-from bdsa.config import plugins
+from bdsa.config import loaded
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
@@ -107,7 +107,7 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     """
     spec = ModelSpec(**content["model"])
     if not is_model(split_model_name_tag(spec.name)[0]):
-        plugins.require(content, source)
+        loaded.require(content, source)
     network = spec.build()
     load_completely(network, content["state_dict"], source)
     return network
