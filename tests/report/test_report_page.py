@@ -11,7 +11,7 @@ from browser import HOW, Browser, find_browser
 from command_line import run
 from run_folders import write_run
 
-from bdsa.runs.environment import command
+from bdsa.commands import report as report_command
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason=HOW)
 
@@ -31,9 +31,9 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     write_run(sweep / "<b>stopped", finished=False, **{"recipe.lr": 1.0})
     made = {}
     patch = pytest.MonkeyPatch()
-    patch.setattr(command, "write_plots", lambda tables, folder: [])  # they take longest, and the page has its own
+    patch.setattr(report_command, "write_plots", lambda tables, folder: [])  # they take longest, and the page has its own
     for name in ("one", "sweep"):
-        outcome = run(command.main, [str(folder / name), f"out={folder / 'report' / name}"])
+        outcome = run(report_command.main, [str(folder / name), f"out={folder / 'report' / name}"])
         assert outcome.code == 0, outcome.err
         made[name] = folder / "report" / name / "report.html"
     patch.undo()
@@ -120,6 +120,16 @@ def test_points_say_what_they_are_to_the_mouse_and_to_the_keyboard(browser, page
     assert browser.js(tip) not in (None, told)
     browser.click("input[value=latency]")
     assert "latency, ms" in browser.js("document.querySelector('.chart').textContent")
+
+
+def test_ticks_share_a_unit_and_bars_stay_in_the_chart(browser, pages):
+    browser.open(pages["sweep"])
+    texts = browser.js("[...document.querySelectorAll('.chart text.x')].map(t => t.textContent)")
+    assert len(texts) > 3 and {text.partition(" ")[2] for text in texts if text != "0"} == {"M"}
+    inside = ("(svg => [...svg.querySelectorAll('.bar')].map(bar => [bar.getBBox(), svg.viewBox.baseVal]).map("
+              "([b, v]) => b.y >= 0 && b.y + b.height <= v.height - 44))(document.querySelector('.chart svg'))")
+    found = browser.js(inside)
+    assert len(found) > 5 and all(found)
 
 
 def test_a_run_shows_its_config_and_command_when_it_is_opened(browser, pages):
