@@ -24,7 +24,7 @@ from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
 from bdsa.models.checkpoints import ModelSpec, load_network, network_content, read_checkpoint, save
 from bdsa.report.pictures.blocks import BlockLabel, Seen, mask_sheet, ponder_sheet, soft_mask_sheet
-from bdsa.report.pictures.run import ponder_map
+from bdsa.report.pictures.ponder import ponder_map
 from bdsa.training.evaluation import evaluate
 
 DATA = {"name": "cluttered_digits", "image_size": 32, "train_images": 12, "val_images": 10, "test_images": 10}
@@ -72,7 +72,7 @@ def made(files) -> Path:
     """The pictures of three test images at every budget, by the shortest command."""
     outcome = visualize(f"checkpoint={files / 'run/checkpoints/best.pt'}", "count=3")
     folder = files / "run/visualizations/best-cluttered_digits-test"
-    assert str(folder / "overview.png") in outcome.out and "3 of 10 images" in outcome.out
+    assert f"{folder / 'overview'}.{{png,pdf}}" in outcome.out and "3 of 10 images" in outcome.out
     return folder
 
 
@@ -84,8 +84,13 @@ def test_every_image_and_budget_has_its_pictures(made):
             one, other = (pixels(made / image / f"{kind}_{budget}.png") for budget in ("b030", "b070"))
             assert min(one.shape[:2]) > 300 and one.std() > 20
             assert one.shape != other.shape or (one != other).any()
-    assert sorted(p.name for p in made.iterdir()) == sorted([*images, "densities.json", "density.png", "masks.json",
-                                                           "overview.png"])
+            pdf = (made / image / f"{kind}_b030.pdf").read_bytes()
+            assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+    assert sorted(p.name for p in made.iterdir()) == sorted([
+        *images, "animation.gif", "densities.json", "density.pdf", "density.png", "masks.json", "overview.pdf",
+        "overview.png"])
+    with Image.open(made / "animation.gif") as gif:
+        assert gif.n_frames == 2
 
 
 def test_the_numbers_are_those_of_the_evaluation(files, made):
