@@ -3,8 +3,8 @@
     python examples/own_loop.py            # some 4 minutes on one core
     python examples/own_loop.py --quick    # seconds, to see that it runs; it learns nothing
 
-Measured on 2026-11-25 on two cores of an AMD EPYC (Zen 4), with one thread (OMP_NUM_THREADS=1), in 4 min 4 s of processor
-time:
+Measured on 2026-11-25 on two cores of an AMD EPYC (Zen 4), with one thread (OMP_NUM_THREADS=1), in 4 min 4 s of
+processor time:
 
     budget   top-1     conditional fraction   MACs     share of the dense MACs
     0.3      97.55 %   0.298                  13.5 M   32.8 %
