@@ -19,6 +19,7 @@ from bdsa.config.pipeline import PipelineConfig
 from bdsa.config.settings import TrainConfig
 from bdsa.config.visualize import VisualizeConfig
 from bdsa.errors import unknown
+from bdsa.ranks import is_main
 from bdsa.runs.name import sweep_name
 
 # NAME of bdsa-NAME -> what it does, as `bdsa` lists it, and its entry point
@@ -70,6 +71,8 @@ def train() -> None:
 def _train(config: TrainConfig, folder: Path) -> None:
     from bdsa.training.trainer import train  # torch and timm take seconds: --help and shell completion do not wait
 
+    if (debug := HydraConfig.get().runtime.choices.get("debug")) and is_main():
+        print(f"debug={debug}: a run to see that it runs, in {folder}; its numbers mean nothing", flush=True)
     config.tracker.group = config.tracker.group or sweep_name()
     train(config, folder)
 
