@@ -58,7 +58,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def part() -> tuple[int, int]:
+def shard() -> tuple[int, int]:
     """(rank, world): which part of every batch this process holds."""
     return rank(), world()
 

@@ -48,7 +48,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     dataset = splits.train_eval if split == "train" else get_split(splits, split)
     dataset.draw()
     dataset = limited(dataset, config.trainer.limit_eval_images)
-    loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.part())
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.shard())
     network.execution = config.execution
     folder = _folder(config, name, splits.name, split)
     kept = folder / "execution.json"

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from bdsa.commands.isolation import undisturbed
 from bdsa.config.schema import from_omegaconf
 from bdsa.errors import UserError
 from bdsa.runs import failures
+from bdsa.runs.contents import read_results
 from bdsa.runs.environment import in_sweep
 
 
@@ -89,9 +89,8 @@ def worth(name: str | None, folder: Path) -> float | None:
         name: "mean" or "worst" top-1 over the trained budgets, or one budget's, such as "b030", in percent.
         folder: the run's.
     """
-    file = folder / "results.json"
-    if name is None or not file.exists():
+    results = None if name is None else read_results(folder)
+    if results is None:
         return None
-    results = json.loads(file.read_text())
     top1 = {r["name"]: r["top1"] for r in results["rows"] if r["budget"] in results["trained_budgets"]}
     return {"mean": sum(top1.values()) / len(top1), "worst": min(top1.values()), **top1}[name]

@@ -12,7 +12,7 @@ from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.runs.files import write_text
 from bdsa.runs.selection import meets_budgets
-from bdsa.runs.target_runs import PROVENANCE, as_csv, mean_top1, missing, read_runs, table
+from bdsa.runs.target_runs import PROVENANCE, absent_budgets, as_csv, mean_top1, read_runs, table
 
 HELP = """bdsa-targets: the targets file of awareness from finished single-budget runs.
 
@@ -58,7 +58,7 @@ def collect(folders: list[str], config: TargetsConfig) -> None:
         for budget, cell in row.items():
             print(f"{model:<16} {budget:<5g} {mean_top1(cell):6.2f} %  "
                   f"{'1 run' if len(cell) == 1 else f'mean of {len(cell)} runs'}")
-    for model, absent in missing(cells, budgets).items():
+    for model, absent in absent_budgets(cells, budgets).items():
         print(f"missing: {model} at {', '.join(f'{b:g}' for b in absent)}; awareness needs a target for every budget "
               f"that it trains")
     for run in runs:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from bdsa.data.seeds import mixed_seed
-from bdsa.data.subset import Part
+from bdsa.data.subset import Rows
 from bdsa.errors import UserError
 
 
@@ -21,7 +21,7 @@ def check_held_out(size: float | None) -> None:
                         f"such as 0.1 or 500")
 
 
-def hold_out(source: Dataset, size: float, seed: int, classes: list[str]) -> tuple[Part, Part]:
+def hold_out(source: Dataset, size: float, seed: int, classes: list[str]) -> tuple[Rows, Rows]:
     """Split a training set, every class by the same share.
 
     Args:
@@ -49,7 +49,7 @@ def hold_out(source: Dataset, size: float, seed: int, classes: list[str]) -> tup
         generator = torch.Generator().manual_seed(mixed_seed("held_out", seed, label))
         taken += rows[torch.randperm(len(rows), generator=generator)[:share].numpy()].tolist()
     out = set(taken)
-    return Part(source, [i for i in range(len(labels)) if i not in out]), Part(source, sorted(out))
+    return Rows(source, [i for i in range(len(labels)) if i not in out]), Rows(source, sorted(out))
 
 
 def shares(sizes: list[int], count: int, classes: list[str]) -> list[int]:

@@ -13,7 +13,7 @@ def limited(dataset: Dataset, count: int | None) -> Dataset:
     return Subset(dataset, order[:count].tolist())
 
 
-class Part(Dataset):
+class Rows(Dataset):
     """Some rows of a data set, in its order; `source` stays reachable, and can be drawn ahead."""
 
     def __init__(self, source: Dataset, rows: list[int]) -> None:

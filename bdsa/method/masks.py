@@ -28,10 +28,11 @@ class MaskUnit(nn.Module):
         self.conv = nn.Conv2d(channels, 1, kernel_size=3, stride=stride, padding=1, bias=True)
         self.fc = nn.Linear(channels, 1)
         if start == "activity":
+            assert self.conv.bias is not None
             nn.init.constant_(self.conv.weight, 1 / (9 * channels))
             for rest in (self.conv.bias, self.fc.weight, self.fc.bias):
                 nn.init.zeros_(rest)
-        self.norm = nn.Identity()
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.Identity()
         if norm == "batch":
             self.norm = nn.BatchNorm2d(1)
             self.norm.weight.requires_grad_(False)  # one, for good
@@ -49,14 +50,14 @@ class MaskUnit(nn.Module):
     def shift(self, offset: float | Tensor) -> None:
         """Add `offset` to all logits, for good: the threshold moves the other way."""
         with torch.no_grad():
-            (self.fc if isinstance(self.norm, nn.Identity) else self.norm).bias += offset
+            (self.fc if isinstance(self.norm, nn.Identity) else self.norm).bias.add_(offset)
 
     def macs(self, height: int, width: int) -> int:
         """MACs of this unit for one image whose mask is height x width."""
         return self.conv.in_channels * (9 * height * width + 1)
 
 
-def gumbel_difference(like: Tensor, part: tuple[int, int] = (0, 1)) -> Tensor:
+def gumbel_difference(like: Tensor, shard: tuple[int, int] = (0, 1)) -> Tensor:
     """The difference of two independent Gumbel(0, 1) noises, in float32, of the shape of `like`.
 
     That difference is a standard logistic variable, so one uniform draw makes it. The draw is kept
@@ -64,11 +65,11 @@ def gumbel_difference(like: Tensor, part: tuple[int, int] = (0, 1)) -> Tensor:
 
     Args:
         like: [B, ...].
-        part: (r, n) where `like` is the r-th of n equal parts of a batch: the whole batch's noise is
+        shard: (r, n) where `like` is the r-th of n equal parts of a batch: the whole batch's noise is
             drawn and its rows taken, so that generators in one state give the parts what one process draws.
     """
     eps = torch.finfo(torch.float32).eps
-    (index, count), rows = part, like.shape[0]
+    (index, count), rows = shard, like.shape[0]
     u = torch.rand((rows * count, *like.shape[1:]), device=like.device, dtype=torch.float32).clamp_(eps, 1 - eps)
     return torch.logit(u[index * rows:(index + 1) * rows])
 

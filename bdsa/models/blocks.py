@@ -23,7 +23,7 @@ from bdsa.method.norms import BudgetNorm, add_budget_norms
 from bdsa.models.usage import BlockUsage, Request
 
 
-class AdaptiveBlock:
+class AdaptiveBlock(nn.Module):
     """What the adaptive blocks share: mask units per budget, the decision and the accounting."""
 
     mask_units: nn.ModuleDict
@@ -62,7 +62,7 @@ class AdaptiveBlock:
                 raise ValueError(f"a given mask is {list(given.shape)} and the block decides {list(logits.shape)}")
             logits = given.float() - 0.5
         elif request.noise:
-            logits = logits + gumbel_difference(logits, request.part)
+            logits = logits + gumbel_difference(logits, request.shard)
         mask = straight_through(logits, request.temperature)
         y = self.masked(x, mask.to(x.dtype), request.budget)
         source = logits if request.differentiable_dilation else logits.detach()

@@ -5,6 +5,7 @@ import functools
 import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
@@ -20,10 +21,11 @@ from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 
-class AdaptiveNetwork:
+class AdaptiveNetwork(nn.Module):
     """What every adaptive network adds to its timm class: a forward pass with a budget."""
 
     budgets: Budgets
+    feature_info: list[dict[str, Any]]  # timm's: channels and reduction of each stage
     _execution = "masked"
 
     @property
@@ -59,7 +61,7 @@ class AdaptiveNetwork:
 
     def forward(self, x: Tensor, budget: float = DENSE, return_usage: bool = False, *, temperature: float = 1.0,
                 noise: bool = False, differentiable_dilation: bool = True,
-                published_cost: bool = False, part: tuple[int, int] = (0, 1),
+                published_cost: bool = False, shard: tuple[int, int] = (0, 1),
                 masks: Sequence[Tensor] | None = None) -> Tensor | tuple[Tensor, Usage]:
         """Classify images at a budget.
 
@@ -71,7 +73,7 @@ class AdaptiveNetwork:
             noise: whether Gumbel noise is added to the mask logits (training).
             differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
             published_cost: whether the fractions for the budget losses are those of the authors' count.
-            part: (rank, world) where several processes share the batch in equal parts: for the noise.
+            shard: (rank, world) where several processes share the batch in equal parts: for the noise.
             masks: decide instead of the mask units, which still run: a bool [B, 1, h, w] a block, at its
                 output resolution. For measurements at a chosen density.
 
@@ -87,7 +89,7 @@ class AdaptiveNetwork:
         if plain and self._execution == "masked":
             return super().forward(x)
         request = Request(None if asked.is_dense else asked.name, temperature, noise, differentiable_dilation,
-                          published_cost, part)
+                          published_cost, shard)
         size = tuple(x.shape[2:])
         if (plain or not asked.is_dense) and self._execution != "masked":
             if (ran := _sparse_runner()(self, x, asked.name, None if plain else masks, return_usage)) is not None:

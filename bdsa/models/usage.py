@@ -20,14 +20,14 @@ class Request:
         published_cost: whether the budget losses see the MACs that the authors' code counts: the first
             layer of a strided bottleneck at output resolution, grouped convolutions divided by their
             groups twice. What is reported stays what is executed.
-        part: (r, n) where the images are the r-th of n equal parts of a batch; see `gumbel_difference`.
+        shard: (r, n) where the images are the r-th of n equal parts of a batch; see `gumbel_difference`.
     """
     budget: str | None
     temperature: float = 1.0
     noise: bool = False
     differentiable_dilation: bool = True
     published_cost: bool = False
-    part: tuple[int, int] = (0, 1)
+    shard: tuple[int, int] = (0, 1)
 
 
 class BlockUsage(NamedTuple):

@@ -11,7 +11,6 @@ Rules, in this order, when a command is started:
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import uuid
@@ -22,13 +21,13 @@ from omegaconf import OmegaConf
 
 from bdsa.errors import UserError
 from bdsa.ranks import is_main
+from bdsa.runs import contents
 from bdsa.runs.environment import environment
 from bdsa.runs.files import write_json, write_text
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import decisive_settings, default_settings
 
 log = logging.getLogger("bdsa")
-MASK_SET = "masks.json"  # in pictures/ and visualizations/NAME/: see bdsa.report.pictures.mask_set
 
 
 class PrintHandler(logging.Handler):
@@ -53,15 +52,15 @@ class RunFolder:
 
     def __init__(self, path: Path, config: dict[str, Any], fresh: bool = False) -> None:
         self.path, self.config = path, config
-        self.config_file, self.environment_file = path / "config.yaml", path / "environment.json"
-        self.last, self.best = path / "checkpoints" / "last.pt", path / "checkpoints" / "best.pt"
-        self.best_ema = path / "checkpoints" / "best_ema.pt"
-        self.results_file, self.pictures = path / "results.json", path / "pictures"
-        self.metrics = MetricsFile(path / "metrics.jsonl")
+        self.config_file, self.environment_file = path / contents.CONFIG, path / contents.ENVIRONMENT
+        checkpoints = path / contents.CHECKPOINTS
+        self.last, self.best, self.best_ema = (checkpoints / f"{n}.pt" for n in ("last", "best", "best_ema"))
+        self.results_file, self.pictures = path / contents.RESULTS, path / contents.PICTURES
+        self.metrics = MetricsFile(path / contents.METRICS)
         self.handlers: list[logging.Handler] = []
         self.fresh = fresh
-        if not fresh and self.config_file.exists():
-            self._check_same_settings()
+        if not fresh and (before := contents.read_config(path)) is not None:
+            self._check_same_settings(before)
         self.done = self.results_file.exists() and not fresh
         self.resumes = self.last.exists() and not fresh
 
@@ -77,8 +76,8 @@ class RunFolder:
         """Epoch -> its picture, of those that were drawn."""
         return {int(p.stem.rpartition("_")[2]): p for p in sorted((self.pictures / "training").glob("epoch_*.png"))}
 
-    def _check_same_settings(self) -> None:
-        old = {**default_settings(), **decisive_settings(OmegaConf.to_container(OmegaConf.load(self.config_file)))}
+    def _check_same_settings(self, before: dict[str, Any]) -> None:
+        old = {**default_settings(), **decisive_settings(before)}
         new = decisive_settings(self.config)
         changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         if changed:
@@ -96,16 +95,14 @@ class RunFolder:
             log.propagate = False
             return ""
         if self.fresh:
-            for part in (self.config_file, self.environment_file, self.results_file, self.metrics.path,
-                         self.last.parent, self.pictures, self.path / "wandb", self.path / "train.log"):
-                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+            for own in (self.config_file, self.environment_file, self.results_file, self.metrics.path,
+                        self.last.parent, self.pictures, self.path / "wandb", self.path / contents.LOG):
+                shutil.rmtree(own) if own.is_dir() else own.unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        run_id = uuid.uuid4().hex[:12]
-        if self.environment_file.exists():
-            run_id = json.loads(self.environment_file.read_text()).get("run_id", run_id)
+        run_id = (contents.read_environment(self.path) or {}).get("run_id") or uuid.uuid4().hex[:12]
         write_json(self.environment_file, {"run_id": run_id, **environment(device)})
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
-        self.handlers = [logging.FileHandler(self.path / "train.log"), PrintHandler()]
+        self.handlers = [logging.FileHandler(self.path / contents.LOG), PrintHandler()]
         for handler in self.handlers:
             handler.setFormatter(logging.Formatter("%(message)s"))
             log.addHandler(handler)

@@ -1,31 +1,25 @@
 """Find run folders and read what is in them, whatever state they are in.
 
-Only what a run wrote is read: results.json, metrics.jsonl, config.yaml, environment.json, the traceback of a
-failure and the masks kept for the page. What cannot be read becomes a problem, a sentence for the user, and
-the rest is still reported.
+Only what a run wrote is read, by `bdsa.runs.contents`. What cannot be read becomes a problem, a sentence for the
+user, and the rest is still reported.
 """
 from __future__ import annotations
 
 import json
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bdsa.errors import nearest
-from bdsa.runs.folder import MASK_SET
+from bdsa.errors import UserError, nearest
+from bdsa.runs import contents, failures
 from bdsa.runs.name import decisive_settings, default_settings
 
 _NOT_SEARCHED = {"checkpoints", "pictures", "wandb", "evaluations", "visualizations", "__pycache__"}
-_ROW = {"name": str, "images": int, "budget": (int, float), "top1": (int, float), "conditional_fraction": (int, float),
-        "macs": (int, float)}
-_RESULTS = {"model": str, "data": str, "image_size": int, "classes": int, "split": str, "dense_macs": (int, float),
-            "trained_budgets": list, "rows": list}
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one reads 200 configs in a second
+
 
 
 @dataclass
@@ -40,7 +34,7 @@ class Run:
         environment: command, versions, processor; empty where it could not be read.
         results: the content of results.json, or None for a run without.
         metrics: rows of metrics.jsonl that could be read.
-        failure: the last line of its traceback, where it failed.
+        failure: why its last attempt failed, in a line.
     """
     folder: Path
     name: str
@@ -78,8 +72,8 @@ class Run:
     @cached_property
     def masks(self) -> dict[str, Any] | None:
         """What the page shows of its masks: the training's, else the newest that bdsa-visualize made."""
-        made = [self.folder / "pictures" / MASK_SET]
-        made += sorted(self.folder.glob(f"visualizations/*/{MASK_SET}"), key=lambda p: -p.stat().st_mtime)
+        made = [self.folder / contents.PICTURES / contents.MASK_SET]
+        made += sorted(self.folder.glob(f"visualizations/*/{contents.MASK_SET}"), key=lambda p: -p.stat().st_mtime)
         for path in made:
             try:
                 content = json.loads(path.read_text())
@@ -119,7 +113,7 @@ def find_runs(folder: Path) -> list[Path]:
     """The run folders in `folder`, or itself, sorted; inside of a run none is looked for, which makes it quick."""
     found = []
     for where, below, files in os.walk(folder, followlinks=False):
-        if "config.yaml" in files or ("results.json" in files and "metrics.jsonl" in files):
+        if contents.CONFIG in files or (contents.RESULTS in files and contents.METRICS in files):
             found.append(Path(where))
             below.clear()
         below[:] = sorted(b for b in below if b not in _NOT_SEARCHED and not b.startswith("."))
@@ -129,60 +123,36 @@ def find_runs(folder: Path) -> list[Path]:
 def read_run(folder: Path, problems: list[str]) -> Run | None:
     """Read one folder; None, and a problem, where not even its settings can be read."""
     try:
-        config = yaml.load((folder / "config.yaml").read_text(), _Loader)
+        config = contents.read_config(folder)
+        if config is None:
+            raise UserError(f"its {contents.CONFIG} cannot be read (there is none)")
         settings = {**default_settings(), **decisive_settings(config)}
         if not isinstance(settings["budgets.targets"], list) or not isinstance(settings["model.name"], str):
-            raise ValueError("it has no budgets or no model")
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        problems.append(f"{folder} is left out: its config.yaml cannot be read ({_first_line(error)})")
+            raise UserError(f"its {contents.CONFIG} has no budgets or no model")
+    except UserError as error:
+        problems.append(f"{folder} is left out: {error}")
         return None
-    run = Run(folder, folder.name, settings, config, _environment(folder, problems))
-    run.results = _results(folder, run.command, problems)
-    run.metrics = _metrics(folder / "metrics.jsonl", problems)
+    run = Run(folder, folder.name, settings, config, _or_problem(contents.read_environment, folder, problems) or {})
+    if not (folder / contents.ENVIRONMENT).exists():
+        problems.append(f"{folder}: {contents.ENVIRONMENT} cannot be read (there is none); its command is made from "
+                        f"its settings")
+    run.results = _or_problem(contents.read_results, folder, problems)
+    run.metrics = _metrics(folder / contents.METRICS, problems)
     if run.results is not None and not run.metrics:
-        problems.append(f"{folder} has no metrics.jsonl with rows: it has no training curve")
-    failure = folder / "failure.txt"
-    if run.results is None and failure.is_file():
-        run.failure = (failure.read_text(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+        problems.append(f"{folder} has no {contents.METRICS} with rows: it has no training curve")
+    if run.results is None:
+        run.failure = failures.read_reason(folder)
     return run
 
 
-def _environment(folder: Path, problems: list[str]) -> dict[str, Any]:
+def _or_problem(read: Callable[[Path], dict[str, Any] | None], folder: Path, problems: list[str]
+                ) -> dict[str, Any] | None:
+    """What a reader gives; where the file is damaged, None and a problem."""
     try:
-        content = json.loads((folder / "environment.json").read_text())
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError) as error:
-        problems.append(f"{folder}: environment.json cannot be read ({_first_line(error)}); its command is made from "
-                        f"its settings")
-        return {}
-
-
-def _results(folder: Path, command: str | None, problems: list[str]) -> dict[str, Any] | None:
-    """The content of results.json; None, and a problem if there is a file, where it is not whole."""
-    path = folder / "results.json"
-    if not path.exists():
+        return read(folder)
+    except UserError as error:
+        problems.append(str(error))
         return None
-    try:
-        content = json.loads(path.read_text())
-        _check(content, _RESULTS)
-        for row in content["rows"]:
-            _check(row, _ROW)
-        if not content["rows"]:
-            raise ValueError("it has no rows")
-        return content
-    except (OSError, ValueError) as error:
-        problems.append(f"{path} is broken or cut off ({_first_line(error)}): delete it, and "
-                        f"`{command or 'the same command'}` makes it again from the checkpoint")
-        return None
-
-
-def _check(content: Any, needs: dict[str, Any]) -> None:
-    """Raise ValueError unless `content` has the keys with values of these types."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(content)[:20]!r} is no set of named values")
-    for key, kind in needs.items():
-        if not isinstance(content.get(key), kind):
-            raise ValueError(f"'{key}' is {'missing' if key not in content else repr(content[key])}")
 
 
 def _metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -224,9 +194,3 @@ def _name_apart(runs: list[Run], problems: list[str]) -> None:
         for run in same:
             run.name = "/".join(run.folder.parts[-depth:])
         problems.append(f"{len(same)} runs are called {name}: they are shown as {', '.join(r.name for r in same)}")
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is none"
-    return (str(error) or type(error).__name__).splitlines()[0]

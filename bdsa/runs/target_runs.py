@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError, nearest
+from bdsa.runs import contents
 from bdsa.runs.name import decisive_settings
 
 PROVENANCE = ("data", "split", "runs")  # columns behind the budgets; the reader takes only numbers as budgets
@@ -55,8 +53,7 @@ def read_run(folder: str, dense: bool = False) -> TargetRun:
         UserError: if it trained several budgets.
     """
     path = Path(folder)
-    config = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    results = json.loads((path / "results.json").read_text())
+    config, results = contents.read_config(path), contents.read_results(path)
     trained = results["trained_budgets"]
     if len(trained) > 1 and not dense:
         hint = "; dense=true takes its row of budget 1" if DENSE in trained else ""
@@ -66,7 +63,7 @@ def read_run(folder: str, dense: bool = False) -> TargetRun:
         raise UserError(f"{folder} trained the budgets {', '.join(f'{b:g}' for b in trained)} and not 1: its dense row "
                         f"is no target")
     budget = DENSE if len(trained) > 1 else trained[0]
-    row = next(r for r in results["rows"] if r["budget"] == budget)
+    row = contents.row_of(results, budget)
     return TargetRun(str(path), results["model"], budget, row["top1"], row["conditional_fraction"], results["split"],
                      measured_data(config, results), decisive_settings(config))
 
@@ -87,12 +84,10 @@ def check_finished(folders: list[str]) -> None:
         if not path.is_dir():
             siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
             raise UserError(f"{folder} is no folder{nearest(path.name, siblings)}: give folders of finished runs")
-        if not (path / "config.yaml").exists():
-            raise UserError(f"{folder} holds no run of bdsa-train: it has no config.yaml")
-        if not (path / "results.json").exists():
-            environment = path / "environment.json"
-            command = json.loads(environment.read_text())["command"] if environment.exists() else "its command"
-            stopped.append(f"{folder} is not finished, `{command}` goes on with it")
+        if contents.read_config(path) is None:
+            raise UserError(f"{folder} holds no run of bdsa-train: it has no {contents.CONFIG}")
+        if contents.read_results(path) is None:
+            stopped.append(f"{folder} is not finished, `{contents.command_of(path)}` goes on with it")
     if stopped:
         raise UserError("; ".join(stopped))
 
@@ -150,7 +145,7 @@ def mean_top1(runs: list[TargetRun]) -> float:
     return sum(r.top1 for r in runs) / len(runs)
 
 
-def missing(cells: dict[str, dict[float, list[TargetRun]]], budgets: list[float]) -> dict[str, list[float]]:
+def absent_budgets(cells: dict[str, dict[float, list[TargetRun]]], budgets: list[float]) -> dict[str, list[float]]:
     """Model -> the budgets that no run of it trained; models that have all are left out."""
     lacking = {model: [b for b in budgets if b not in row] for model, row in cells.items()}
     return {model: absent for model, absent in lacking.items() if absent}

@@ -10,7 +10,7 @@ from typing import Any
 from bdsa.errors import UserError, unknown
 from bdsa.ranks import is_main
 from bdsa.runs.metrics import flat, plain
-from bdsa.runs.selection import is_better
+from bdsa.runs.selection import BestEpochs
 from bdsa.runs.wandb_session import earlier_starts, last_epoch, mode_of_environment, remove, start
 
 # What says where a row belongs; the rest of an eval row is a metric with one curve a budget.
@@ -98,7 +98,7 @@ class WandbTracker:
             raise UserError("tracker 'wandb' needs the package wandb: pip install wandb") from None
         self._wandb = wandb
         self._folder, self._run_id = Path(folder), run_id
-        self._tolerance, self._pictures_every = tolerance, pictures_every
+        self._pictures_every = pictures_every
         # create_new: a run that someone else left open in this process must not get our metrics.
         self._arguments = dict(dir=str(folder), config=config, project=project, name=name, group=group,
                                job_type=job_type, tags=list(tags), id=run_id, resume="allow",
@@ -108,7 +108,7 @@ class WandbTracker:
         self._logged = 0                            # the last epoch that the run has
         self._kept: dict[str, Any] = {}             # of the epoch that is not logged yet
         self._finished = False                      # whether it has its results too
-        self._best: dict[str, Sequence[Row]] = {}   # "raw" and "ema" -> the best epoch's rows
+        self._best = BestEpochs(tolerance)
         self.where: str | None = None
 
     def __enter__(self) -> WandbTracker:
@@ -204,14 +204,11 @@ class WandbTracker:
             run.finish(exit_code=exit_code)
 
     def _keep_best(self, rows: Sequence[Row]) -> None:
-        """Bring best/top1/b030 and its like up to date: the epoch that is kept, which the trainer chooses alike."""
-        for weights in dict.fromkeys(row.get("weights") for row in rows):
-            own = [row for row in rows if row.get("weights") == weights]
-            if is_better(own, self._best.get(weights), self._tolerance):
-                self._best[weights] = own
-                for row in own:
-                    self._run.summary.update(_dotless(_per_budget("best", row)))
-                self._run.summary.update({f"{_prefix('best', own[0])}/epoch": own[0]["epoch"]})
+        """Bring best/top1/b030 and its like up to date: the epoch that the trainer keeps."""
+        for own in self._best.update(rows).values():
+            for row in own:
+                self._run.summary.update(_dotless(_per_budget("best", row)))
+            self._run.summary.update({f"{_prefix('best', own[0])}/epoch": own[0]["epoch"]})
 
     def _log(self, metrics: dict[str, Any]) -> None:
         # No step: rows with a smaller step than the last are dropped, and a resumed run has them.

@@ -69,7 +69,7 @@ class _Executors:
 
     @staticmethod
     def _explain(executor: Executor) -> None:
-        if reason := native.missing():
+        if reason := native.unavailable():
             _say_once(f"sparse execution without its native kernels, which is slower: {reason}")
         for reason in sorted(executor.masked_because()):
             _say_once(f"blocks with {reason} have no sparse form and run masked")
@@ -137,7 +137,7 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
     if reason := refusal(x):
         _say_once(f"masked execution runs instead of sparse: {reason}")
         return None
-    if budget == DENSE.name and (native.missing() or x.device.type != "cpu"):
+    if budget == DENSE.name and (native.unavailable() or x.device.type != "cpu"):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
     executor = kept.of(network, budget)

@@ -53,7 +53,7 @@ _ConvNext = _structure(
 
 
 @functools.cache
-def missing() -> str | None:
+def unavailable() -> str | None:
     """Why there are no native kernels on this machine, in a line; None where there are."""
     try:
         library()
@@ -64,7 +64,7 @@ def missing() -> str | None:
 
 def panel() -> int:
     """Columns of a panel of a packed matrix; 0 where there are no kernels to pack for."""
-    return 0 if missing() else library().bdsa_panel()
+    return 0 if unavailable() else library().bdsa_panel()
 
 
 def description() -> str:

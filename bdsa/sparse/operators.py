@@ -57,7 +57,7 @@ _library = torch.library.Library("bdsa", "DEF")
 
 def _on_cpu(name: str) -> Callable[..., None]:
     fast, slow = getattr(native, name), _unrecorded(getattr(reference, name))
-    return lambda *arguments: slow(*arguments) if native.missing() else fast(*arguments)
+    return lambda *arguments: slow(*arguments) if native.unavailable() else fast(*arguments)
 
 
 def _unrecorded(function: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ from bdsa.config.settings import TrainConfig
 from bdsa.config.targets import read_targets
 from bdsa.data.datasets import Splits, create_splits
 from bdsa.data.loaders import EpochLoader, train_loader
-from bdsa.distributed import part, world
+from bdsa.distributed import shard, world
 from bdsa.errors import UserError
 from bdsa.method.awareness import check_metric
 from bdsa.method.whole_batch import use_whole_batch
@@ -23,7 +23,7 @@ from bdsa.training.teachers import Teacher, create_teacher
 
 
 @dataclass
-class Parts:
+class Assembly:
     """What the trainer trains with."""
     spec: ModelSpec
     network: AdaptiveNetwork
@@ -35,7 +35,7 @@ class Parts:
     teacher: Teacher | None
 
 
-def assemble(config: TrainConfig, device: torch.device) -> Parts:
+def assemble(config: TrainConfig, device: torch.device) -> Assembly:
     """Data, network, targets and teacher of a training run.
 
     Raises:
@@ -59,7 +59,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
                         f" which cannot share it equally: make it a multiple of {shares}")
     splits = create_splits(config.data)
     loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
-                          config.trainer.seed, *part())
+                          config.trainer.seed, *shard())
     batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
     recipe = config.recipe
     if batches < recipe.accumulation:
@@ -67,7 +67,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Parts:
                         f"{recipe.batch_size} images: no update would be made; give {batches} or less")
     spec, network = create_network(config, budgets, splits, device)
     teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config))
-    return Parts(spec, network, splits, loader, batches, budgets, targets, teacher)
+    return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
 
 
 def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,

@@ -11,14 +11,16 @@ from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.distributed import sum_over_ranks
 from bdsa.models.network import AdaptiveNetwork
 
+FEW_CLASSES = 10  # of which top-5 says nothing
+
 
 @dataclass
 class Evaluation:
     """What a split says about a network.
 
     Attributes:
-        rows: one a budget, ascending: name, budget, top1 (percent), conditional_fraction, macs
-            (per image, mask units included), images.
+        rows: one a budget, ascending: name, budget, top1 (percent), top5 where there are more than
+            `FEW_CLASSES`, conditional_fraction, macs (per image, mask units included), images.
         densities: name -> share of active positions of each block, mean over images.
     """
     rows: list[dict]
@@ -47,22 +49,25 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     training = network.training
     network.eval()
     budgets, blocks = [network.budgets.require(b) for b in budgets], len(network.adaptive_blocks())
-    # A row a budget, float64: images, correct, conditional fraction, MACs, then each block's density.
-    sums = torch.zeros(len(budgets), 4 + blocks, dtype=torch.float64, device=device)
+    # A row a budget, float64: images, right at first, among five, conditional fraction, MACs, each block's density.
+    sums = torch.zeros(len(budgets), 5 + blocks, dtype=torch.float64, device=device)
     with torch.inference_mode():
         for images, labels in loader:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             for row, budget in zip(sums, budgets):
                 logits, usage = network(images, budget=budget, return_usage=True)
+                hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
                 correct = (logits.argmax(dim=1) == labels).sum(dtype=torch.float64)
-                row += torch.stack([torch.full_like(correct, len(labels)), correct, usage.conditional_fraction.sum(),
-                                    usage.macs.sum(), *(m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
+                row += torch.stack([torch.full_like(correct, len(labels)), correct, hits.sum(dtype=torch.float64),
+                                    usage.conditional_fraction.sum(), usage.macs.sum(),
+                                    *(m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
             on_batch()
     network.train(training)
     rows, densities = [], {}
     for budget, (images_seen, *totals) in zip(budgets, sum_over_ranks(sums).tolist()):
-        correct, fraction, macs, *densities[budget.name] = (total / images_seen for total in totals)
+        correct, among_five, fraction, macs, *densities[budget.name] = (total / images_seen for total in totals)
         # Rounded: the same images summed up in another order give the same row.
-        rows.append({"name": budget.name, "budget": float(budget), "top1": round(100.0 * correct, 6),
+        top5 = {"top5": round(100.0 * among_five, 6)} if network.num_classes > FEW_CLASSES else {}
+        rows.append({"name": budget.name, "budget": float(budget), "top1": round(100.0 * correct, 6), **top5,
                      "conditional_fraction": round(fraction, 9), "macs": round(macs, 3), "images": int(images_seen)})
     return Evaluation(rows, densities)

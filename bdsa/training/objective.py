@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bdsa.budgets import Budget
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
-from bdsa.distributed import part, with_global_means
+from bdsa.distributed import shard, with_global_means
 from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
 from bdsa.method.schedule import noise_at, target_at, temperature_at
@@ -60,7 +60,7 @@ class Objective:
             images, budget=float(budget), return_usage=True, temperature=self.temperature(epoch),
             noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
             differentiable_dilation=settings.differentiable_dilation,
-            published_cost=settings.cost_model == "published", part=part())
+            published_cost=settings.cost_model == "published", shard=shard())
         fractions, loss_fractions, loss_block_fractions = with_global_means(
             usage.conditional_fraction, usage.loss_fraction, usage.loss_block_fractions)
         losses = {"task": self.task(logits.float(), labels)}

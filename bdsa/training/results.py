@@ -1,7 +1,6 @@
 """The end of a run: calibrate the best network, measure it on the reported split, write and show it."""
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from bdsa.config.settings import TrainConfig
 from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.data.subset import limited
-from bdsa.distributed import part, share_state
+from bdsa.distributed import shard, share_state
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
 from bdsa.models.network import AdaptiveNetwork
@@ -24,10 +23,11 @@ from bdsa.report.pictures.mask_set import write_mask_set
 from bdsa.report.pictures.masks import MaskColumn, mask_picture
 from bdsa.report.pictures.run import accuracy_cost_picture, curves_picture, density_picture
 from bdsa.report.results_table import print_table
+from bdsa.runs.contents import MASK_SET, read_results
 from bdsa.runs.files import write_json
-from bdsa.runs.folder import MASK_SET, RunFolder
+from bdsa.runs.folder import RunFolder
 from bdsa.runs.tracker import NoTracker
-from bdsa.training.assembly import Parts
+from bdsa.training.assembly import Assembly
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.training.run_latency import add_latency, latency_line
@@ -36,17 +36,17 @@ from bdsa.training.teachers import self_teacher
 log = logging.getLogger(__name__)
 
 
-def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:
+def finish(config: TrainConfig, assembly: Assembly, run: RunFolder, device: torch.device, tracker: NoTracker) -> None:
     """Turn the best checkpoints into the run's result.
 
     The result is the averaged network where there is one (`recipe.ema_decay`): results.json, its rows and
     the pictures describe it. The raw weights' rows stand beside them, under "raw".
     """
-    network, splits = parts.network, parts.splits
+    network, splits = assembly.network, assembly.splits
     dataset = limited(getattr(splits, splits.reported), config.trainer.limit_eval_images)
     kept = ("raw",) if config.recipe.ema_decay is None else ("raw", "ema")
-    measured = {w: _measure_best(config, parts, run.best_of(w), dataset, device) for w in kept}
-    results, evaluation = measured[kept[-1]]  # its network is the one that `parts` now holds
+    measured = {w: _measure_best(config, assembly, run.best_of(w), dataset, device) for w in kept}
+    results, evaluation = measured[kept[-1]]  # its network is the one that `assembly` now holds
     if len(kept) > 1:
         results["raw"] = {key: measured["raw"][0][key] for key in ("epoch", "rows")}
     if not is_main():
@@ -61,28 +61,28 @@ def finish(config: TrainConfig, parts: Parts, run: RunFolder, device: torch.devi
     write_json(run.results_file, results)  # last: it marks the run as finished
 
 
-def _measure_best(config: TrainConfig, parts: Parts, path: Path, dataset: Dataset,
+def _measure_best(config: TrainConfig, assembly: Assembly, path: Path, dataset: Dataset,
                   device: torch.device) -> tuple[dict, Evaluation]:
-    """Calibrate the network of a best checkpoint, measure it, and write both back; `parts.network` becomes it."""
+    """Calibrate the network of a best checkpoint, measure it, and write both back; `assembly.network` becomes it."""
     best = checkpoints.read_checkpoint(path)
-    load_completely(parts.network, best["state_dict"], path)
+    load_completely(assembly.network, best["state_dict"], path)
     if config.recipe.ema_decay is not None:
         log.info("%s weights, epoch %d:", "averaged" if best["weights"] == "ema" else "raw", best["epoch"])
     if not best["calibrated"]:
-        _calibrate(config, parts, device)
-    loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers, *part())
-    evaluation = evaluate(parts.network, loader, evaluated_budgets(parts.budgets), device)
-    results = describe(parts.network, config.model.name, parts.splits, parts.splits.reported, evaluation)
-    results.update(epoch=best["epoch"], weights=best["weights"], validated_on=parts.splits.validated_on)
-    if parts.targets is not None:
+        _calibrate(config, assembly, device)
+    loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers, *shard())
+    evaluation = evaluate(assembly.network, loader, evaluated_budgets(assembly.budgets), device)
+    results = describe(assembly.network, config.model.name, assembly.splits, assembly.splits.reported, evaluation)
+    results.update(epoch=best["epoch"], weights=best["weights"], validated_on=assembly.splits.validated_on)
+    if assembly.targets is not None:
         results["awareness"] = {"metric": config.awareness.metric,
-                                "targets": dict(zip(parts.budgets.names, parts.targets))}
-    best.update(state_dict=parts.network.state_dict(), calibrated=True, results=results)
+                                "targets": dict(zip(assembly.budgets.names, assembly.targets))}
+    best.update(state_dict=assembly.network.state_dict(), calibrated=True, results=results)
     checkpoints.save(path, best)
     return results, evaluation
 
 
-def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
+def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) -> None:
     """Thresholds that meet the budgets, and statistics of a dense path that was not trained.
 
     Statistics see augmented images, as those of the trained budgets did: measured on others they
@@ -91,16 +91,16 @@ def _calibrate(config: TrainConfig, parts: Parts, device: torch.device) -> None:
     Every process does it with the same images, as one process would, and takes over rank 0's outcome:
     another GPU may have rounded otherwise.
     """
-    use_own_part(parts.network)
+    use_own_part(assembly.network)
     count, size, workers = config.budgets.calibration_images, config.trainer.eval_batch_size, config.data.workers
-    if not parts.budgets.has_dense and parts.teacher is not self_teacher:
-        images = limited(parts.splits.train, count)
+    if not assembly.budgets.has_dense and assembly.teacher is not self_teacher:
+        images = limited(assembly.splits.train, count)
         augmented = train_loader(images, min(size, len(images)), workers, config.trainer.seed)
-        calibrate_dense_statistics(parts.network, [x.to(device) for x, _ in augmented])
+        calibrate_dense_statistics(assembly.network, [x.to(device) for x, _ in augmented])
     if config.budgets.calibrate:
-        images = eval_loader(limited(parts.splits.train_eval, count), size, workers)
-        calibrate_thresholds(parts.network, [x.to(device) for x, _ in images])
-    share_state(parts.network)
+        images = eval_loader(limited(assembly.splits.train_eval, count), size, workers)
+        calibrate_thresholds(assembly.network, [x.to(device) for x, _ in images])
+    share_state(assembly.network)
 
 
 def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
@@ -157,7 +157,7 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
     """Print the table of a finished run and where everything is, once for all processes."""
     if not is_main():
         return
-    results = json.loads(run.results_file.read_text())
+    results = read_results(run.path)
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     averaged = " (averaged weights)" if results["weights"] == "ema" else ""
@@ -171,10 +171,10 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
         print(line)
     if not Budgets(results["trained_budgets"]).has_dense:
         print("the dense budget was not trained: its row is the shared weights with all masks one")
-    parts = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
+    places = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
              ("unaveraged", run.best if raw else None), ("metrics", run.metrics.path),
              ("results", run.results_file), ("pictures", run.pictures), ("W&B run", tracked)]
-    for what, where in parts:
+    for what, where in places:
         if where is not None:
             print(f"  {what:<11}{where}")
     if note:

@@ -16,7 +16,7 @@ from torch import Tensor
 from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
 from bdsa.distributed import average_gradients
-from bdsa.training.assembly import Parts, layout
+from bdsa.training.assembly import Assembly, layout
 from bdsa.training.compilation import compiled
 from bdsa.training.objective import Objective
 from bdsa.training.optimization import backbone_parameters, create_optimizer, create_schedule
@@ -32,7 +32,7 @@ class TrainStep:
 
     Args:
         config: the training's settings.
-        parts: network, budgets, teacher and the batches of an epoch. Those that do not fill an
+        assembly: network, budgets, teacher and the batches of an epoch. Those that do not fill an
             accumulation are not used, so that no gradient crosses an epoch's end.
         device: where the network is.
 
@@ -45,19 +45,19 @@ class TrainStep:
         weights: the awareness weight of each budget, set anew after every epoch.
     """
 
-    def __init__(self, config: TrainConfig, parts: Parts, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, assembly: Assembly, device: torch.device) -> None:
         recipe = self.recipe = config.recipe
-        self.network, self.budgets, self.device = parts.network, parts.budgets, device
+        self.network, self.budgets, self.device = assembly.network, assembly.budgets, device
         self.seed = config.trainer.seed
         self.precision = PRECISIONS[config.trainer.amp]
         self.layout = layout(config)
-        updates = parts.batches // recipe.accumulation
+        updates = assembly.batches // recipe.accumulation
         self.per_epoch = updates * recipe.accumulation
         self.total = recipe.epochs * self.per_epoch
         self.weights = [1.0] * len(self.budgets)
-        self.objective = Objective(config.budgets, recipe, config.teacher, parts.teacher)
+        self.objective = Objective(config.budgets, recipe, config.teacher, assembly.teacher)
         self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
-                           num_classes=parts.spec.num_classes) if recipe.mixes else None
+                           num_classes=assembly.spec.num_classes) if recipe.mixes else None
         # In this order: what owns the weights first, then what wraps the network that is called.
         self.backbone = backbone_parameters(self.network)
         self.optimizer = create_optimizer(self.network, recipe)
@@ -67,7 +67,7 @@ class TrainStep:
         self.forward = self.network
         if config.trainer.compile:
             phases = len(config.budgets.temperatures) + 1  # the noise ends in one of them
-            self.forward = compiled(self.network, parts.splits.image_size, phases)
+            self.forward = compiled(self.network, assembly.splits.image_size, phases)
 
     @property
     def learning_rate(self) -> float:

@@ -89,18 +89,18 @@ def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None
     code = ("import sparse_cases as t\nfrom bdsa.sparse import native\n"
             "for n in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
             "    t.assert_same(*t.both(t.network_of(n), t.images_of((2, 41, 35)), t.BUDGETS[0]))\n"
-            "print('kernels:', native.missing() or native.description())")
+            "print('kernels:', native.unavailable() or native.description())")
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
                           env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": f"{root}:{root / 'tests/support'}"})
     assert done.returncode == 0, done.stderr
     expected = {"avx2": "AVX2", "plain": "plain", "off": "BDSA_KERNELS=off"}[choice]
-    assert f"kernels: {expected}" in done.stdout or native.missing()
+    assert f"kernels: {expected}" in done.stdout or native.unavailable()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     def ask(**environment: str) -> str:
-        done = subprocess.run([sys.executable, "-c", "from bdsa.sparse import native; print(native.missing())"],
+        done = subprocess.run([sys.executable, "-c", "from bdsa.sparse import native; print(native.unavailable())"],
                               capture_output=True, text=True, env={**os.environ, **environment})
         return done.stdout + done.stderr.strip().rpartition("\n")[2]
 
@@ -121,7 +121,7 @@ def test_the_operators_are_seen_by_the_profiler() -> None:
     assert {"bdsa::basic", "bdsa::unit"} <= {e.key for e in profiler.key_averages()}
 
 
-@pytest.mark.skipif(native.missing() is not None, reason="needs the native kernels")
+@pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
 def test_native_and_reference_operators_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 11, 40, generator=generator)

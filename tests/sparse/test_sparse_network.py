@@ -41,7 +41,7 @@ def test_repeated_inferences_follow_image_masks_budget_and_size(name: str) -> No
             found = network(small, budget=BUDGETS[0], masks=masks)
         assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
     kept = executor_of(network, "b040").workspace.recordings
-    assert len(kept) == (3 if native.missing() is None else 0)
+    assert len(kept) == (3 if native.unavailable() is None else 0)
     with pytest.raises(ValueError, match="a given mask is"):
         with torch.inference_mode():
             network(small, budget=BUDGETS[0], masks=[m[..., :-1] for m in masks])

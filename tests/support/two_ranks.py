@@ -69,20 +69,20 @@ def train_steps(model: ModelConfig | None = None, recipe: dict[str, Any] | None 
         teacher=teacher or TeacherConfig(),
         data=DataConfig(name="cluttered_digits", image_size=32, train_images=8 * STEPS, val_images=8, test_images=8),
         recipe=RecipeConfig(**recipe), trainer=TrainerConfig(sync_batch_norm=sync))
-    parts = assemble(config, torch.device("cpu"))
-    parts.network.double()
-    step, outcome = TrainStep(config, parts, torch.device("cpu")), Trained()
+    assembly = assemble(config, torch.device("cpu"))
+    assembly.network.double()
+    step, outcome = TrainStep(config, assembly, torch.device("cpu")), Trained()
     step.start_epoch(0)
     update = step.optimizer.step
 
     def noted_update() -> None:
         if not outcome.gradients:
             outcome.gradients = {n: None if p.grad is None else p.grad.clone()
-                                 for n, p in parts.network.named_parameters()}
+                                 for n, p in assembly.network.named_parameters()}
         update()
 
     step.optimizer.step = noted_update
-    for i, (images, labels) in enumerate(parts.loader):
+    for i, (images, labels) in enumerate(assembly.loader):
         outcome.losses.append({k: float(v) for k, v in step(i, images.double(), labels).items()})
     for kind, network in step.networks().items():
         distributed.average_statistics(network)

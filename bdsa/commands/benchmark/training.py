@@ -22,7 +22,7 @@ from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment
 from bdsa.runs.files import write_json
 from bdsa.sparse.stopwatch import Timed, take_turns
-from bdsa.training.assembly import Parts, assemble, create_network
+from bdsa.training.assembly import Assembly, assemble, create_network
 from bdsa.training.device import choose_device
 from bdsa.training.step import TrainStep
 
@@ -50,11 +50,11 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     check_start(config)
     config = replace(config, awareness=AwarenessConfig())  # its weights change no step's time
     device = choose_device(config.trainer)
-    parts = assemble(config, device)
-    parts.splits.train.draw()
+    assembly = assemble(config, device)
+    assembly.splits.train.draw()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    batches = held_batches(config, parts, device)
-    works = {v: Steps(config, parts, v, batches, device) for v in variants(config)}
+    batches = held_batches(config, assembly, device)
+    works = {v: Steps(config, assembly, v, batches, device) for v in variants(config)}
     count = whole_turns(config)
     with progress_bar() as bar:
         timing = config.timing
@@ -67,10 +67,10 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
             for v in works]
     for each in rows:
         each["time_ratio"] = each["ms_per_step"] / rows[0]["ms_per_step"]
-    reads, seconds = time_loader(parts.loader, count, timing.rounds)
-    rows.append(row("loader", seconds, reads, size, workers=parts.loader.num_workers))
-    result = {"what": config.what, "model": config.model.name, "data": parts.splits.name,
-              "image_size": parts.splits.image_size, "batch_size": size, "steps": count, "rounds": timing.rounds,
+    reads, seconds = time_loader(assembly.loader, count, timing.rounds)
+    rows.append(row("loader", seconds, reads, size, workers=assembly.loader.num_workers))
+    result = {"what": config.what, "model": config.model.name, "data": assembly.splits.name,
+              "image_size": assembly.splits.image_size, "batch_size": size, "steps": count, "rounds": timing.rounds,
               "rows": rows, "verdict": verdict(rows[-2], rows[-1]), "load_before": load, "cores": os.cpu_count(),
               "environment": environment(str(device)), "settings": asdict(config)}
     folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
@@ -107,20 +107,21 @@ class Steps:
 
     Args:
         config: the training's settings.
-        parts: what the training would train with; its network is left alone.
+        assembly: what the training would train with; its network is left alone.
         variant: the kind.
         batches: images [B, 3, H, W] and labels [B], on the device; they are trained on in turn.
         device: where it trains.
     """
 
-    def __init__(self, config: BenchmarkConfig, parts: Parts, variant: Variant,
+    def __init__(self, config: BenchmarkConfig, assembly: Assembly, variant: Variant,
                  batches: list[tuple[Tensor, Tensor]], device: torch.device) -> None:
         budgets = Budgets(variant.budgets)
         config = replace(config, model=replace(config.model, start=None))  # a trained network has its own budgets
-        spec, network = create_network(config, budgets, parts.splits, device)
-        self.teacher = parts.teacher if variant.taught else None
-        parts = replace(parts, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
-        self.step = TrainStep(replace(config, budgets=replace(config.budgets, targets=budgets.plain())), parts, device)
+        spec, network = create_network(config, budgets, assembly.splits, device)
+        self.teacher = assembly.teacher if variant.taught else None
+        assembly = replace(assembly, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
+        config = replace(config, budgets=replace(config.budgets, targets=budgets.plain()))
+        self.step = TrainStep(config, assembly, device)
         self.batches, self.count = batches, whole_turns(config)
         self.epoch = min(config.recipe.freeze_backbone_epochs, config.recipe.epochs - 1)
 
@@ -142,9 +143,9 @@ class Steps:
         return timed.working_memory + sum(t.nbytes for t in kept if t.device.type != "cpu")
 
 
-def held_batches(config: BenchmarkConfig, parts: Parts, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def held_batches(config: BenchmarkConfig, assembly: Assembly, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """The first training batches on the device, read without workers, which would go on reading meanwhile."""
-    loader = train_loader(parts.splits.train, config.recipe.batch_size, 0, config.trainer.seed)
+    loader = train_loader(assembly.splits.train, config.recipe.batch_size, 0, config.trainer.seed)
     return [(images.to(device), labels.to(device)) for images, labels in itertools.islice(loader, HELD)]
 
 

@@ -1,7 +1,6 @@
 """The pipeline's table: top-1 of one network for all budgets beside that of a network for each budget."""
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob
 from bdsa.report.terminal import print_whole
+from bdsa.runs.contents import read_results, row_of
 from bdsa.runs.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def as_rows(study: Study) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(job: PlannedJob, budget: float) -> dict[str, Any]:
-    results = json.loads((job.folder / "results.json").read_text())
-    return next(r for r in results["rows"] if r["budget"] == budget)
+    return row_of(read_results(job.folder), budget)
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from bdsa.config.schema import from_omegaconf
 from bdsa.errors import UserError
 from bdsa.runs import failures
+from bdsa.runs.contents import CONFIG, RESULTS
 from bdsa.runs.folder import RunFolder
 
 FINISHED = ("done", "resumed", "skipped")
@@ -40,7 +41,7 @@ class PlannedJob:
     _marks: dict[str, int] = field(default_factory=dict)  # results and failure files from before, by their time
 
     def __post_init__(self) -> None:
-        self._marks = {name: _time_of(self.folder / name) for name in ("results.json", failures.NAME)}
+        self._marks = {name: _time_of(self.folder / name) for name in (RESULTS, failures.NAME)}
 
     @property
     def state(self) -> str:
@@ -49,9 +50,9 @@ class PlannedJob:
             return "failed"
         if self.finished:
             return "skipped"
-        if self._is_new("results.json"):
+        if self._is_new(RESULTS):
             return "resumed" if self.begun else "done"
-        return "stopped" if (self.folder / "config.yaml").exists() else "not started"
+        return "stopped" if (self.folder / CONFIG).exists() else "not started"
 
     @property
     def reason(self) -> str | None:

@@ -1,7 +1,6 @@
 """What a sweep says at its end: a line a job, what failed and why, and what to type next."""
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ from rich.table import Table
 from bdsa.commands.job import worth
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing
 from bdsa.report.terminal import print_whole
+from bdsa.runs.contents import RESULTS, read_results
 
 
 def report(jobs: Sequence[PlannedJob], best: bool = False) -> None:
     """Print the table of the jobs; `best`: and which has the largest worth."""
     states = [job.state for job in jobs]
-    results = [_results(job) if state in FINISHED else {} for job, state in zip(jobs, states)]
+    results = [read_results(job.folder) if state in FINISHED else {} for job, state in zip(jobs, states)]
     budgets = sorted({(r["budget"], r["name"]) for made in results for r in made.get("rows", ())})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("job", justify="right")
@@ -48,15 +48,11 @@ def report(jobs: Sequence[PlannedJob], best: bool = False) -> None:
         print(f"report: bdsa-report {_in_words(folders)}", flush=True)
 
 
-def _results(job: PlannedJob) -> dict:
-    return json.loads((job.folder / "results.json").read_text())
-
-
 def _in_words(folders: list[Path]) -> str:
     """Folders for a shell: PARENT/*/ where they are all the finished runs in there."""
     words = []
     for parent in dict.fromkeys(folder.parent for folder in folders):
         mine = list(dict.fromkeys(folder for folder in folders if folder.parent == parent))
-        whole = len(mine) > 1 and {p.parent for p in parent.glob("*/results.json")} == {*mine}
+        whole = len(mine) > 1 and {p.parent for p in parent.glob(f"*/{RESULTS}")} == {*mine}
         words += [f"{shlex.quote(str(parent))}/*/"] if whole else [shlex.quote(str(folder)) for folder in mine]
     return " ".join(words)

@@ -1,0 +1,99 @@
+"""What is in a run's folder, file by file: the one place that knows their names and reads them.
+
+A missing file is None. A damaged one is a UserError that names it and says what to do.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bdsa.errors import UserError
+
+CONFIG, ENVIRONMENT, METRICS, RESULTS = "config.yaml", "environment.json", "metrics.jsonl", "results.json"
+CHECKPOINTS, PICTURES, LOG = "checkpoints", "pictures", "train.log"
+MASK_SET = "masks.json"  # in pictures/ and visualizations/NAME/: see bdsa.report.pictures.mask_set
+
+_NUMBER = (int, float)
+_ROW = {"name": str, "images": int, "budget": _NUMBER, "top1": _NUMBER, "conditional_fraction": _NUMBER,
+        "macs": _NUMBER}
+_RESULTS = {"model": str, "data": str, "image_size": int, "classes": int, "split": str, "dense_macs": _NUMBER,
+            "trained_budgets": list, "rows": list}
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one reads 200 configs in a second
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The settings of a run, nested, as it wrote them."""
+    path = folder / CONFIG
+    try:
+        content = yaml.load(path.read_text(), _Loader)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): the run's folder is damaged; another name=..., "
+                        f"or trainer.fresh=true, trains anew") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings: the run's folder is damaged; another name=..., or "
+                        f"trainer.fresh=true, trains anew")
+    return content
+
+
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """Command, versions, commit and machine of a run's last start, and its id for trackers."""
+    path = folder / ENVIRONMENT
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): delete it, the run goes on without") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no named values: delete it, the run goes on without")
+    return content
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """The results of a finished run: whole, with a row a budget."""
+    path = folder / RESULTS
+    try:
+        content = json.loads(path.read_text())
+        _check(content, _RESULTS)
+        for row in content["rows"]:
+            _check(row, _ROW)
+        if not content["rows"]:
+            raise ValueError("it has no rows")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is broken or cut off ({first_line(error)}): delete it, and `{command_of(folder)}` "
+                        f"makes it again from the checkpoint") from error
+    return content
+
+
+def command_of(folder: Path) -> str:
+    """The command line that a run came from, or words for it."""
+    try:
+        return (read_environment(folder) or {}).get("command") or "the same command"
+    except UserError:
+        return "the same command"
+
+
+def row_of(results: dict[str, Any], budget: float) -> dict[str, Any] | None:
+    """The row of a budget, where the results have one."""
+    return next((row for row in results["rows"] if row["budget"] == budget), None)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in its first line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _check(content: Any, needs: dict[str, Any]) -> None:
+    """Raise ValueError unless `content` has the keys with values of these types."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(content)[:20]!r} is no set of named values")
+    for key, kind in needs.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"'{key}' is {'missing' if key not in content else repr(content[key])}")

@@ -1,0 +1,181 @@
+"""The epochs of a training, read top to bottom: one loop for every family, any number of budgets included.
+
+Resume rules (which folder may be resumed is in `bdsa.runs.folder`):
+1. last.pt is written after every epoch; a stopped run loses at most one epoch.
+2. Everything random in an epoch is seeded from (trainer.seed, epoch), so an epoch replays exactly.
+3. The learning rate, the temperature, the noise and the bounds are functions of the step number.
+4. Metrics of epochs after the checkpoint's are removed: the resumed run writes them again.
+5. The number of processes may differ: a batch is that of all of them (`bdsa.distributed`).
+"""
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bdsa import distributed
+from bdsa.config.settings import TrainConfig
+from bdsa.data.loaders import eval_loader
+from bdsa.data.subset import limited
+from bdsa.method.awareness import awareness_weights
+from bdsa.models import checkpoints
+from bdsa.report.progress import duration, progress_bar
+from bdsa.runs.folder import RunFolder
+from bdsa.runs.selection import BestEpochs, epoch_tolerance
+from bdsa.runs.tracker import NoTracker
+from bdsa.training.assembly import Assembly
+from bdsa.training.evaluation import evaluate
+from bdsa.training.results import draw_masks
+from bdsa.training.step import TrainStep
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class Fit:
+    """A training from its first epoch, or from the checkpoint of a stopped one, to its last.
+
+    Args:
+        config, assembly: the training.
+        run: its folder, opened.
+        device: where the network is.
+        tracker: a view of what is recorded.
+    """
+
+    def __init__(self, config: TrainConfig, assembly: Assembly, run: RunFolder, device: torch.device,
+                 tracker: NoTracker) -> None:
+        self.config, self.assembly, self.run, self.device, self.tracker = config, assembly, run, device, tracker
+        self.network, self.budgets, self.splits = assembly.network, assembly.budgets, assembly.splits
+        for dataset in filter(None, (self.splits.train, self.splits.validation, self.splits.test)):
+            dataset.draw()
+        self.validation = eval_loader(limited(self.splits.validation, config.trainer.limit_eval_images),
+                                      config.trainer.eval_batch_size, config.data.workers, *distributed.shard())
+        self.step = TrainStep(config, assembly, device)
+        self.best = BestEpochs(epoch_tolerance(config.budgets))
+        self.done = 0  # epochs
+
+    def __call__(self) -> None:
+        """Train all epochs that are not done yet."""
+        self.resume() if self.run.resumes else self.introduce()
+        self.run.metrics.truncate_after(self.done)
+        self.tracker.catch_up(self.run.metrics.read(), self.run.training_pictures())
+        for kept in self.step.networks().values():
+            distributed.share_state(kept)  # another machine may have drawn other weights
+        started, before = time.monotonic(), self.done
+        with progress_bar() as bar:
+            task = bar.add_task("training", total=self.step.total, completed=self.done * self.step.per_epoch)
+            while self.done < self.config.recipe.epochs:
+                trained = self.epoch(lambda: bar.advance(task))
+                measured = self.measure()
+                self.record(trained, measured)
+                self.keep(measured)
+                left = self.config.recipe.epochs - self.done
+                self.say(trained, measured, (time.monotonic() - started) / (self.done - before) * left)
+
+    # ----------------------------------------------------------------------------------------------
+    # Before the first epoch
+
+    def resume(self) -> None:
+        """Go on from last.pt, by the rules above."""
+        last = checkpoints.read_checkpoint(self.run.last)
+        self.network.load_state_dict(last["state_dict"])
+        self.step.load_state_dict(last)
+        self.done, self.best = last["epoch"], BestEpochs(self.best.tolerance, last["best"])
+        log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
+
+    def introduce(self) -> None:
+        """Say what is trained on what."""
+        recipe = self.config.recipe
+        log.info("%s for budgets %s on %s: %s images, %d blocks, %.2f M parameters, %s%s",
+                 self.config.model.name, ", ".join(f"{b:g}" for b in self.budgets), self.splits.name,
+                 f"{len(self.splits.train):,}", len(self.network.adaptive_blocks()),
+                 sum(p.numel() for p in self.network.parameters()) / 1e6, self.device,
+                 f" in {distributed.world()} processes" if distributed.world() > 1 else "")
+        for note in (*self.splits.notes, self.splits.choice):
+            log.info("note: %s", note)
+        updates = self.step.total // recipe.accumulation
+        if recipe.ema_decay is not None and 1 / (1 - recipe.ema_decay) > self.step.total / recipe.accumulation:
+            log.info("note: recipe.ema_decay=%g averages over %s updates and this training has %s: the average stays "
+                     "near the start", recipe.ema_decay, f"{1 / (1 - recipe.ema_decay):,.0f}", f"{updates:,}")
+
+    # ----------------------------------------------------------------------------------------------
+    # An epoch
+
+    def epoch(self, on_batch: Callable[[], None]) -> Row:
+        """Train one epoch and count it; returns its "train" row of the metrics file.
+
+        Raises:
+            UserError: if a loss is no longer a finite number.
+        """
+        step, epoch = self.step, self.done
+        step.start_epoch(epoch)
+        self.assembly.loader.set_epoch(epoch)
+        sums: dict[str, torch.Tensor] = {}
+        counts: dict[str, int] = {}
+        started = time.monotonic()
+        for i, (images, labels) in enumerate(itertools.islice(self.assembly.loader, step.per_epoch)):
+            for name, value in step(epoch * step.per_epoch + i, images, labels).items():
+                sums[name] = sums.get(name, 0) + value
+                counts[name] = counts.get(name, 0) + 1
+            on_batch()
+        totals = distributed.mean_over_ranks(torch.stack([s.double() for s in sums.values()])).tolist()
+        means = {name: total / counts[name] for name, total in zip(sums, totals)}
+        seconds = time.monotonic() - started  # after the line above, which waits for the device
+        if not all(map(math.isfinite, means.values())):
+            raise distributed.everywhere(
+                f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
+                f"{self.config.recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
+        self.done += 1
+        return {"kind": "train", "epoch": self.done, "step": self.done * step.per_epoch,
+                "loss": {n: v for n, v in means.items() if "/" not in n},
+                "fraction": {n.partition("/")[2]: v for n, v in means.items() if n.startswith("fraction/")},
+                "weight": dict(zip(self.budgets.names, step.weights)), "lr": step.learning_rate,
+                "temperature": step.objective.temperature(epoch), "seconds": seconds,
+                "images_per_second": step.per_epoch * self.config.recipe.batch_size / seconds}
+
+    def measure(self) -> list[Row]:
+        """Evaluate every kind of weights on the validating split; returns their "eval" rows of the metrics file."""
+        networks = self.step.networks()
+        for kept in networks.values():
+            distributed.average_statistics(kept)
+        return [{"kind": "eval", "epoch": self.done, "split": self.splits.validated_on, "weights": weights, **row}
+                for weights, network in networks.items()
+                for row in evaluate(network, self.validation, self.budgets, self.device).rows]
+
+    def record(self, trained: Row, measured: list[Row]) -> None:
+        """Write the epoch to the metrics file, and let the tracker mirror it."""
+        for row in (trained, *measured):
+            self.run.metrics.append(row)
+        if self.tracker.wants_picture(self.done):
+            self.tracker.log_training_picture(draw_masks(
+                self.network, self.splits.validation, self.splits, self.budgets.adaptive,
+                self.run.training_picture(self.done), self.config.trainer.pictures, self.device))
+        self.tracker.log_train(trained)
+        self.tracker.log_eval(measured)
+
+    def keep(self, measured: list[Row]) -> None:
+        """Weigh the budgets anew, and save the best networks and what a resumed run needs."""
+        if self.assembly.targets is not None:  # by the weights that are trained, not by their average
+            top1 = [row["top1"] for row in measured if row["weights"] == "raw"]
+            self.step.weights = awareness_weights(self.config.awareness.metric, top1, self.assembly.targets)
+        networks, spec, config = self.step.networks(), self.assembly.spec, self.run.config
+        for kind in self.best.update(measured):
+            checkpoints.save(self.run.best_of(kind), checkpoints.network_content(
+                networks[kind], spec, epoch=self.done, weights=kind, calibrated=False, config=config))
+        checkpoints.save(self.run.last, checkpoints.network_content(
+            self.network, spec, epoch=self.done, best=self.best.rows, config=config, **self.step.state_dict()))
+
+    def say(self, trained: Row, measured: list[Row], seconds_left: float) -> None:
+        """Print and log a line."""
+        shown = {w: "  ".join(f"{r['name']} {r['top1']:.1f} ({r['conditional_fraction']:.2f})" for r in measured
+                              if r["weights"] == w) for w in self.step.networks()}
+        epochs = self.config.recipe.epochs
+        log.info("epoch %*d/%d  loss %.3f  top-1 (fraction)  %s  %.0f images/s  ETA %s", len(str(epochs)), self.done,
+                 epochs, trained["loss"]["total"], "  ema ".join(shown.values()), trained["images_per_second"],
+                 duration(seconds_left))
