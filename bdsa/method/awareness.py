@@ -1,4 +1,4 @@
-"""Target-performance awareness: budgets that lag behind their target weigh more (paper, section 3.5)."""
+"""Target-performance awareness: budgets that lag behind their target weigh more (docs/method.md, section 7)."""
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""Hold a budget while training: move the thresholds against what the last batch ran too much or too little.
+"""Hold a budget while training (docs/method.md, section 8): move the thresholds against what the last batch ran.
 
 The budget loss asks for an average and competes with the task, which always wants more. An integral
 controller meets the budget at once and leaves the gradients to rank the positions.

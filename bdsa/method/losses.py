@@ -1,4 +1,4 @@
-"""The budget and distillation terms of the loss (paper, section 3.4), all in float32."""
+"""The budget and distillation terms of the loss (docs/method.md, section 6), all in float32."""
 from __future__ import annotations
 
 import math

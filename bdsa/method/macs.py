@@ -1,6 +1,6 @@
 """MAC accounting: convolutions and matrix products only, counted where they are executed.
 
-One multiply-accumulate is one MAC. For a block with mask m (paper, section 3.3):
+One multiply-accumulate is one MAC. For a block with mask m (docs/method.md, section 5):
 
     cost = |D(m)| * macs_per_position(layers at D(m)) + |m| * macs_per_position(layers at m)
 """

@@ -1,4 +1,4 @@
-"""Mask unit and its binary decision: which positions of a residual block run (paper, section 3.1)."""
+"""Mask unit and its binary decision: which positions of a residual block run (docs/method.md, section 2)."""
 from __future__ import annotations
 
 import torch

@@ -1,4 +1,4 @@
-"""Normalisation per budget, inside the pretrained layer's own slot and under its own names.
+"""Normalisation per budget (docs/method.md, section 4), inside the pretrained layer's own slot and names.
 
 The layer keeps its class's behaviour and its parameters: calling it without a budget is the dense
 network. Each budget has batch statistics of its own, started from the layer's; its weight and bias
@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 class BatchStatistics(nn.Module):
     """Running mean and variance of one budget, for a batch norm whose weight and bias are shared."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -34,10 +38,12 @@ class BatchStatistics(nn.Module):
                             self.training, momentum or 0.0, self.eps)
 
 
-class BudgetNorm:
+class BudgetNorm(nn.Module):
     """A norm layer that can be called with the name of a budget; without one it is the dense layer."""
 
     per_budget: nn.ModuleDict
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def forward(self, x: Tensor, budget: str | None = None) -> Tensor:
         if budget is None or budget not in self.per_budget:

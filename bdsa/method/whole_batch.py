@@ -6,6 +6,8 @@ in place, as in `bdsa.models.surgery`, so weights keep their names.
 """
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -20,7 +22,7 @@ class _Normalise(torch.autograd.Function):
     """Batch norm by the statistics of all processes' images; also returns these statistics."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         own = torch.stack(torch.var_mean(exact, dim=(0, 2, 3), correction=0))   # [2, C]
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
@@ -34,7 +36,7 @@ class _Normalise(torch.autograd.Function):
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
 
     @staticmethod
-    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, scale = ctx.saved_tensors
         exact = grad.to(mean.dtype)
         normal = (x.to(mean.dtype) - mean[:, None, None]) * scale[:, None, None]
@@ -56,6 +58,7 @@ def normalise(norm: nn.BatchNorm2d | BatchStatistics, x: Tensor, weight: Tensor,
         weight, bias: [C].
     """
     y, mean, variance = _Normalise.apply(x, weight, bias, norm.eps)
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum

@@ -2,7 +2,7 @@
 
 A block is adapted by changing its class in place (`bdsa.models.surgery`). Called as timm calls it,
 `block(x)`, it is the dense block. `block.run(x, request)` computes `identity + m * residual(x)` for
-the requested budget, and returns what it cost. Which layers are needed where (paper, section 3.2):
+the requested budget, and returns what it cost. Which layers are needed where (docs/method.md, section 3):
 
     basic       conv1 at D(m), output resolution     conv2 at m
     bottleneck  conv1 at D(m), input resolution      conv2 and conv3 at m

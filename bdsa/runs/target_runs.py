@@ -1,6 +1,6 @@
 """Targets for awareness from finished single-budget runs: a row a model, a column a budget, and where they are from.
 
-A target is the top-1 that a network trained for that budget alone reaches (paper, section 3.5). Runs
+A target is the top-1 that a network trained for that budget alone reaches (docs/method.md, section 7). Runs
 that differ in their seed alone are averaged; runs of other data or another split do not mix.
 """
 from __future__ import annotations
