@@ -69,8 +69,8 @@ def _line(table: DataTable, network: Network, budget: float) -> Line:
     untrained = untrained_dense(network, budget)
     dense = [run.results["dense_macs"] for run in cell.runs]
     return Line(
-        network, budget, len(cell.runs), len(cell.unfinished), top1, cell.deviation("top1"),
-        cell.top1_interval(), cell.mean("top5"), cell.mean("conditional_fraction"), macs, macs / dense[0] if dense and dense[0] else None,
+        network, budget, len(cell.runs), len(cell.unfinished), top1, cell.deviation("top1"), cell.top1_interval(),
+        cell.mean("top5"), cell.mean("conditional_fraction"), macs, macs / dense[0] if dense and dense[0] else None,
         cell.mean("latency_ms"), cell.mean("speedup"), published,
         None if top1 is None or published is None or untrained else top1 - published, untrained)
 
@@ -96,14 +96,14 @@ class Column:
             return f"{value:.2f}" + ("" if line.deviation is None else f" ± {line.deviation:.2f}")
         if self.key == "macs":
             return human_count(value)
-        form = {"top5": ".2f", "fraction": ".3f", "share": ".1%", "latency_ms": ".2f", "speedup": ".2f", "published": ".2f",
-                "difference": "+.2f"}[self.key]
+        form = {"top5": ".2f", "fraction": ".3f", "share": ".1%", "latency_ms": ".2f", "speedup": ".2f",
+                "published": ".2f", "difference": "+.2f"}[self.key]
         return f"{value:{form}}".replace("%", " %").replace("-", "−")
 
 
 _ALL = (Column("budget", "budget"), Column("top1", "top-1 %"), Column("top5", "top-5 %"),
-        Column("fraction", "conditional fraction"), Column("macs", "MACs"), Column("share", "of dense MACs"), Column("latency_ms", "latency ms"),
-        Column("speedup", "speedup"), Column("published", "published top-1 %"), Column("difference", "difference"),
+        Column("fraction", "conditional fraction"), Column("macs", "MACs"), Column("share", "of dense MACs"),
+        Column("latency_ms", "latency ms"), Column("speedup", "speedup"), Column("published", "published top-1 %"), Column("difference", "difference"),
         Column("runs", "runs"))
 
 

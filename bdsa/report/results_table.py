@@ -24,7 +24,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, dense_macs: float, param
                   title=f"{human_count(parameters)} parameters, {human_count(dense_macs)} MACs dense")
     table.add_column("budget", no_wrap=True)
     ranked = any(row.get("top5") is not None for row in rows)
-    for heading in ("top-1 %", *["top-5 %"] * ranked, "conditional\nfraction", "MACs", "share of\ndense MACs", "images"):
+    for heading in ("top-1 %", *["top-5 %"] * ranked, "conditional\nfraction", "MACs", "share of\ndense MACs",
+                    "images"):
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     timed = any(row.get("latency_ms") is not None for row in rows)
     for heading in ("latency\nms", "speedup") if timed else ():
@@ -34,8 +35,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, dense_macs: float, param
         share = None if macs is None else 100 * macs / dense_macs
         times = [_number(row.get("latency_ms"), ".2f"), _number(row.get("speedup"), ".2f")] if timed else []
         table.add_row(f"{row['budget']:<5g} {row['name']}", _number(row.get("top1"), ".2f"),
-                      *[_number(row.get("top5"), ".2f")] * ranked, _number(row.get("conditional_fraction"), ".3f"), human_count(macs),
-                      _number(share, ".1f", " %"), _number(row.get("images"), ",d"), *times)
+                      *[_number(row.get("top5"), ".2f")] * ranked, _number(row.get("conditional_fraction"), ".3f"),
+                      human_count(macs), _number(share, ".1f", " %"), _number(row.get("images"), ",d"), *times)
     return table
 
 

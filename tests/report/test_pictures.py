@@ -96,8 +96,8 @@ def test_a_mask_picture_has_a_row_an_image_and_a_column_a_budget(tmp_path, side)
 
 
 def test_a_column_is_headed_by_budget_and_fraction_of_the_shown_images(drawn):
-    mask_picture(torch.rand(3, 3, 32, 32), columns_of(3), "none.png", names=["a", "b", "c"], labels=["cat", "cat", None],
-                 max_images=2)
+    mask_picture(torch.rand(3, 3, 32, 32), columns_of(3), "none.png", names=["a", "b", "c"],
+                 labels=["cat", "cat", None], max_images=2)
     grid = [axes for axes in drawn[0].axes if axes.images]
     assert [axes.get_title() for axes in grid[:3]][1:] == ["0.3 · fraction 0.35", "0.7 · fraction 0.75"]
     assert [axes.get_xlabel() for axes in grid] == ["", "✓ cat", "✓ cat", "", "✗ dog", "✗ dog"]

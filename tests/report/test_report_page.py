@@ -31,7 +31,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     write_run(sweep / "<b>stopped", finished=False, **{"recipe.lr": 1.0})
     made = {}
     patch = pytest.MonkeyPatch()
-    patch.setattr(report_command, "write_plots", lambda tables, folder: [])  # they take longest, and the page has its own
+    patch.setattr(report_command, "write_plots", lambda tables, folder: [])  # they take longest
     for name in ("one", "sweep"):
         outcome = run(report_command.main, [str(folder / name), f"out={folder / 'report' / name}"])
         assert outcome.code == 0, outcome.err

@@ -47,10 +47,11 @@ function marker(kind, x, y, size, attributes, parent) {
     parent);
 }
 
-// spec: {label, x: {label, zero, counts, whole, low, high}, y: {...}, series: [{name, colour, dash, hollow, marker, size,
+// spec: {label, x: {label, zero, counts, whole, low, high}, y: {...}, series: [{name, colour, dash, hollow, marker,
 // faint, points: [{x, y, tip, bar: [low, high], star}]}]}; points are drawn where a series has a marker.
 function drawChart(place, spec) {
-  const width = Math.max(280, Math.min(place.clientWidth || 700, 1000)), height = Math.max(220, Math.min(width * .55, 460));
+  const width = Math.max(280, Math.min(place.clientWidth || 700, 1000));
+  const height = Math.max(220, Math.min(width * .55, 460));
   const left = 52, right = 14, top = 10, bottom = 44;
   const points = spec.series.flatMap(s => s.points);
   const range = (axis, key) => {
@@ -142,8 +143,8 @@ function chart(place, spec) {
 function legend(list, series) {
   list.replaceChildren(...series.map(s => {
     const item = document.createElement("li"), svg = shape("svg", {viewBox: "0 0 34 12", "aria-hidden": "true"});
-    shape("line", {x1: 0, x2: 34, y1: 6, y2: 6, stroke: s.colour, "stroke-width": 2, "stroke-dasharray": s.dash || "none"},
-      svg);
+    shape("line", {x1: 0, x2: 34, y1: 6, y2: 6, stroke: s.colour, "stroke-width": 2,
+      "stroke-dasharray": s.dash || "none"}, svg);
     if (s.marker) marker(s.marker, 17, 6, 4, {fill: s.hollow ? "var(--page)" : s.colour, stroke: s.colour}, svg);
     item.append(svg, s.name);
     return item;

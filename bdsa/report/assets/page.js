@@ -52,7 +52,8 @@ function accuracyCost(section, table) {
       name: `${p.model}, published, a network a budget`, colour: "var(--grey)", dash: "2 4",
       marker: ["cross", "up", "down", "diamond", "square"][i % 5], hollow: i > 0,
       points: p.points.map(q => ({x: q[1], y: q[2],
-        tip: `${p.model}, published\nbudget ${q[0]}: ${q[2].toFixed(2)} %\nat ${count(q[1])} MACs, those of this network`}))}));
+        tip: `${p.model}, published\nbudget ${q[0]}: ${q[2].toFixed(2)} %\n` +
+          `at ${count(q[1])} MACs, those of this network`}))}));
     const [low, high] = table.top1[latency ? "latency" : "macs"];
     chart(place, {label: `Top-1 over ${latency ? "latency" : "MACs"}: ${table.title}`,
       y: {label: "top-1, %", low, high},
@@ -165,7 +166,8 @@ function runList() {
     let left = 0;
     for (const details of all) {
       const run = DATA.runs[details.dataset.run];
-      run.text ??= `${details.textContent} ${Object.entries(run.settings).map(s => s.join("=")).join(" ")}`.toLowerCase();
+      const settings = Object.entries(run.settings).map(s => s.join("=")).join(" ");
+      run.text ??= `${details.textContent} ${settings}`.toLowerCase();
       details.hidden = !wanted.every(word => run.text.includes(word));
       left += !details.hidden;
     }

@@ -71,6 +71,6 @@ def _frame(images: Tensor, column: MaskColumn, labels: Sequence[str | None]) -> 
             predicted, label = column.predictions[index], labels[index]
             sheet.write(verdict(predicted, label)[:fitting(wide, SMALL)], left, top + tall + 5, SMALL,
                         color=WRONG if label not in (None, predicted) else "black")
-    colour_bar(sheet, overlay_colours(), MARGIN + across * (wide + _GAP) + 10, start, min(tall * rows, 320),
-               count_ticks(most), "blocks")
+    colour_bar(sheet, overlay_colours(most), MARGIN + across * (wide + _GAP) + 10, start, min(tall * rows, 320),
+               count_ticks(most, min(1, most - 1)), "blocks")
     return sheet.pixels()

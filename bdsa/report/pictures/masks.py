@@ -45,7 +45,7 @@ def mask_picture(images: Tensor, columns: Sequence[MaskColumn], path: str | Path
                  labels: Sequence[str | None] | None = None, max_images: int = 8, pdf: bool = True) -> None:
     """Draw a sheet of images, a row each: the image, then a column a budget with the ponder map over it.
 
-    All maps share one scale, from 0 to the number of blocks.
+    All maps share one scale, from one block to all of them.
 
     Args:
         images: float [B, 3, H, W] in 0..1, already un-normalised.
@@ -79,7 +79,7 @@ def mask_picture(images: Tensor, columns: Sequence[MaskColumn], path: str | Path
             axes.imshow(overlay(images[row], counts[row], most), interpolation="nearest")
             if column.predictions is not None:
                 _write_prediction(axes, column.predictions[row], None if labels is None else labels[row])
-    scale = ScalarMappable(Normalize(0, most), overlay_colours())
+    scale = ScalarMappable(Normalize(min(1, most - 1), most), overlay_colours(most))
     bar = figure.colorbar(scale, ax=grid, shrink=min(1.0, 3 / shown), aspect=20, pad=0.01,
                           label=f"blocks that ran, of {most}; grey: none")
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))

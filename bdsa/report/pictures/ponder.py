@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import ListedColormap
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,7 +48,7 @@ def overlay(image: Tensor, count: np.ndarray, most: int) -> np.ndarray:
     return np.where(count[..., None] > 0, (1 - _STRENGTH) * grey + _STRENGTH * heat, grey)
 
 
-def overlay_colours() -> LinearSegmentedColormap | ListedColormap:
-    """The colours of `overlay` on an image of medium grey: those that its scale should show."""
-    heat = colormaps[HEAT](np.linspace(0, 1, 256))[:, :3]
+def overlay_colours(most: int) -> ListedColormap:
+    """The colours of `overlay` on an image of medium grey, from 1 to `most` blocks: those of its scale."""
+    heat = colormaps[HEAT](np.linspace(1 / most, 1, 256))[:, :3]
     return ListedColormap((1 - _STRENGTH) * 0.65 + _STRENGTH * heat)

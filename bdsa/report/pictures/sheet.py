@@ -123,7 +123,7 @@ def colour_bar(sheet: Sheet, colours: Colormap, left: int, top: int, height: int
         sheet.write(text, left + BAR + 8, top + round((1 - value) * (height - 1)), va="center_baseline")
 
 
-def count_ticks(most: int) -> dict[float, str]:
-    """Ticks of a scale from 0 to `most` blocks, whole numbers."""
-    return {step / most: f"{step:.0f}" for step in MaxNLocator(8, integer=True).tick_values(0, most)
-            if 0 <= step <= most}
+def count_ticks(most: int, least: int = 0) -> dict[float, str]:
+    """Ticks of a scale from `least` to `most` blocks, whole numbers."""
+    return {(step - least) / (most - least): f"{step:.0f}"
+            for step in MaxNLocator(8, integer=True).tick_values(least, most) if least <= step <= most}
