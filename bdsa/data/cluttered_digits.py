@@ -110,7 +110,7 @@ class ClutteredDigits(Dataset):
 
     def draw(self) -> None:
         """Draw now: before workers are forked, which would each draw all images again."""
-        self._drawn
+        _ = self._drawn  # a cached property
 
     @property
     def images(self) -> np.ndarray:

@@ -91,9 +91,9 @@ class AdaptiveNetwork(nn.Module):
         request = Request(None if asked.is_dense else asked.name, temperature, noise, differentiable_dilation,
                           published_cost, shard)
         size = tuple(x.shape[2:])
-        if (plain or not asked.is_dense) and self._execution != "masked":
-            if (ran := _sparse_runner()(self, x, asked.name, None if plain else masks, return_usage)) is not None:
-                return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
+        if ((plain or not asked.is_dense) and self._execution != "masked"
+                and (ran := _sparse_runner()(self, x, asked.name, None if plain else masks, return_usage)) is not None):
+            return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         if plain:
             return super().forward(x)
         given = itertools.repeat(None) if masks is None else self.one_a_block(masks)

@@ -30,7 +30,8 @@ _Unit = _structure("Unit", ("taps context", c_void_p), ("channels stride", c_int
 _Pad = _structure("Pad", ("out x", c_void_p), ("strides", c_int64 * 4), ("images height width channels padding", c_int))
 _Dense = _structure("Dense", ("out x", c_void_p), ("matrix", POINTER(_Matrix)), ("images", c_int), ("from_ to", _Grid),
                     ("channels stride activation", c_int))
-_LayerNorm = _structure("LayerNorm", ("x weight bias", c_void_p), ("rows", c_int64), ("channels", c_int), ("eps", c_float))
+_LayerNorm = _structure("LayerNorm", ("x weight bias", c_void_p), ("rows", c_int64), ("channels", c_int),
+                        ("eps", c_float))
 _Mean = _structure("Mean", ("out x", c_void_p), ("images positions channels", c_int))
 _Subsample = _structure("Subsample", ("out x mask", c_void_p),
                         ("images height width channels stride before out_height out_width out_channels", c_int))
@@ -44,12 +45,12 @@ _UnitDecision = _structure("UnitDecision", ("logits mask x", c_void_p), ("unit",
 _Residual = _structure(
     "Residual", ("out x mask", c_void_p), ("images height width out_height out_width stride", c_int),
     ("first second third", POINTER(_Matrix)), ("projected", c_void_p),
-    ("projected_height projected_width projected_stride", c_int), ("projection", POINTER(_Matrix)), ("everywhere", c_int),
-    ("board", POINTER(_Board)), ("rows", c_void_p))
+    ("projected_height projected_width projected_stride", c_int), ("projection", POINTER(_Matrix)),
+    ("everywhere", c_int), ("board", POINTER(_Board)), ("rows", c_void_p))
 _ConvNext = _structure(
-    "ConvNext", ("x mask", c_void_p), ("images height width", c_int), ("depthwise", POINTER(_Depthwise)), ("eps", c_float),
-    ("first second", POINTER(_Matrix)), ("response", c_void_p), ("response_eps", c_float), ("board", POINTER(_Board)),
-    ("rows", c_void_p))
+    "ConvNext", ("x mask", c_void_p), ("images height width", c_int), ("depthwise", POINTER(_Depthwise)),
+    ("eps", c_float), ("first second", POINTER(_Matrix)), ("response", c_void_p), ("response_eps", c_float),
+    ("board", POINTER(_Board)), ("rows", c_void_p))
 
 
 @functools.cache
@@ -120,8 +121,8 @@ def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: i
            offset: float, stride: int) -> None:
     """See `operators.decide`."""
     board = pointer(_Board(None, _at(products), products.shape[1], 0))
-    _call("decide", _Decision(_at(logits), _at(mask), board, len(logits), (height, width), logits.shape[1:], panel, column,
-                              stride, offset), logits, mask, products)
+    _call("decide", _Decision(_at(logits), _at(mask), board, len(logits), (height, width), logits.shape[1:], panel,
+                              column, stride, offset), logits, mask, products)
 
 
 def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float, stride: int) -> None:

@@ -39,8 +39,8 @@ class Packed:
         _, taps, depth, _ = self.weight.shape
         size = (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
         if min(size) < 1:
-            raise ValueError(f"the image is too small for this network: a {taps}x{depth // x.shape[3]} kernel meets a map "
-                             f"of {x.shape[1]}x{x.shape[2]}")
+            raise ValueError(f"the image is too small for this network: a {taps}x{depth // x.shape[3]} kernel meets a "
+                             f"map of {x.shape[1]}x{x.shape[2]}")
         return size
 
 

@@ -61,7 +61,8 @@ def recorded() -> Iterator[Recording]:
         _running.recording = None
 
 
-def call(function: Callable[..., Any], operation: ctypes.Structure, threads: int, tensors: tuple[Tensor | None, ...]) -> None:
+def call(function: Callable[..., Any], operation: ctypes.Structure, threads: int,
+         tensors: tuple[Tensor | None, ...]) -> None:
     """Run an operation that points into tensors with a function of the native library."""
     if (recording := _running.recording) is not None:
         recording.calls.append((function, operation, threads))

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import DENSE, Budget
 from bdsa.method.norms import BudgetBatchNorm2d
 from bdsa.models.network import AdaptiveNetwork
 
@@ -56,7 +56,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tol
     for budget in network.budgets.adaptive:
         current = 0.0
 
-        def fraction_at(offset: float) -> float:
+        def fraction_at(offset: float, budget: Budget = budget) -> float:
             nonlocal current
             shift_thresholds(network, budget.name, offset - current)
             current = offset

@@ -104,7 +104,7 @@ def test_the_numbers_are_those_of_the_evaluation(files, made):
     assert record["dense_macs"] == network.dense_macs((32, 32))
     for row, right in zip(record["budgets"], expected.rows, strict=True):
         assert row["densities"] == pytest.approx(expected.densities[row["name"]], abs=1e-9)
-        assert 0 < min(row["densities"]) and max(row["densities"]) < 1
+        assert min(row["densities"]) > 0 and max(row["densities"]) < 1
         assert (row["name"], row["budget"]) == (right["name"], right["budget"])
         assert row["conditional_fraction"] == pytest.approx(right["conditional_fraction"], abs=1e-9)
         assert row["macs"] == pytest.approx(right["macs"]) and 100 * row["right"] / 3 == pytest.approx(right["top1"])

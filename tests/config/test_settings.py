@@ -67,6 +67,7 @@ def test_every_bound_is_enforced_and_the_error_names_setting_and_value(schema):
 def test_a_choice_gets_the_nearest_spelling():
     config = TrainConfig()
     config.recipe.schedule = "cosin"
-    with pytest.raises(UserError, match=r"recipe.schedule 'cosin' \(did you mean 'cosine'\?\); known: cosine, multistep"):
+    message = r"recipe.schedule 'cosin' \(did you mean 'cosine'\?\); known: cosine, multistep"
+    with pytest.raises(UserError, match=message):
         check_settings(config)
     assert any("(cosine | multistep | constant)" in line for line in described_settings(TrainConfig, {}))

@@ -1,6 +1,8 @@
 """Folders of images: what is read, and what is explained when the layout is wrong."""
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,7 +65,7 @@ def test_a_wrong_root_is_explained(name, folder, tmp_path):
     for root, message in ((None, f"'{name}' needs its folder: set data.root"), (str(file), "is a file"),
                           (str(tmp_path / "pest"), r"does not exist \(did you mean 'pets'\?\)"),
                           (str(tmp_path / "no" / "such"), "does not exist")):
-        check_one_line(message, lambda: create_splits(DataSpec(name, root)))
+        check_one_line(message, partial(create_splits, DataSpec(name, root)))
 
 
 @pytest.mark.parametrize("content", [b"not an image", b"", "cut short"])

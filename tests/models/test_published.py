@@ -90,7 +90,7 @@ def test_a_file_reads_as_its_dictionary_with_and_without_the_data_parallel_prefi
 def test_evaluation_measures_the_budgets_of_a_file(tmp_path, name, architecture, asked):
     case = read_case(name)
     torch.save(case.checkpoint, tmp_path / "model_best.pth.tar")
-    data = ["data=folder", f"data.root={write_folder(tmp_path / 'data', {s: TEN for s in ('train', 'val')})}"]
+    data = ["data=folder", f"data.root={write_folder(tmp_path / 'data', dict.fromkeys(('train', 'val'), TEN))}"]
     size = ["data.image_size=64", "data.workers=0"]
     command = [f"checkpoint={tmp_path}/model_best.pth.tar", f"published={architecture}", *asked, *data, *size]
     outcome = run(evaluate_main, [*command, f"out={tmp_path / 'out'}", "trainer.pictures=0"])

@@ -111,11 +111,10 @@ def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
 
 def test_jobs_one_after_another_are_separate_runs_and_a_crashed_one_shows_as_failed(tmp_path):
     folders = []
-    with pytest.raises(ZeroDivisionError):
-        with tracker(tmp_path / "first", "first") as run:
-            folders.append(run.where)
-            run.log_eval(ROWS[:1])
-            1 / 0
+    with pytest.raises(ZeroDivisionError), tracker(tmp_path / "first", "first") as run:
+        folders.append(run.where)
+        run.log_eval(ROWS[:1])
+        raise ZeroDivisionError
     with tracker(tmp_path / "second", "second", config={"seed": 2}) as run:
         folders.append(run.where)
         run.log_eval(ROWS[1:])
@@ -156,10 +155,9 @@ def test_a_run_that_cannot_start_online_goes_on_offline_with_a_warning(tmp_path,
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
-    with caplog.at_level(logging.WARNING, "bdsa"):
-        with tracker(tmp_path) as run:
-            where = run.where
-            run.log_eval(ROWS)
+    with caplog.at_level(logging.WARNING, "bdsa"), tracker(tmp_path) as run:
+        where = run.where
+        run.log_eval(ROWS)
     assert "recorded offline" in caplog.text
     assert read(where)[1]["summary"]["eval/top1/b030"] == 61.5
 

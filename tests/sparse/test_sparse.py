@@ -128,8 +128,10 @@ def test_native_and_reference_operators_agree() -> None:
     matrix = pack(rows_first(torch.randn(24, 40, 3, 3, generator=generator)), torch.rand(24), native.panel())
     mask = torch.rand(2, 5, 6, generator=generator) < 0.5
     logits = torch.empty(2, 5, 6)
-    for name, arguments in {"pad": (x.new_empty(2, 13, 15, 40), x.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3), 2),
-                            "mean": (x.new_empty(2, 1, 1, 40), x), "subsample": (x.new_empty(2, 5, 6, 64), x, mask, 2, 9),
+    turned = x.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3)
+    for name, arguments in {"pad": (x.new_empty(2, 13, 15, 40), turned, 2),
+                            "mean": (x.new_empty(2, 1, 1, 40), x),
+                            "subsample": (x.new_empty(2, 5, 6, 64), x, mask, 2, 9),
                             "average_pool": (x.new_empty(2, 5, 6, 40), x, 2, 2),
                             "unit": (logits, mask, x, torch.randn(9, 40), torch.randn(40), 0.3, 2),
                             "convolution_pool": (x.new_empty(2, 2, 3, 24), x, matrix.weight, matrix.bias, 2, "relu"),

@@ -203,7 +203,7 @@ def test_mixed_precision_computes_in_half_and_decides_and_weighs_in_single(amp):
     moved = step.network.conv1.weight.detach() - before
     single = make_step(teacher={"kind": "self"})
     take(single, 0, 3)
-    assert 0 < float(moved.norm())
+    assert float(moved.norm()) > 0
     assert float((moved + before - single.network.conv1.weight.detach()).norm()) < float(moved.norm())
     assert (step.state_dict()["scaler"] != {}) == (amp == "float16")
 
