@@ -9,6 +9,20 @@ The names below are imported at first use, so that command lines start quickly.
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the lazy names below, for type checkers and editors
+    from bdsa.budgets import Budgets as Budgets
+    from bdsa.config.plugins import load_plugins as load_plugins
+    from bdsa.data.datasets import Sources as Sources
+    from bdsa.data.datasets import register_dataset as register_dataset
+    from bdsa.errors import UserError as UserError
+    from bdsa.method.awareness import register_awareness as register_awareness
+    from bdsa.models.factory import create_model as create_model
+    from bdsa.models.published import load_published_checkpoint as load_published_checkpoint
+    from bdsa.models.registration import register_model as register_model
+    from bdsa.models.surgery import adapt as adapt
+    from bdsa.models.weights_file import load as load
 
 __version__ = "0.1.0"
 
@@ -28,7 +42,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bdsa' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)

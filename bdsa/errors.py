@@ -27,6 +27,6 @@ def nearest(word: object, known: Iterable[object]) -> str:
 
 def unknown(what: str, word: object, known: Iterable[object], limit: int = 12) -> UserError:
     """Build the error for a name that is not among `known`; long lists are cut to `limit` names."""
-    known = [str(k) for k in known]
-    shown = ", ".join(known[:limit]) + (f", ... ({len(known)} in all)" if len(known) > limit else "")
-    return UserError(f"unknown {what} '{word}'{nearest(word, known)}; known: {shown}")
+    names = [str(k) for k in known]
+    shown = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+    return UserError(f"unknown {what} '{word}'{nearest(word, names)}; known: {shown}")

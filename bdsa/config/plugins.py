@@ -78,7 +78,7 @@ def from_command_line(arguments: list[str]) -> list[str]:
         except HydraException as error:
             raise UserError(f"cannot read {asked[-1]}: {str(error).splitlines()[0]}") from error
         value = override.value()
-        paths = value if isinstance(value, list) else [value]
+        paths: list[Any] = value if isinstance(value, list) else [value]
         if override.is_sweep_override() or not all(isinstance(p, str) for p in paths):
             raise UserError(f"{asked[-1]} is no list of files and folders: write plugins=[FILE,FOLDER]")
     else:
@@ -123,6 +123,7 @@ def _import(path: Path, files: list[Path]) -> None:
         if own in sys.modules:  # another of the files imported it
             continue
         spec = importlib.util.spec_from_file_location(own, file)
+        assert spec is not None and spec.loader is not None  # a *.py file has both
         sys.modules[own] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

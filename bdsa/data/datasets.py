@@ -42,7 +42,7 @@ class TransformedDataset(Dataset):
         self.source, self.transform = source, transform
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source)  # type: ignore[arg-type]  # torch promises no length; every source has one
 
     def draw(self) -> None:
         """Draw a generated source's images now, before workers are forked; does nothing for others."""
@@ -133,7 +133,7 @@ def create_splits(spec: DataSpec) -> Splits:
     options = (augmentation_for(spec.augmentation, natural), size, spec.resize, sources.native_size, mean, std)
     evaluation = eval_transform(*options)
     test = None if sources.test is None else TransformedDataset(sources.test, evaluation)
-    val = test if sources.val is sources.test else TransformedDataset(sources.val, evaluation)
+    val = test if test is not None and sources.val is sources.test else TransformedDataset(sources.val, evaluation)
     train, held_out = sources.train, None
     if spec.held_out is not None:
         train, kept = hold_out(train, spec.held_out, spec.seed, sources.classes)
@@ -165,8 +165,8 @@ def get_split(splits: Splits, name: str) -> TransformedDataset:
 @register_dataset("cluttered_digits", image_size=48, reads=("train_images", "val_images", "test_images"))
 def build_cluttered_digits(spec: DataSpec) -> Sources:
     """Draw the three splits of the embedded data set at the size asked for."""
-    counts = {split: check_digits(split, spec.image_size, spec.seed, getattr(spec, f"{split}_images"))
-              for split in DRAWN}
-    drawn = {split: ClutteredDigits(split, spec.image_size, spec.seed, counts[split]) for split in DRAWN}
-    return Sources(drawn["train"], drawn["val"], drawn["test"], ClutteredDigits.classes,
-                   native_size=spec.image_size)
+    size = spec.image_size
+    assert size is not None  # create_splits fills it in
+    counts = {split: check_digits(split, size, spec.seed, getattr(spec, f"{split}_images")) for split in DRAWN}
+    drawn = {split: ClutteredDigits(split, size, spec.seed, counts[split]) for split in DRAWN}
+    return Sources(drawn["train"], drawn["val"], drawn["test"], ClutteredDigits.classes, native_size=size)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import timm
 from timm.models import is_model, split_model_name_tag
@@ -36,7 +37,7 @@ def check_model_name(name: str, adaptive: bool = True) -> None:
 
 def create_dense_model(name: str, num_classes: int | None = None, pretrained: bool = False,
                        weights: str | Path | None = None, reset_head: bool = False, section: str = "model",
-                       **kwargs) -> nn.Module:
+                       **kwargs: Any) -> nn.Module:
     """A timm network with complete weights: from the hub (`pretrained`), a local file (`weights`) or fresh.
 
     Raises:
@@ -66,7 +67,7 @@ def create_dense_model(name: str, num_classes: int | None = None, pretrained: bo
 def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_classes: int | None = None,
                  pretrained: bool = False, *, weights: str | Path | None = None, reset_head: bool = False,
                  norm_affine: str = "separate", mask_norm: str = "none", mask_start: str = "random",
-                 **kwargs) -> AdaptiveNetwork:
+                 **kwargs: Any) -> AdaptiveNetwork:
     """An adaptive network: `model(x, budget=0.5)` gives logits, `budget=1.0` is the dense network.
 
     Args:
@@ -91,6 +92,7 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     check_model_name(name)
     model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
     adapt(model, checked, norm_affine, name, mask_norm, mask_start)
+    assert isinstance(model, AdaptiveNetwork)
     return model
 
 

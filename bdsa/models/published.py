@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -82,11 +83,12 @@ def load_published_checkpoint(source: str | PathLike | dict, architecture: str, 
     state = state_dict_of(content, label)
     found = _digits_by_budget(state, label, budget, multi=architecture.endswith(MULTI))
     classes = _classes(state, ARCHITECTURES[base], num_classes, label)
-    kwargs = {}
+    kwargs: dict[str, Any] = {}
     if ARCHITECTURES[base].startswith("cifar"):
         kwargs["shortcut"] = "B" if any(".downsample." in k for k in state) else "A"
     model = create_dense_model(ARCHITECTURES[base], classes, **kwargs)
     adapt(model, Budgets(found), "separate", architecture)
+    assert isinstance(model, AdaptiveNetwork)
     _fill(model, state, {budget.name: digits for budget, digits in found.items()}, label)
     return model
 

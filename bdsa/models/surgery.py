@@ -58,8 +58,10 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
     blocks = [m for m in network.modules() if type(m) in BLOCKS]
     for block in blocks:
         block.__class__ = BLOCKS[type(block)]
+        assert isinstance(block, AdaptiveBlock)
         block.add_budgets([b.name for b in budgets.adaptive], norm_affine, mask_norm, mask_start)
     network.__class__ = NETWORKS[type(network)]
+    assert isinstance(network, AdaptiveNetwork)
     network.set_budgets(budgets)
     return len(blocks)
 
