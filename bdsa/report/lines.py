@@ -103,8 +103,8 @@ class Column:
 
 _ALL = (Column("budget", "budget"), Column("top1", "top-1 %"), Column("top5", "top-5 %"),
         Column("fraction", "conditional fraction"), Column("macs", "MACs"), Column("share", "of dense MACs"),
-        Column("latency_ms", "latency ms"), Column("speedup", "speedup"), Column("published", "published top-1 %"), Column("difference", "difference"),
-        Column("runs", "runs"))
+        Column("latency_ms", "latency ms"), Column("speedup", "speedup"), Column("published", "published top-1 %"),
+        Column("difference", "difference"), Column("runs", "runs"))
 
 
 def columns(lines: list[Line]) -> list[Column]:

@@ -31,7 +31,8 @@ from bdsa.models.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-DOCS = {str(p.relative_to(ROOT)): p.read_text() for p in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
+DOCS = {str(p.relative_to(ROOT)): p.read_text()
+        for p in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
 ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
                 "bdsa-export": export_main, "bdsa-benchmark": benchmark_main, "bdsa-pipeline": pipeline_main}
 OF_FOLDERS = {"bdsa-targets": TargetsConfig, "bdsa-report": ReportConfig, "bdsa-compare": CompareConfig}
