@@ -13,6 +13,7 @@ from bdsa.errors import UserError
 # magnitude, operations an image, upper bound of the magnitude; probability of each operation; deviation
 # of the magnitude; stronger with the magnitude; sets of operations.
 _PART = re.compile(r"(m|n|mmax)\d+|p(0|1|[01]?\.\d+)|mstd\d+(\.\d+)?|inc[01]|t(weights|3aw?)")
+_MOST = {"n": 20, "m": 100, "mmax": 100, "mstd": 1000}  # timm draws evenly for a deviation above 100
 
 
 def check_policy(policy: str) -> None:
@@ -22,6 +23,10 @@ def check_policy(policy: str) -> None:
     if wrong:
         raise UserError(f"data.rand_augment={policy}: '{wrong[0]}' is not understood; write for example "
                         f"rand-m9-mstd0.5-inc1 (also n2, p0.5, mmax10)")
+    for part in parts:
+        name = part.rstrip("0123456789.")
+        if name in _MOST and not float(part[len(name):]) <= _MOST[name]:
+            raise UserError(f"data.rand_augment={policy}: {part} is too large: {name} is at most {_MOST[name]}")
 
 
 def rand_augment(policy: str, image_size: int, mean: Sequence[float]) -> Callable[[Image.Image], Image.Image]:
