@@ -112,6 +112,13 @@ class Budgets:
         """The budget that step `step` trains: round robin, never restarted."""
         return self.values[step % len(self.values)]
 
+    def sandwich_at(self, step: int, between: int) -> tuple[Budget, ...]:
+        """The largest budget, the smallest, and `between` of the others by turns: what step `step` trains together."""
+        *others, largest = self.values
+        smallest, middle = others[:1], others[1:]
+        taken = (middle[(step * between + i) % len(middle)] for i in range(min(between, len(middle))))
+        return (largest, *smallest, *taken)
+
     def __iter__(self) -> Iterator[Budget]:
         return iter(self.values)
 

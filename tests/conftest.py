@@ -1,4 +1,4 @@
-"""One thread, and a folder of images.
+"""One thread, a folder of images, and the option that runs the whole campaign.
 
 The networks are tiny, and two threads that share a core with another program crawl.
 """
@@ -7,6 +7,11 @@ import torch
 from small_data import write_folder
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--campaign", action="store_true",
+                     help="tests/project/test_campaign.py: all kills and all malformed command lines, some 30 minutes")
 
 
 @pytest.fixture

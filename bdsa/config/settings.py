@@ -33,6 +33,9 @@ class ModelConfig:
 @dataclass
 class BudgetsConfig:
     targets: list[float] = setting([0.3, 0.5, 0.7, 1.0], "in (0, 1]; 1.0 is dense", check=Budgets)
+    schedule: str = setting("round_robin", "of the steps: a budget each, or the largest, the smallest and some between",
+                            choices=("round_robin", "sandwich"))
+    between: int = setting(1, "sandwich: how many of the budgets between, by turns", at_least=0, at_most=1000)
     network_weight: float = setting(10.0, "of (F - b)^2", at_least=0, at_most=1e6)
     block_weight: float = setting(10.0, "of the bounds on every block", at_least=0, at_most=1e6)
     warmup: float = setting(0.0, "share of the training in which the wanted fraction falls from 1 to b",
@@ -70,6 +73,8 @@ class TeacherConfig:
     weights: str | None = setting(None, "local weights; default: timm's pretrained ones")
     temperature: float = setting(20.0, "T of T^2 KL(teacher / T || student / T)", above=0, at_most=1e4)
     weight: float = setting(0.01, "of that term", at_least=0, at_most=1e6)
+    students: str = setting("all", "largest: it teaches the largest budget, which teaches the others (sandwich)",
+                            choices=("all", "largest"))
 
 
 @dataclass
@@ -172,6 +177,9 @@ class TrainConfig:
         if self.model.start is not None and (self.model.pretrained or self.model.weights is not None):
             raise UserError(f"model.start={self.model.start} brings its weights: leave out "
                             f"model.{'pretrained' if self.model.pretrained else 'weights'}")
+        if self.teacher.students == "largest" and (self.teacher.kind == "none" or self.budgets.schedule != "sandwich"):
+            raise UserError("teacher.students=largest needs a teacher and budgets.schedule=sandwich: a budget teaches "
+                            "others only where they see the same images in one step")
         if self.teacher.kind == "model" and self.teacher.name is None:
             raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
         if self.teacher.kind == "checkpoint" and self.teacher.weights is None:

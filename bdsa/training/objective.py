@@ -16,7 +16,7 @@ from bdsa.distributed import shard, with_global_means
 from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
 from bdsa.method.schedule import noise_at, target_at, temperature_at
-from bdsa.training.teachers import Teacher, self_teacher
+from bdsa.training.teachers import Lesson, Teacher
 
 
 class Objective:
@@ -40,8 +40,12 @@ class Objective:
         """Temperature of the masks in an epoch (0 is the first)."""
         return temperature_at(epoch, self.switches, self.budgets.temperatures)
 
+    def lesson(self, network: nn.Module, images: Tensor) -> Lesson:
+        """What the budgets of one batch are taught. network, images: as below."""
+        return Lesson(self.teacher, network, images, handed_on=self.teaching.students == "largest")
+
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, budget: float, epoch: int,
-                 progress: float, weight: float) -> dict[str, Tensor]:
+                 progress: float, weight: float, lesson: Lesson | None = None) -> dict[str, Tensor]:
         """The losses of one batch.
 
         Args:
@@ -51,6 +55,7 @@ class Objective:
             epoch: the epoch, for temperature and noise.
             progress: share of the whole training that is done, 0..1, for the block bounds.
             weight: w_b, the budget's awareness weight.
+            lesson: what the batch's other budgets were taught; None: this budget is alone.
 
         Returns:
             "total" to be minimised, each term by name, and "conditional_fraction", all scalars.
@@ -73,9 +78,11 @@ class Objective:
             total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
             if settings.price:  # controlled thresholds hold F: what is left of this is which MACs are worth it
                 total = total + settings.price * loss_fractions.mean()
-        if self.teacher is not None and not (self.teacher is self_teacher and budget.is_dense):
-            losses["kd"] = distillation_loss(logits, self.teacher(network, images), self.teaching.temperature)
+        lesson = lesson or self.lesson(network, images)
+        if lesson.teaches(budget):
+            losses["kd"] = distillation_loss(logits, lesson(), self.teaching.temperature)
             total = total + self.teaching.weight * losses["kd"]
+        lesson.hear(budget, logits)
         losses["total"] = weight * total
         losses["conditional_fraction"] = fractions.mean()
         return losses

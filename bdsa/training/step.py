@@ -13,6 +13,7 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+from bdsa.budgets import Budget
 from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
 from bdsa.distributed import average_gradients
@@ -25,10 +26,12 @@ PRECISIONS = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16
 
 
 class TrainStep:
-    """One micro-batch of one budget and, where it ends an accumulation, the update of the weights.
+    """One micro-batch and, where it ends an accumulation, the update of the weights.
 
     Everything follows from the number of the step, counted from the start of the whole training: its
-    epoch, its budget (round robin, so that every budget gets the same number of images), the rates.
+    epoch, its budgets, the rates. In turns (`budgets.schedule=round_robin`) a step trains one budget, and every
+    budget gets the same number of images. In a sandwich it trains the largest, the smallest and some of those
+    between on the same images, one backward pass each, and their gradients add up.
 
     Args:
         config: the training's settings.
@@ -54,6 +57,7 @@ class TrainStep:
         updates = assembly.batches // recipe.accumulation
         self.per_epoch = updates * recipe.accumulation
         self.total = recipe.epochs * self.per_epoch
+        self.schedule_of_budgets, self.between = config.budgets.schedule, config.budgets.between
         self.weights = [1.0] * len(self.budgets)
         self.objective = Objective(config.budgets, recipe, config.teacher, assembly.teacher)
         self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
@@ -89,23 +93,34 @@ class TrainStep:
             images: [B, 3, H, W]; labels: int64 [B]; on any device.
 
         Returns:
-            The losses by name and "fraction/<budget>", scalars without gradient, on the device.
+            The losses by name, means over the step's budgets, and "fraction/<budget>", scalars without gradient, on
+            the device.
         """
-        epoch, turn = step // self.per_epoch, step % len(self.budgets)
+        epoch, progress = step // self.per_epoch, step / self.total
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
         if self.mixup is not None:
             images, labels = self.mixup(images.clone(), labels)  # in place; labels: float [B, classes], smoothed
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            losses = self.objective(self.forward, images, labels, self.budgets.at_step(step), epoch,
-                                    step / self.total, self.weights[turn])
-        self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
-        self.objective.steer(self.network, self.budgets.at_step(step), losses["conditional_fraction"],
-                             step / self.total)
+        said: dict[str, list[Tensor]] = {}
+        lesson = self.objective.lesson(self.forward, images)
+        for budget in self.trained_at(step):
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+                losses = self.objective(self.forward, images, labels, budget, epoch, progress,
+                                        self.weights[self.budgets.values.index(budget)], lesson)
+            self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
+            self.objective.steer(self.network, budget, losses["conditional_fraction"], progress)
+            losses[f"fraction/{budget.name}"] = losses.pop("conditional_fraction")
+            for name, value in losses.items():
+                said.setdefault(name, []).append(value.detach())
         if (step + 1) % self.recipe.accumulation == 0:
             self.update((step + 1) // self.recipe.accumulation, epoch < self.recipe.freeze_backbone_epochs)
-        losses[f"fraction/{self.budgets.names[turn]}"] = losses.pop("conditional_fraction")
-        return {name: value.detach() for name, value in losses.items()}
+        return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in said.items()}
+
+    def trained_at(self, step: int) -> tuple[Budget, ...]:
+        """The budgets that a step trains, in order: one by turns, or the largest, the smallest and some between."""
+        if self.schedule_of_budgets == "sandwich":
+            return self.budgets.sandwich_at(step, self.between)
+        return (self.budgets.at_step(step),)
 
     def update(self, updates: int, frozen: bool = False) -> None:
         """Move the weights by what the accumulated gradients say.

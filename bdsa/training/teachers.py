@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import DENSE, Budget
 from bdsa.config.settings import TeacherConfig
 from bdsa.data.datasets import Splits
 from bdsa.errors import UserError
@@ -25,6 +25,36 @@ def self_teacher(network: nn.Module, images: Tensor) -> Tensor:
     """
     with torch.no_grad():
         return network(images, budget=DENSE)
+
+
+class Lesson:
+    """What is taught about one batch: the teacher looks once, however many budgets learn from it.
+
+    Args:
+        teacher: what `create_teacher` gave, or None.
+        network, images: the student, and the batch [B, 3, H, W].
+        handed_on: the teacher teaches the first budget of the step alone, and that budget the others.
+    """
+
+    def __init__(self, teacher: Teacher | None, network: nn.Module, images: Tensor, handed_on: bool = False) -> None:
+        self.teacher, self.network, self.images, self.handed_on = teacher, network, images, handed_on
+        self.logits: Tensor | None = None
+
+    def teaches(self, budget: Budget) -> bool:
+        """Whether a budget learns from it: all do, but the dense network not from itself."""
+        return self.teacher is not None and not (self.teacher is self_teacher and budget.is_dense)
+
+    def __call__(self) -> Tensor:
+        """Logits [B, classes], without gradient."""
+        if self.logits is None:
+            assert self.teacher is not None
+            self.logits = self.teacher(self.network, self.images)
+        return self.logits
+
+    def hear(self, budget: Budget, logits: Tensor) -> None:
+        """Take what a budget that has just learned says of the batch, where it teaches those after it."""
+        if self.handed_on or (self.teacher is self_teacher and budget.is_dense):
+            self.logits, self.handed_on = logits.detach(), False
 
 
 class DenseTeacher:

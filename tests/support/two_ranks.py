@@ -43,6 +43,8 @@ CASES: dict[str, dict[str, Any]] = {
         model=ModelConfig("resnet18", args=dict(channels=[8, 8, 16, 16])), recipe=dict(accumulation=2)),
     "normalised mask logits, steered": dict(
         model=ModelConfig("cifar_resnet8", mask_norm="batch"), budgets=dict(control_gain=3.0, warmup=0.5)),
+    "a sandwich, taught by its own dense network": dict(
+        teacher=TeacherConfig("self"), budgets=dict(schedule="sandwich")),
     "own statistics": dict(sync=False),
 }
 STEPS = 6
