@@ -2,8 +2,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+from bdsa.config.image_size import check_image_size
 from bdsa.config.setting import setting
+from bdsa.errors import UserError
+
+CHANNELS = (1, 3, 4)
+
+
+def check_channels(channels: int) -> None:
+    """Raise UserError for a number of channels that images are not read with."""
+    if channels not in CHANNELS:
+        raise UserError(f"data.channels={channels} is not read: images have 1 (grey), 3 (colour) or 4 channels (with "
+                        f"opacity)")
 
 
 @dataclass
@@ -11,8 +24,10 @@ class DataSpec:
     """A data set by name, its size and its augmentation: plain values only."""
     name: str = setting("cluttered_digits", "cluttered_digits | folder | cifar10 | cifar100 | a plug-in's")
     root: str | None = setting(None, "folder on disk (folder, cifar10, cifar100)")
-    image_size: int | None = setting(None, "pixels; default: the data set's, small alike images as they are, else 224",
-                                     above=0, at_most=65536)
+    image_size: Any = setting(None, "pixels, or [height,width]; default: the data set's, small alike images as they "
+                                    "are, else 224", check=partial(check_image_size, "data.image_size"))
+    channels: int | None = setting(None, "1: grey, 3: colour, 4: with opacity; default: as the network reads "
+                                         "(model.args.in_chans), else 3", check=check_channels)
     mean: list[float] | None = setting(None, "of each channel, as fractions of full brightness; default: ImageNet's",
                                        at_least=-100, at_most=100)
     std: list[float] | None = setting(None, "likewise", above=0, at_most=100)

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import Dataset
 
+from bdsa.config.image_size import ImageSize, height_width, in_words
 from bdsa.data import cifar, image_folder  # noqa: F401  they register themselves
 from bdsa.data.cluttered_digits import ClutteredDigits, check_digits
+from bdsa.data.fingerprint import Fingerprint, fingerprint
 from bdsa.data.held_out import check_held_out, hold_out
+from bdsa.data.items import TransformedDataset, check_targets, told
 from bdsa.data.registry import DataSpec, Sources, dataset_names, entry, ignored_fields, register_dataset
+from bdsa.data.subset import Rows
 from bdsa.data.transforms import (
     SMALL,
     Transform,
@@ -21,6 +23,7 @@ from bdsa.data.transforms import (
     check_extras,
     check_transforms,
     eval_transform,
+    normalisation,
     train_transform,
 )
 from bdsa.errors import UserError, unknown
@@ -32,30 +35,9 @@ DRAWN = ("train", "val", "test")
 SPLITS = (*DRAWN, "held_out")
 
 
-class TransformedDataset(Dataset):
-    """A source of (PIL image, label) seen through a transform: (float32 [3, H, W], int).
-
-    `source` stays reachable, for what only it knows, such as the boxes of ClutteredDigits.
-    """
-
-    def __init__(self, source: Dataset, transform: Transform) -> None:
-        self.source, self.transform = source, transform
-
-    def __len__(self) -> int:
-        return len(self.source)  # type: ignore[arg-type]  # torch promises no length; every source has one
-
-    def draw(self) -> None:
-        """Draw a generated source's images now, before workers are forked; does nothing for others."""
-        getattr(self.source, "draw", lambda: None)()
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, label = self.source[index]
-        return self.transform(image), int(label)
-
-
 @dataclass
 class Splits:
-    """The images of one data set, ready for the loaders; each item is (float32 [3, S, S], int).
+    """The images of one data set, ready for the loaders; each item is (float32 [C, H, W], int).
 
     Fields:
         train: augmented, without the images held out.
@@ -64,8 +46,8 @@ class Splits:
         held_out: the training images of `data.held_out`, with the evaluation transform, or None.
         train_eval: the training images with the evaluation transform, to calibrate thresholds.
         classes: the name of each label.
-        image_size: S in pixels.
-        mean, std: of the normalisation, three fractions of full brightness each.
+        image_size: pixels of the square's side, or [height, width].
+        mean, std: of the normalisation, a fraction of full brightness a channel.
         name: the data set's registered name.
         notes: sentences that a user should see.
     """
@@ -76,7 +58,7 @@ class Splits:
     held_out: TransformedDataset | None
     train_eval: TransformedDataset
     classes: list[str]
-    image_size: int
+    image_size: ImageSize
     mean: list[float]
     std: list[float]
     name: str
@@ -101,6 +83,17 @@ class Splits:
         return getattr(self, self.validated_on)
 
     @property
+    def channels(self) -> int:
+        """C of the images."""
+        return len(self.mean)
+
+    def fingerprint(self) -> dict[str, Fingerprint]:
+        """Which images a training reads, by split: to train on, those held out among them, and to choose by."""
+        sources = {"train": self.train.source, "val": self.val.source}
+        return {split: fingerprint(source.source if isinstance(source, Rows) else source, self.classes)
+                for split, source in sources.items()}
+
+    @property
     def choice(self) -> str:
         """A sentence for the user: which images choose the epoch, and which are reported."""
         images = f"{len(self.validation):,} images of {self.validated_on}"
@@ -114,36 +107,56 @@ def create_splits(spec: DataSpec) -> Splits:
     """Build the splits that a spec names; every option is checked before anything is read or drawn.
 
     Raises:
-        UserError: for an unknown name or augmentation, a number out of range, or a data set that is
-            not on disk in the expected layout.
+        UserError: for an unknown name or augmentation, a number out of range, a data set that is
+            not on disk in the expected layout, or an own one that raises or lists a wrong label.
     """
     known = entry(spec.name)
     size = known.image_size if spec.image_size is None else spec.image_size
-    mean = list(IMAGENET_DEFAULT_MEAN if spec.mean is None else spec.mean)
-    std = list(IMAGENET_DEFAULT_STD if spec.std is None else spec.std)
-    check_transforms(spec.augmentation, size, spec.resize, mean, std, spec.border)
+    channels = spec.channels or 3
+    mean, std = normalisation(spec.mean, spec.std, channels)
+    check_transforms(spec.augmentation, size, spec.resize, mean, std, spec.border, channels)
     check_held_out(spec.held_out)
-    check_extras(spec.rand_augment, spec.random_erasing)
+    check_extras(spec.rand_augment, spec.random_erasing, channels)
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
 
-    sources = known.build(replace(spec, image_size=size))
+    sources = _sources(replace(spec, image_size=size, channels=channels))
     natural = sources.natural_size or sources.native_size
     if spec.image_size is None and natural is not None and natural <= SMALL:
         size = natural
     options = (augmentation_for(spec.augmentation, natural), size, spec.resize, sources.native_size, mean, std)
+    training = train_transform(*options, spec.rand_augment, spec.random_erasing, spec.border)
     evaluation = eval_transform(*options)
-    test = None if sources.test is None else TransformedDataset(sources.test, evaluation)
-    val = test if test is not None and sources.val is sources.test else TransformedDataset(sources.val, evaluation)
+
+    def seen(source: Dataset, split: str, transform: Transform = evaluation) -> TransformedDataset:
+        return TransformedDataset(source, transform, f"data set '{spec.name}', {split}", len(sources.classes),
+                                  (channels, *height_width(size)))
+
+    test = None if sources.test is None else seen(sources.test, "test")
+    val = test if test is not None and sources.val is sources.test else seen(sources.val, "val")
     train, held_out = sources.train, None
     if spec.held_out is not None:
         train, kept = hold_out(train, spec.held_out, spec.seed, sources.classes)
-        held_out = TransformedDataset(kept, evaluation)
-    training = train_transform(*options, spec.rand_augment, spec.random_erasing, spec.border)
-    return Splits(train=TransformedDataset(train, training),
-                  val=val, test=test, held_out=held_out,
-                  train_eval=TransformedDataset(train, evaluation),
+        held_out = seen(kept, "train")
+    return Splits(train=seen(train, "train", training), val=val, test=test, held_out=held_out,
+                  train_eval=seen(train, "train"),
                   classes=list(sources.classes), image_size=size, mean=mean, std=std, name=spec.name,
                   notes=notes + sources.notes)
+
+
+def _sources(spec: DataSpec) -> Sources:
+    """What the builder of a data set hands back, checked as far as that needs no image."""
+    try:
+        sources = entry(spec.name).build(spec)
+        if not isinstance(sources, Sources):
+            raise TypeError(f"its builder returns a {type(sources).__name__} and not bdsa.Sources")
+        for split in DRAWN:
+            if getattr(sources, split) is not None:
+                check_targets(getattr(sources, split), len(sources.classes), f"data set '{spec.name}', {split}")
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"data set '{spec.name}' cannot be built: {told(error)}") from error
+    return sources
 
 
 def get_split(splits: Splits, name: str) -> TransformedDataset:
@@ -165,8 +178,10 @@ def get_split(splits: Splits, name: str) -> TransformedDataset:
 @register_dataset("cluttered_digits", image_size=48, reads=("train_images", "val_images", "test_images"))
 def build_cluttered_digits(spec: DataSpec) -> Sources:
     """Draw the three splits of the embedded data set at the size asked for."""
-    size = spec.image_size
-    assert size is not None  # create_splits fills it in
+    size, width = height_width(spec.image_size)
+    if size != width:
+        raise UserError(f"image size {in_words(spec.image_size)} does not suit cluttered_digits, which draws squares: "
+                        f"give data.image_size={size}")
     counts = {split: check_digits(split, size, spec.seed, getattr(spec, f"{split}_images")) for split in DRAWN}
     drawn = {split: ClutteredDigits(split, size, spec.seed, counts[split]) for split in DRAWN}
     return Sources(drawn["train"], drawn["val"], drawn["test"], ClutteredDigits.classes, native_size=size)

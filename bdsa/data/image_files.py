@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from bdsa.data.image_listing import ImageListing
+from bdsa.data.reading import not_regular
 from bdsa.errors import UserError, nearest
 
 
@@ -15,11 +17,11 @@ def find_image_files(asked: Iterable[str]) -> list[Path]:
     """The files behind paths, patterns (`photos/*.jpg`) and folders (everything below them), each once.
 
     A file is taken whatever its name ends with; from a folder those with the ending of an image.
-    Hidden files and folders are left out.
+    What `bdsa.data.image_listing` passes over in a folder is left out.
 
     Raises:
-        UserError: for a path that is not there (the nearest name beside it is offered), a pattern
-            that fits nothing, or a folder without images.
+        UserError: for a path that is not there (the nearest name beside it is offered) or no regular file,
+            a pattern that fits nothing, or a folder without images.
     """
     found: list[Path] = []
     for text in asked:
@@ -27,6 +29,8 @@ def find_image_files(asked: Iterable[str]) -> list[Path]:
         if path.is_dir():
             found += _in_folder(path)
         elif path.exists():
+            if (kind := not_regular(path)) is not None:
+                raise UserError(f"images={text} is {kind}, no regular file")
             found.append(path)
         elif glob.has_magic(text):
             fitting = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
@@ -57,8 +61,7 @@ def folder_names(paths: Iterable[Path]) -> list[str]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in IMG_EXTENSIONS
-                   and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = sorted(Path(path) for path, _ in ImageListing(folder).below(folder))
     if not files:
         raise UserError(f"images={folder}: this folder holds no images ({', '.join(IMG_EXTENSIONS)})")
     return files

@@ -1,11 +1,15 @@
 """Images on disk: root/train/<class>/<image> and root/val or root/test with the same classes."""
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from PIL import Image
-from torchvision.datasets import ImageFolder
+from torch.utils.data import Dataset
 
+from bdsa.data.image_listing import ImageListing, subfolders
+from bdsa.data.image_modes import MODES
+from bdsa.data.reading import read_image
 from bdsa.data.registry import DataSpec, Sources, register_dataset
 from bdsa.errors import UserError, nearest
 
@@ -22,7 +26,7 @@ def check_root(spec: DataSpec, may_be_made: bool = False) -> Path:
     if root.exists() and not root.is_dir():
         raise UserError(f"data.root '{spec.root}' is a file: give the folder of data set '{spec.name}'")
     if not root.exists() and not may_be_made:
-        siblings = _folders(root.parent) if root.parent.is_dir() else []
+        siblings = subfolders(root.parent) if root.parent.is_dir() else []
         raise UserError(f"data.root '{spec.root}' does not exist{nearest(root.name, siblings)}")
     return root
 
@@ -31,7 +35,7 @@ def check_root(spec: DataSpec, may_be_made: bool = False) -> Path:
 def build_folder(spec: DataSpec) -> Sources:
     """Read root/train and root/val or root/test; with test alone, val is the test split."""
     root = check_root(spec)
-    present = _folders(root)
+    present = subfolders(root)
     others = [name for name in ("val", "test") if name in present]
     listing = ", ".join(present) or "no folders"
     if "train" not in present:
@@ -39,48 +43,53 @@ def build_folder(spec: DataSpec) -> Sources:
     if not others:
         raise UserError(f"'{root}' has neither val nor test{nearest('val', present)}; there: {listing}")
 
-    classes = _folders(root / "train")
+    classes = subfolders(root / "train")
     for split in ("train", *others):
         _check_classes(root / split, classes)
-    read = {split: RgbFolder(root / split) for split in ("train", *others)}
+    mode = MODES[spec.channels or 3]
+    read = {split: ClassFolders(root / split, classes, mode) for split in ("train", *others)}
     notes = []
     if others == ["test"]:
         notes.append(f"val is the test split: '{root}' has no folder val")
-    return Sources(read["train"], read.get("val", read.get("test")), read.get("test"), classes,
+    return Sources(read["train"], read[others[0]], read.get("test"), classes,
                    natural_size=_common_side(read["train"].samples), notes=notes)
 
 
-class RgbFolder(ImageFolder):
-    """torchvision's ImageFolder without hidden folders, with errors that name the file.
+class ClassFolders(Dataset):
+    """The images of one split: (PIL image, label), a label a class folder.
+
+    Args:
+        root: holds a folder a class.
+        classes: names of the folders, in the order of their labels.
+        mode: what images are read as: L, RGB or RGBA.
+
+    Attributes:
+        samples: (path, label) of each image.
+        targets: the labels alone.
+        files: what tells whether the list has changed: (path below the root, bytes) of each image.
 
     Raises:
         UserError: when constructed, if a class folder holds no image; when read, for a file that is
             not an image or is cut short.
     """
 
-    def __init__(self, root: Path) -> None:
-        try:
-            super().__init__(str(root), loader=read_rgb)
-        except FileNotFoundError as error:
-            empty = [c for c in _folders(root) if not any(p.is_file() for p in (root / c).rglob("*"))]
-            where = f"class folder {', '.join(empty[:5])} is empty" if empty else str(error).splitlines()[0]
-            raise UserError(f"'{root}' lacks images: {where}") from error
+    def __init__(self, root: Path, classes: list[str], mode: str = "RGB") -> None:
+        self.mode = mode
+        listing, found = ImageListing(root, depth=1), [root / name for name in classes]
+        by_class = [listing.below(folder) for folder in found]
+        self.samples = [(path, label) for label, files in enumerate(by_class) for path, _ in files]
+        self.targets = [label for _, label in self.samples]
+        self.files = [(path[len(str(root)) + 1:], size) for files in by_class for path, size in files]
+        if empty := [name for name, files in zip(classes, by_class) if not files]:
+            linked = " or leads to images that are counted already" * any((root / name).is_symlink() for name in empty)
+            raise UserError(f"'{root}' lacks images: class folder {', '.join(empty[:5])} is empty{linked}")
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        classes = _folders(Path(directory))
-        return classes, {name: label for label, name in enumerate(classes)}
+    def __len__(self) -> int:
+        return len(self.samples)
 
-
-def read_rgb(path: str) -> Image.Image:
-    """Read a file in RGB; UserError that names it, if it is not an image or cut short."""
-    try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:     # Pillow's formats raise OSError, SyntaxError, struct.error, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is not an image"
-        raise UserError(f"cannot read the image '{path}': {reason}") from error
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.samples[index]
+        return read_image(path, self.mode), label
 
 
 def _common_side(samples: list[tuple[str, int]], looked_at: int = 32) -> int | None:
@@ -88,21 +97,17 @@ def _common_side(samples: list[tuple[str, int]], looked_at: int = 32) -> int | N
     sizes = set()
     for path, _ in samples[::max(1, len(samples) // looked_at)]:
         try:
-            with Image.open(path) as image:
+            with warnings.catch_warnings(), Image.open(path) as image:
+                warnings.simplefilter("ignore")
                 sizes.add(image.size)
-        except OSError:  # a broken image is reported when it is read
+        except Exception:  # a broken image is reported when it is read
             continue
     sides = {side for size in sizes for side in size}
     return sides.pop() if len(sides) == 1 else None
 
 
-def _folders(directory: Path) -> list[str]:
-    """Names of the folders that are not hidden, sorted: hidden ones belong to editors and systems."""
-    return sorted(p.name for p in directory.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
 def _check_classes(directory: Path, expected: list[str]) -> None:
-    found = _folders(directory)
+    found = subfolders(directory)
     if not found:
         raise UserError(f"'{directory}' has no class folders: put images in {directory.name}/<class>/<image>")
     if len(found) == 1:

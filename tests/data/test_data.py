@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 
 from bdsa.data import registry
 from bdsa.data.cluttered_digits import DEFAULT_IMAGES, ClutteredDigits, split_originals
+from bdsa.data.crops import PaddedCrop, ReflectedCrop
 from bdsa.data.datasets import DataSpec, Sources, create_splits, get_split, register_dataset
-from bdsa.data.transforms import PaddedCrop, ReflectedCrop, ToNormalized
+from bdsa.data.transforms import ToNormalized
 from bdsa.errors import UserError
 
 # ---------------------------------------------------------------- cluttered digits
@@ -135,7 +136,7 @@ def test_normalisation_agrees_with_torchvision():
 @pytest.mark.parametrize("made, mode", [(PaddedCrop, "constant"), (ReflectedCrop, "reflect")])
 def test_a_random_crop_reaches_every_place_and_shows_the_border(made, mode):
     pixels = np.arange(1, 65, dtype=np.uint8).reshape(8, 8)
-    image, crop = Image.fromarray(np.stack([pixels] * 3, axis=2)), made(8, padding=2)
+    image, crop = Image.fromarray(np.stack([pixels] * 3, axis=2)), made((8, 8), padding=(2, 2))
     torch.manual_seed(0)
     seen = {np.asarray(crop(image))[..., 0].tobytes() for _ in range(500)}
     padded = np.pad(pixels, 2, mode=mode)

@@ -1,0 +1,39 @@
+"""Which images a training reads, in a few words a class: a run that goes on notices that one has gone or come."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+Fingerprint = dict[str, list[Any]]  # class -> [images, digest of their names and sizes]
+
+
+def fingerprint(source: Dataset, classes: Sequence[str]) -> Fingerprint:
+    """Of a source with `files` (an image folder): names and sizes; with `targets`: counts; else the length alone."""
+    files, targets = getattr(source, "files", None), getattr(source, "targets", None)
+    if targets is None:
+        return {"": [len(source), ""]}  # type: ignore[arg-type]  # every source has a length
+    counts = np.bincount(np.asarray(targets, dtype=np.int64), minlength=len(classes)).tolist()
+    if files is None:
+        return {name: [count, ""] for name, count in zip(classes, counts)}
+    digests = [hashlib.blake2b(digest_size=16) for _ in classes]
+    for (path, size), label in zip(files, targets):
+        digests[label].update(f"{path}\0{size}\0".encode(errors="surrogateescape"))
+    return {name: [count, digest.hexdigest()] for name, count, digest in zip(classes, counts, digests)}
+
+
+def difference(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> str:
+    """What has changed, in words, or an empty string."""
+    changed = [_change(name, before.get(name, [0, ""]), now.get(name, [0, ""]))
+               for name in sorted({*before, *now}) if list(before.get(name, ())) != list(now.get(name, ()))]
+    return "; ".join(changed[:3]) + ("; ..." if len(changed) > 3 else "")
+
+
+def _change(name: str, before: Sequence[Any], now: Sequence[Any]) -> str:
+    what = f"class '{name}'" if name else "the data set"
+    if before[0] != now[0]:
+        return f"{what} had {before[0]:,} images and has {now[0]:,}"
+    return f"{what} has {now[0]:,} images as before, but of other names or sizes"
