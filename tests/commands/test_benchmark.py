@@ -41,6 +41,13 @@ def test_the_last_kind_of_step_is_the_trainings_own(budgets, teacher, names):
     assert found[-1].budgets == budgets and found[-1].taught == names[-1].endswith("teacher")
 
 
+def test_a_sandwich_is_measured_beside_the_steps_in_turn():
+    asked = config((0.3, 0.5, 1.0), "self")
+    asked.budgets.schedule = "sandwich"
+    assert [(v.name, v.schedule) for v in variants(asked)][-2:] == [
+        ("multi+teacher", "round_robin"), ("sandwich+teacher", "sandwich")]
+
+
 @pytest.mark.parametrize("steps, budgets, accumulation, expected", [
     (12, (0.3, 0.5, 0.7), 1, 12), (1, (0.3, 0.5, 0.7), 1, 3), (5, (0.5,), 4, 8), (12, (0.3, 0.5, 0.7), 32, 96)])
 def test_a_round_has_whole_turns_of_the_budgets_and_whole_updates(steps, budgets, accumulation, expected):
@@ -116,6 +123,7 @@ def measured(tmp_path_factory):
     return list(seen.values()), outcome, json.loads((folder / "benchmark.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_kind_trains_what_it_says(measured):
     steps, _, content = measured
     assert content["steps"] == 6 and len(steps) == 4            # 3 budgets, 2 micro-batches an update
@@ -177,6 +185,7 @@ def test_without_a_folder_it_makes_one_by_settings(tmp_path, monkeypatch):
     assert all(f.startswith("training-cluttered_digits-cifar_resnet8-") for f in folders[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     (["what=trainng"], "unknown benchmark 'trainng' (did you mean 'training'?)"),
     (["timing.round=3"], "did you mean 'timing.rounds'"),

@@ -31,10 +31,11 @@ HELD = 4  # batches that wait on the device and are trained in turn
 
 @dataclass(frozen=True)
 class Variant:
-    """A kind of step: which budgets it trains in turn, and whether with the teacher."""
+    """A kind of step: which budgets it trains, by turns or as a sandwich, and whether with the teacher."""
     name: str
     budgets: tuple[float, ...]
     taught: bool = False
+    schedule: str = "round_robin"
 
 
 def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     rows = [row(v.name, timed[v.name].seconds, count, size, budgets=[float(b) for b in v.budgets],
                 teacher=config.teacher.kind if v.taught else None, peak_memory=works[v].peak_memory(timed[v.name]))
             for v in works]
-    for each in rows:
+    for each, work in zip(rows, works.values()):
+        each["budgets_per_step"] = len(work.step.trained_at(0))
+        each["budget_images_per_second"] = each["budgets_per_step"] * each["images_per_second"]
         each["time_ratio"] = each["ms_per_step"] / rows[0]["ms_per_step"]
     reads, seconds = time_loader(assembly.loader, count, timing.rounds)
     rows.append(row("loader", seconds, reads, size, workers=assembly.loader.num_workers))
@@ -90,6 +93,8 @@ def variants(config: BenchmarkConfig) -> list[Variant]:
         found.append(Variant("multi", budgets.values))
     if config.teacher.kind != "none" and (budgets.adaptive or config.teacher.kind != "self"):
         found.append(Variant(f"{found[-1].name}+teacher", budgets.values, taught=True))
+    if config.budgets.schedule == "sandwich":
+        found.append(replace(found[-1], name=found[-1].name.replace("multi", "sandwich"), schedule="sandwich"))
     return found
 
 
@@ -115,14 +120,13 @@ class Steps:
 
     def __init__(self, config: BenchmarkConfig, assembly: Assembly, variant: Variant,
                  batches: list[tuple[Tensor, Tensor]], device: torch.device) -> None:
-        budgets = Budgets(variant.budgets)
+        budgets, self.batches, self.count = Budgets(variant.budgets), batches, whole_turns(config)
         config = replace(config, model=replace(config.model, start=None))  # a trained network has its own budgets
         spec, network = create_network(config, budgets, assembly.splits, device)
         self.teacher = assembly.teacher if variant.taught else None
         assembly = replace(assembly, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
-        config = replace(config, budgets=replace(config.budgets, targets=budgets.plain()))
+        config = replace(config, budgets=replace(config.budgets, targets=budgets.plain(), schedule=variant.schedule))
         self.step = TrainStep(config, assembly, device)
-        self.batches, self.count = batches, whole_turns(config)
         self.epoch = min(config.recipe.freeze_backbone_epochs, config.recipe.epochs - 1)
 
     def __call__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from bdsa.config.image_size import in_words
 from bdsa.machine import spare_cores
 from bdsa.report.terminal import counted, print_whole, rate
 
@@ -41,19 +42,21 @@ def speed_table(result: Mapping[str, Any]) -> Table:
     """
     where, trainer = result["environment"], result["settings"]["trainer"]
     precision = "float32" if trainer["amp"] == "none" else trainer["amp"]
-    title = (f"{result['model']}, batch {result['batch_size']}, {result['image_size']} pixels, {precision}"
+    title = (f"{result['model']}, batch {result['batch_size']}, {in_words(result['image_size'])} pixels, {precision}"
              f"{', compiled' if trainer['compile'] else ''}\n"
              f"{where['accelerator'] or where['processor']}, {counted(where['threads'], 'CPU thread')}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="", title=title)
     table.add_column("", no_wrap=True)
     table.add_column("budgets", no_wrap=True, vertical="bottom")
-    for heading in ("images/s", "ms a step", "times\ndense", "rounds'\nspread", "peak\nmemory"):
+    for heading in ("images/s", "budget-\nimages/s", "ms a step", "times\ndense", "rounds'\nspread", "peak\nmemory"):
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for row in result["rows"]:
         budgets = " ".join(f"{b:g}" for b in row["budgets"]) if "budgets" in row else counted(row['workers'], 'worker')
         spread = (max(row["rounds_ms"]) - min(row["rounds_ms"])) / row["ms_per_step"]
         memory, ratio = row.get("peak_memory"), row.get("time_ratio")
-        table.add_row(row["name"], budgets, rate(row["images_per_second"]), f"{row['ms_per_step']:.1f}",
+        both = row.get("budget_images_per_second")  # of what every budget trained
+        table.add_row(row["name"], budgets, rate(row["images_per_second"]), "-" if both is None else rate(both),
+                      f"{row['ms_per_step']:.1f}",
                       "-" if ratio is None else f"{ratio:.2f}", f"{100 * spread:.0f} %",
                       "-" if memory is None else f"{memory / 2 ** 30:.2f} GiB")
     return table
