@@ -86,6 +86,6 @@ def check_settings(config: Any, prefix: str = "") -> None:
             rule.check(value)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and rule.choices is not None and item not in rule.known:
-                raise unknown(name, item, rule.known)
+                raise unknown(f"value of {name}", item, rule.known)
             if isinstance(item, (int, float)) and not isinstance(item, bool) and (broken := rule.broken_by(item)):
-                raise UserError(f"{name}={value} {broken}")
+                raise UserError(f"{name}={value}{f': {item}' if isinstance(value, list) else ''} {broken}")

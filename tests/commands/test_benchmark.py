@@ -187,12 +187,12 @@ def test_without_a_folder_it_makes_one_by_settings(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
-    (["what=trainng"], "unknown benchmark 'trainng' (did you mean 'training'?)"),
+    (["what=trainng"], "unknown value of what 'trainng' (did you mean 'training'?)"),
     (["timing.round=3"], "did you mean 'timing.rounds'"),
     (["timing.warmup=0"], "timing.warmup=0 must be above zero"),
     (["budgets.targets=[0]"], "budget 0.0 is outside (0, 1]"),
     (["recipe.batch_size=500"], "batch size 500 is larger than the training set of 96"),
-    (["out={folder}/file"], "is a file: name a folder"),
+    (["out={folder}/file"], "is a file: give a folder"),
     (["teacher=checkpoint"], "teacher.weights=PATH"),
 ])
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, arguments, expected):

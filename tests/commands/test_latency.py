@@ -102,6 +102,7 @@ def measured(tmp_path_factory):
     return outcome, folder, [json.loads((folder / f"batch{n}/benchmark.json").read_text()) for n in (1, 3)]
 
 
+@pytest.mark.slow
 def test_the_file_has_the_figures_and_what_they_follow_from(measured):
     for size, made in zip((1, 3), measured[2], strict=True):
         assert (made["model"], made["batch_size"], made["threads"]) == ("cifar_resnet8", size, 1) and made["processor"]
@@ -120,6 +121,7 @@ def test_the_file_has_the_figures_and_what_they_follow_from(measured):
         assert made["settings"]["latency"]["rounds"] == 3 and made["seed"] == 0 and made["environment"]["versions"]
 
 
+@pytest.mark.slow
 def test_table_picture_and_profiles(measured):
     outcome, folder, results = measured
     for made in results:
@@ -172,6 +174,7 @@ def trained(tmp_path_factory):
     return home / "a", outcome
 
 
+@pytest.mark.slow
 def test_a_runs_table_has_its_latency(trained):
     folder, outcome = trained
     evaluation = run(evaluate_main, [f"checkpoint={folder}/checkpoints/best.pt", "trainer.latency=true"])
@@ -198,6 +201,7 @@ def test_without_a_cpu_for_itself_a_run_says_so(monkeypatch):
     assert "2 processes" in results["latency"]["note"] and results["rows"] == [{"budget": 1.0}]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_measured_with_its_own_masks_on_its_test_images(trained, tmp_path):
     path = trained[0] / "checkpoints/best.pt"
     quick = [*QUICK, f"latency.checkpoint={path}", "latency.peers=[eager]"]
@@ -217,6 +221,7 @@ def test_a_checkpoint_is_measured_with_its_own_masks_on_its_test_images(trained,
     assert made["rows"][0]["conditional_fraction"] == pytest.approx(0.4, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     (["model=resnet18"], "which holds a cifar_resnet8"),
     (["model.pretrained=true"], "model.pretrained and latency.checkpoint="),
@@ -263,6 +268,7 @@ def test_exported_networks_agree(name):
         assert torch.allclose(torch.as_tensor(engine(1)), network(x[1]), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_agree():
     torch.manual_seed(0)
@@ -272,13 +278,14 @@ def test_compiled_networks_agree():
         assert torch.allclose(engines["compile"](0), engines["frozen"](0), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
-    (["latency.batch_sizes=[1,0]"], "batch size 0 is below 1"),
+    (["latency.batch_sizes=[1,0]"], "latency.batch_sizes=[1, 0]: 0 must be above zero"),
     (["latency.batch_sizes=[]"], "latency.batch_sizes is empty"),
-    (["latency.peers=[eager,openvimo]"], "unknown peer 'openvimo' (did you mean 'openvino'?)"),
+    (["latency.peers=[eager,openvimo]"], "unknown value of latency.peers 'openvimo' (did you mean 'openvino'?)"),
     (["latency.peers=[]"], "latency.peers is empty"),
     (["latency.masks=model"], "needs a trained network: latency.checkpoint=PATH"),
-    (["latency.execution=spares"], "unknown latency.execution 'spares' (did you mean 'sparse'?)"),
+    (["latency.execution=spares"], "unknown value of latency.execution 'spares' (did you mean 'sparse'?)"),
     (["latency.rounds=0"], "latency.rounds=0 must be above zero"),
     (["latency.image_size=2"], "image size 2 is too small for cifar_resnet8"),
     (["model.start=x.pt"], "give latency.checkpoint=x.pt"),
