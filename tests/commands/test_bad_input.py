@@ -105,6 +105,7 @@ def test_training(files, tmp_path, arguments, expected):
     assert not (files / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     ([], ["checkpoint=PATH"]),
     (["checkpoint={files}/good.pt", "budgets.targets=[0.4]"], ["0.4", "not trained", "0.3, 0.5, 1"]),

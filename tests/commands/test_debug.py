@@ -39,5 +39,6 @@ def test_without_it_nothing_is_said_to_be_a_debug_run() -> None:
     assert "debug" not in run(train, ["--cfg", "job"]).out
 
 
+@pytest.mark.slow
 def test_help_lists_it() -> None:
     assert "\ndebug: quick\n" in run(train, ["--help"]).out

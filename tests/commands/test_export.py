@@ -15,6 +15,8 @@ from bdsa.commands.entry_points import export as export_main
 from bdsa.commands.entry_points import train as train_main
 from bdsa.models.checkpoints import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:

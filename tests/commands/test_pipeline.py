@@ -14,6 +14,8 @@ from bdsa.commands.entry_points import train as train_main
 from bdsa.runs.metrics import MetricsFile
 from bdsa.training.step import TrainStep
 
+pytestmark = pytest.mark.slow
+
 QUICK = [*TINY, "trainer.pictures=0", "trainer.threads=1", "recipe.epochs=2", "budgets.targets=[0.3,1.0]"]
 
 

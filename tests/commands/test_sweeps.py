@@ -60,6 +60,7 @@ def stated(outcome: Outcome) -> list[str]:
     return re.findall(r"^ +\d+ +(done|resumed|skipped|failed|stopped|not started) ", table, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_failing_once_it_ends_as_if_nothing_had_been(tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     arguments = ["trainer.seed=0,1,2,3", "budgets.targets=[0.5]"]
@@ -102,6 +103,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None and time.sleep(0.002) is None
 
 
+@pytest.mark.slow
 def test_jobs_that_fail_stop_nothing_and_leave_why(tmp_path, monkeypatch):
     def fails(config, folder):
         if config.trainer.seed == 1:
@@ -136,6 +138,7 @@ def test_a_failure_of_a_single_run_is_kept_until_it_succeeds(tmp_path, monkeypat
     assert run(train_main, command).code == 0 and not (tmp_path / "a/failure.txt").exists()
 
 
+@pytest.mark.slow
 def test_nothing_leaks_from_job_to_job(tmp_path, monkeypatch):
     seen, log = {}, logging.getLogger("bdsa")
     before = torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
@@ -234,6 +237,7 @@ def test_another_spelling_replaces_a_presets_model():
         ["model.name=resnet34", "recipe.lr=1"], ["model.name=resnet34", "recipe.lr=2"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_launchers_jobs_fail_and_finish_likewise(tmp_path, launcher):
     package = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "submitit"}[launcher]
@@ -251,6 +255,7 @@ def test_a_launchers_jobs_fail_and_finish_likewise(tmp_path, launcher):
     assert len(list(tmp_path.glob("*/results.json"))) == len(list(tmp_path.glob("*/failure.txt"))) == 1
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_and_goes_on_where_it_was(tmp_path, faked):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
     command = [*QUICK, f"out={tmp_path}", "hydra/sweeper=search", "recipe.lr=interval(0.001,0.005)",
@@ -272,6 +277,7 @@ def test_a_search_without_the_extra_says_what_is_missing(monkeypatch):
         assert outcome.code == 1 and outcome.err == f"error: {asked} needs an extra: pip install 'bdsa[optuna]'\n"
 
 
+@pytest.mark.slow
 def test_a_jobs_command_makes_it_alone(tmp_path):
     assert sweep(tmp_path, "recipe.epochs=1", "trainer.seed=3,4").code == 0
     for folder in tmp_path.glob("*/"):

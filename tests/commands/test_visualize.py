@@ -27,6 +27,8 @@ from bdsa.report.pictures.blocks import BlockLabel, Seen, mask_sheet, ponder_she
 from bdsa.report.pictures.ponder import ponder_map
 from bdsa.training.evaluation import evaluate
 
+pytestmark = pytest.mark.slow
+
 DATA = {"name": "cluttered_digits", "image_size": 32, "train_images": 12, "val_images": 10, "test_images": 10}
 RAN, SKIPPED = ((255 * np.array(colormaps["Blues"](value)[:3]) + 0.5).astype(np.uint8) for value in (1.0, 0.0))
 

@@ -96,6 +96,7 @@ def home(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_pages_model_data_awareness_and_recipe_train(home):
     results = json.loads((home / "runs/NAME/results.json").read_text())
     assert (results["model"], results["data"], results["classes"]) == ("slim_resnet", "stripes", 2)
@@ -109,6 +110,7 @@ def test_the_pages_model_data_awareness_and_recipe_train(home):
         dict(zip(("b030", "b070"), [2 * g / sum(gaps) for g in gaps])))
 
 
+@pytest.mark.slow
 def test_the_pages_other_commands_and_code_open_the_run(home, monkeypatch):
     monkeypatch.chdir(home)
     assert "this run is finished" in call("bdsa-train", *SMALL, "name=NAME").out
@@ -213,6 +215,7 @@ def test_a_fresh_process_finds_the_class_of_a_plug_ins_data_set(tmp_path):
     assert made.stdout.decode().strip() == "bdsa.config.plugged.pets.images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files, arguments, expected", [
     ({"mine.py": ""}, ["plugins=[min.py]"], ["plug-in min.py does not exist", "did you mean 'mine.py'"]),
     ({"notes.txt": ""}, ["plugins=notes.txt"], ["notes.txt", "neither a Python file nor a folder"]),

@@ -62,6 +62,7 @@ def collect(*arguments: str) -> str:
 
 # --- from runs to the file -------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_single_budget_runs_become_the_targets_of_a_run_of_both(singles, tmp_path):
     file = tmp_path / "made" / "targets.csv"
     folders = sorted(str(p) for p in singles.iterdir() if p.is_dir())
@@ -83,6 +84,7 @@ def test_single_budget_runs_become_the_targets_of_a_run_of_both(singles, tmp_pat
                                                                 "b070": pytest.approx(top1[0.7], abs=1e-3)}}
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_models_get_rows_and_what_is_missing_is_said(made, tmp_path):
     runs = [made("a", 0.3, 60.0), made("b", 0.3, 62.0, **{"trainer.seed": 1}), made("c", 0.7, 70.0),
             made("d", 1.0, 80.0), made("e", 0.3, 55.0, {"model": "cifar_resnet14"}, **{"model.name": "cifar_resnet14"})]
@@ -95,6 +97,7 @@ def test_seeds_are_averaged_models_get_rows_and_what_is_missing_is_said(made, tm
     assert f"0.3: {runs[0]} {runs[1]}; 0.7: {runs[2]}; 1: {runs[3]}" in (tmp_path / "t.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_dense_row_of_several_budgets_is_taken_only_when_asked_for(made, tmp_path):
     several = made("several", 1.0, 77.0, {"trained_budgets": [0.3, 1.0]})
     refused = run(targets_main, [several, f"out={tmp_path}/t.csv"])
@@ -116,6 +119,7 @@ def test_a_budget_that_a_run_missed_is_said(made, tmp_path):
     assert f"note: {folder} ran 0.410 of the conditional MACs for budget 0.3" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change, expected", [
     ({"results": {"data": "cifar10"}}, ["differ in their data", "cifar10", "comparable"]),
     ({"results": {"split": "val"}}, ["differ in their split (test; val)"]),
@@ -180,6 +184,7 @@ def test_a_file_that_cannot_be_used_is_explained(tmp_path, content, row, message
         read_targets(f"{tmp_path}/targts.csv", row, Budgets([0.3]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["l1", "l2"])
 def test_a_resumed_run_keeps_its_weights(tmp_path, monkeypatch, metric):
     """The second epoch's weights come from the first one's top-1, which only the checkpoint remembers."""

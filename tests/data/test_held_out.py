@@ -131,6 +131,7 @@ def test_a_missing_part_says_how_to_get_one():
 
 # --- training --------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_a_run_is_validated_on_the_part_and_an_evaluation_finds_it_again(tmp_path, monkeypatch):
     command = [*TINY, f"out={tmp_path}", "name=a", "budgets.targets=[0.5]", "recipe.epochs=2", "data.held_out=30",
                "budgets.calibrate=false"]

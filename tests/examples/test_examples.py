@@ -13,6 +13,8 @@ import torch
 import bdsa
 from bdsa.models.checkpoints import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOK = EXAMPLES / "where_it_looks.ipynb"
 # All code cells in one namespace, then the titles of what was drawn: all at once, or as the slider moves.

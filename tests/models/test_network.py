@@ -46,6 +46,7 @@ def test_budget_one_is_timms_network_bit_for_bit(name):
         assert all(bool(m.all()) for m in usage.masks) and usage.mask_logits == [None] * len(usage.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", ["separate", "shared"])
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
@@ -71,6 +72,7 @@ def test_known_macs_at_224(name, giga):
 
 # --- masks and budgets -----------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_masks_have_the_blocks_resolution_and_differ_between_budgets(name):

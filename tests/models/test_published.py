@@ -85,6 +85,7 @@ def test_a_file_reads_as_its_dictionary_with_and_without_the_data_parallel_prefi
     assert_answers(network, resnet_case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, architecture, asked", [
     ("resnet18_multi", "resnet18_multi", []), ("convnext_tiny", "convnext_tiny", ["budgets.targets=[0.5]"])])
 def test_evaluation_measures_the_budgets_of_a_file(tmp_path, name, architecture, asked):

@@ -93,6 +93,7 @@ def dry_run(name: str, images: Path, tmp_path: Path) -> list[str]:
     return arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dry_run_trains_stops_resumes_and_evaluates_twice(name, images, tmp_path, monkeypatch):
     arguments, start_epoch = dry_run(name, images, tmp_path), TrainStep.start_epoch
@@ -161,6 +162,7 @@ def rows(table: str) -> dict[str, dict[str, float]]:
         return {line.pop("model"): {b: float(v) for b, v in line.items() if v} for line in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_numbers_and_cost_are_those_of_the_tables_and_the_formula(name):
     readme, preset = ((FOLDER / name / file).read_text() for file in ("README.md", "preset.yaml"))
@@ -223,6 +225,7 @@ def test_the_options_that_the_index_names_exist():
             raise AssertionError(f"{span}: {errors}")
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_classes_is_one_line_that_says_what_to_do(images, tmp_path):
     arguments = dry_run("imagenet_resnet18_multi", images, tmp_path)
     torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), tmp_path / "teacher.pt")

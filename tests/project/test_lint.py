@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bdsa
 
 ROOT = Path(__file__).parents[2]
@@ -21,10 +23,12 @@ def test_ruff_finds_nothing() -> None:
     assert python("ruff", "check", "--output-format", "concise", ".") == ""
 
 
+@pytest.mark.slow
 def test_mypy_finds_nothing_in_the_public_modules() -> None:
     assert python("mypy") == ""
 
 
+@pytest.mark.slow
 def test_a_users_code_is_checked_against_the_lazy_names(tmp_path: Path) -> None:
     code = tmp_path / "own.py"
     code.write_text("import bdsa\n" + "".join(f"reveal_type(bdsa.{name})\n" for name in bdsa.__all__)

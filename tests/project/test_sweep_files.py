@@ -61,6 +61,7 @@ def names_of(sweep: str) -> list[str]:
     return [checked(words) for words in combinations(params(sweep), [f"sweep={sweep}", *needs_data])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_combination_is_a_training_with_a_folder_of_its_own(name):
     folders = names_of(name)
@@ -77,6 +78,7 @@ def test_the_search_is_within_what_a_training_takes():
     assert f" | {trials} | " in line_of("search")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WANDB)
 def test_a_wandb_file_is_the_sweep_of_its_name(name):
     file = OmegaConf.to_container(OmegaConf.load(WANDB[name]))

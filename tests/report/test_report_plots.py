@@ -34,6 +34,7 @@ def page_data(folder: Path) -> dict:
     return json.loads(re.search(r"id='data'>(.*?)</script>", (folder / "report.html").read_text())[1])
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_for_what_was_measured_and_old_ones_go(tmp_path):
     for name, settings in (("a", {}), ("b", {SEED: 1}), ("c", {AWARE: "l1"})):
         write_run(tmp_path / "runs" / name, (0.3, 1.0), masks=True, latency=4.0, **settings)
@@ -101,6 +102,7 @@ def test_the_density_plot_has_a_tick_a_block_from_1(tmp_path, monkeypatch):
     assert all(list(line.get_xdata()) == [1, 2, 3] for line in axes.lines)
 
 
+@pytest.mark.slow
 def test_a_page_of_two_hundred_runs_stays_small_and_names_no_other_host(tmp_path, quick):
     first = write_run(tmp_path / "runs/r0", epochs=100, masks=True)
     text = {p: p.read_text() for p in first.rglob("*") if p.is_file()}
@@ -131,6 +133,7 @@ def test_masks_that_were_visualised_later_are_found(tmp_path, quick):
     assert data["runs"][0]["densities"]["0.3"] == pytest.approx([0.3125, 0.3125, 0.375], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_real_run_can_be_reported(tmp_path, quick):
     outcome = run(train_main, [*TINY, "recipe.epochs=1", "budgets.targets=[0.5]", f"out={tmp_path}", "name=real"])
     assert outcome.code == 0, outcome.err

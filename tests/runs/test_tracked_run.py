@@ -16,6 +16,8 @@ from bdsa.commands.entry_points import train as train_main
 from bdsa.runs.metrics import MetricsFile, flat
 from bdsa.runs.tracker import WandbTracker
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("wandb")
 
 

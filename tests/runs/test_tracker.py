@@ -55,6 +55,7 @@ def read(where):
     return [json.loads(line) for line in records.splitlines()], json.loads(summary)
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
     picture = tmp_path / "masks.png"
     imsave(picture, zeros((4, 4, 3)))
@@ -109,6 +110,7 @@ def test_an_offline_run_holds_curves_config_table_and_pictures(tmp_path, capfd):
     assert final["accuracy_over_macs_table"]["path"] == final["results"]["path"]
 
 
+@pytest.mark.slow
 def test_jobs_one_after_another_are_separate_runs_and_a_crashed_one_shows_as_failed(tmp_path):
     folders = []
     with pytest.raises(ZeroDivisionError), tracker(tmp_path / "first", "first") as run:
@@ -150,6 +152,7 @@ def test_without_a_login_a_run_is_offline_and_quiet(tmp_path, monkeypatch, capfd
     assert not [record for record in caplog.records if record.name.startswith("bdsa")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["0123456789" * 4, "too-short"])
 def test_a_run_that_cannot_start_online_goes_on_offline_with_a_warning(tmp_path, monkeypatch, caplog, key):
     monkeypatch.delenv("WANDB_MODE")

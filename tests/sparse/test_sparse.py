@@ -28,6 +28,7 @@ def test_it_gives_the_masked_logits_masks_and_costs(name: str, size: tuple[int, 
         assert_same(*both(network, images, budget))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["empty", "full", "one position", "scattered"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_gives_the_same_for_masks_of_every_kind(name: str, kind: str) -> None:
@@ -70,6 +71,7 @@ def totals(network: AdaptiveNetwork, images: Tensor) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_it_gives_the_same_with_any_number_of_threads(threads: int) -> None:
     before = torch.get_num_threads()
@@ -81,6 +83,7 @@ def test_it_gives_the_same_with_any_number_of_threads(threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["avx2", "plain", "off"])
 def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None:
     """In processes of their own: the kernels are chosen when they are first needed."""
@@ -98,6 +101,7 @@ def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None
     assert f"kernels: {expected}" in done.stdout or native.unavailable()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     def ask(**environment: str) -> str:
         done = subprocess.run([sys.executable, "-c", "from bdsa.sparse import native; print(native.unavailable())"],

@@ -22,6 +22,7 @@ def test_what_has_no_sparse_form_runs_masked(name: str, args: dict, reason: str)
     assert reason in executor_of(network, "b040").masked_because()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_repeated_inferences_follow_image_masks_budget_and_size(name: str) -> None:
     """Without usage, an inference is recorded once and played from then on."""
@@ -46,6 +47,7 @@ def test_repeated_inferences_follow_image_masks_budget_and_size(name: str) -> No
         network(small, budget=BUDGETS[0], masks=[m[..., :-1] for m in masks])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_dense_network_runs_through_the_same_kernels(name: str) -> None:
     network, images = network_of(name, **NETWORKS[name]), images_of((2, 40, 56))

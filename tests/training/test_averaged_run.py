@@ -14,6 +14,8 @@ from bdsa.models.weights import read_file
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.tracker import NoTracker
 
+pytestmark = pytest.mark.slow
+
 SMALL = [t for t in TINY if not t.startswith("recipe.batch_size")]
 ALL = [*SMALL, "budgets.targets=[0.3,0.7]", "recipe.batch_size=8", "recipe.accumulation=5", "recipe.mixup=0.8",
        "recipe.cutmix=1.0", "recipe.label_smoothing=0.1", "recipe.ema_decay=0.5", "recipe.freeze_backbone_epochs=2",

@@ -13,6 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from bdsa.commands.entry_points import train as train_main
 from bdsa.training.compilation import compiled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh():

@@ -17,6 +17,8 @@ from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import train as train_main
 from bdsa.runs.metrics import MetricsFile
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0", "--local-addr", "localhost"]

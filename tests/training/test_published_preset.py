@@ -104,6 +104,7 @@ def test_the_preset_sets_every_published_behaviour_for_any_model():
         "published", False, "separate", 0.1)
 
 
+@pytest.mark.slow
 def test_the_preset_trains(tmp_path):
     outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=a", "recipe.epochs=1", "reference=published",
                                "budgets.targets=[0.3,0.7]", "trainer.pictures=0"])

@@ -21,6 +21,8 @@ from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import run_name
 from bdsa.runs.tracker import NoTracker
 
+pytestmark = pytest.mark.slow
+
 LIST = "budgets.targets=[0.3,0.7,1.0]"
 
 
