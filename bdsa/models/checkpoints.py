@@ -17,11 +17,14 @@ from timm.models import is_model, split_model_name_tag
 from bdsa.budgets import Budgets
 from bdsa.config import loaded
 from bdsa.errors import UserError
+from bdsa.models.digest import Digesting, advice
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import load_published_checkpoint
-from bdsa.models.weights import load_completely, read_file, state_dict_of
+from bdsa.models.stated import check_content
+from bdsa.models.weights import check_fit, load_completely, read_file, state_dict_of
 from bdsa.ranks import is_main
+from bdsa.runs.contents import first_line
 from bdsa.runs.files import replacing
 
 
@@ -56,11 +59,13 @@ class StoredNetwork:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """torch.save to `path`, whole or not at all. Rank 0 alone saves."""
+    """torch.save to `path` with a digest, whole or not at all. Rank 0 alone saves."""
     if not is_main():
         return
     with replacing(path) as file:
-        torch.save(content, file)
+        checked = Digesting(file)
+        torch.save(content, checked)
+        checked.finish()
 
 
 def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:
@@ -69,15 +74,17 @@ def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> d
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of this project.
+    """Read a checkpoint of this project; nothing but this file is read, and nothing of it is run.
 
     Raises:
-        UserError: if it is missing, damaged, would run code, or is not a checkpoint of this project.
+        UserError: if it is missing, damaged, would run code, states what cannot be, or is not a checkpoint of this
+            project.
     """
     content = _read(path)
     if not _is_ours(content):
         raise UserError(f"{path} is not a checkpoint of bdsa-train: for a dense network's weights give "
                         f"model=NAME model.weights={path}")
+    check_content(content, path)
     return content
 
 
@@ -87,12 +94,16 @@ def _read(path: str | Path) -> dict[str, Any]:
     if Path(path).suffix == ".safetensors":  # a file of bdsa-export says in its metadata what it is
         with safe_open(path, framework="pt") as file:
             stated = (file.metadata() or {}).get("bdsa")
-        content = {**json.loads(stated), "state_dict": content} if stated else content
+        try:
+            content = {**json.loads(stated), "state_dict": content} if stated else content
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"weights file {path} is damaged: what it states of itself cannot be read; "
+                            f"{advice(Path(path))}") from error
     return content
 
 
 def _is_ours(content: dict[str, Any]) -> bool:
-    return content.get("format") == "bdsa" and isinstance(content.get("model"), dict)
+    return isinstance(content.get("format"), str) and content["format"] == "bdsa"
 
 
 def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
@@ -103,38 +114,20 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
         source: what to call it in errors.
 
     Raises:
-        UserError: if the weights do not fit the form that the file states.
+        UserError: if the weights do not fit the form that the file states; memory is asked for only if they do.
     """
     spec = ModelSpec(**content["model"])
     if not is_model(split_model_name_tag(spec.name)[0]):
         loaded.require(content, source)
+    try:
+        with torch.device("meta"):  # shapes alone
+            outline = spec.build()
+    except Exception as error:  # timm says no in many ways
+        raise UserError(f"{source} states a network that cannot be built: {first_line(error)}") from error
+    check_fit(outline, content["state_dict"], source)
     network = spec.build()
     load_completely(network, content["state_dict"], source)
     return network
-
-
-def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path) -> None:
-    """Give a network the weights of a trained one, mask units and norms of its budgets included.
-
-    Args:
-        network: of the form `spec`; the file may have further budgets.
-        path: a checkpoint of bdsa-train or a file of bdsa-export.
-
-    Raises:
-        UserError: if the file's network has another form, or lacks one of the budgets.
-    """
-    content = read_checkpoint(path)
-    stated = ModelSpec(**content["model"])
-    for name in ("name", "num_classes", "norm_affine", "mask_norm", "args"):
-        if getattr(stated, name) != getattr(spec, name):
-            raise UserError(f"model.start={path} has {name}={getattr(stated, name)}, this run asks for "
-                            f"{getattr(spec, name)}")
-    lacking = [b for b in Budgets(spec.budgets).adaptive if b not in stated.budgets]
-    if lacking:
-        raise UserError(f"model.start={path} was not trained for budget {lacking[0]:g}; it has "
-                        f"{', '.join(f'{b:g}' for b in stated.budgets)}")
-    source = load_network(content, path).state_dict()
-    network.load_state_dict({name: source[name] for name in network.state_dict()})
 
 
 def open_network(path: str | Path, published: str | None = None, asked: Sequence[float] | None = None) -> StoredNetwork:
@@ -151,6 +144,7 @@ def open_network(path: str | Path, published: str | None = None, asked: Sequence
     """
     content = _read(path)
     if _is_ours(content):
+        check_content(content, path)
         if published is not None:
             raise UserError(f"{path} is a checkpoint of bdsa-train, which says itself that it holds a "
                             f"{content['model']['name']}: leave out published={published}")

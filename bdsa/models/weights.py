@@ -1,19 +1,27 @@
-"""Reading weight files: tensors only, completely, or an error that names what does not fit."""
+"""Reading weight files: tensors only, completely, or an error that names what does not fit.
+
+Of the files that training scripts leave, these are read: a state dictionary at the top or under one of `NESTED`, with
+the prefixes of torch.compile, data parallelism and Lightning, beside arguments of the script and the counts of thop.
+"""
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import sys
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bdsa.config.names import WEIGHT_SUFFIXES
 from bdsa.errors import UserError, nearest
+from bdsa.models.digest import advice, check_digest
 
 # Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
 NUMPY_SCALARS = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
@@ -24,64 +32,132 @@ OTHER_CLASSES = {
     "teacher": ": distillation needs a teacher of the same classes, in the same order; give one trained on these data "
                "(teacher.weights=PATH), teacher=self for the network's own dense path, or teacher=none",
 }
-NESTED = ("state_dict", "model", "state_dict_ema", "model_ema")
+# Where a state dictionary lies; of several the first. Averaged weights are taken only where there are no others.
+NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema", "model_ema", "ema",
+          "ema_state_dict", "module")
+WRAPPERS = ("_orig_mod.", "module.")                   # torch.compile's, and data parallelism's
+HOLDERS = ("model.", "net.", "network.")               # attributes of a Lightning module; where all tensors have it
+COUNTS = ("total_ops", "total_params", "n_averaged")   # of thop, and of torch's AveragedModel
+
+
+class Skipped(dict):
+    """Stands for an object of a training script, such as its parsed arguments: whatever it held is passed over."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Skipped:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+SKIPPED = [(Skipped, name) for name in (
+    "argparse.Namespace", "types.SimpleNamespace", "yacs.config.CfgNode", "easydict.EasyDict",
+    "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
+    "lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict")]
 
 
 def read_file(path: str | Path) -> dict:
     """Read a .safetensors file or a `torch.save` dictionary without running any code of it.
 
     Raises:
-        UserError: if the file is missing, truncated, of another format, or a pickle that holds
-            anything but tensors and plain values.
+        UserError: if the file is missing, damaged, of another format, or a pickle that holds anything but
+            tensors, plain values and what is passed over (`SKIPPED`).
     """
     path = Path(path)
-    if not path.exists():
-        there = [p.name for p in path.parent.glob("*") if p.suffix in WEIGHT_SUFFIXES]
-        raise UserError(f"weights file {path} does not exist{nearest(path.name, there)}")
-    if path.is_dir():
-        raise UserError(f"weights file {path} is a folder: name the file in it")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unusual pickles, which are refused in words of ours
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(f"weights file {path} is refused: its pickle holds more than tensors and plain "
-                            f"values and could run code") from error
-        raise UserError(f"weights file {path} is damaged or not a torch file") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"weights file {path} is damaged, truncated or not a weights file") from error
+        kept = path.exists()
+        if not kept:
+            there = [p.name for p in path.parent.glob("*") if p.suffix in WEIGHT_SUFFIXES]
+            raise UserError(f"weights file {path} does not exist{nearest(path.name, there)}")
+        if path.is_dir():
+            raise UserError(f"weights file {path} is a folder: name the file in it")
+        if not path.is_file():
+            raise UserError(f"weights file {path} is no regular file")
+        check_digest(path)
+    except OSError as error:
+        name = f"{str(path)[:80]}..." if error.errno == errno.ENAMETOOLONG else path
+        raise UserError(f"weights file {name} cannot be read: {os.strerror(error.errno or 0)}") from error
+    content = _loaded(path)
     if not isinstance(content, dict):
         raise UserError(f"weights file {path} holds a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
+def _loaded(path: Path) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise UserError(f"weights file {path} is refused: it is compressed, which torch.save never does, "
+                                    f"and could be of any size")
+        with torch.serialization.safe_globals([*NUMPY_SCALARS, *SKIPPED]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unusual pickles, which are refused in words of ours
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise UserError(f"weights file {path} is refused: its pickle holds more than tensors and plain "
+                            f"values and could run code") from error
+        raise UserError(f"weights file {path} is damaged or not a torch file; {advice(path)}") from error
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise UserError(f"weights file {path} is damaged, truncated or not a weights file; {advice(path)}") from error
+
+
 def state_dict_of(content: dict, source: object = "the file") -> dict[str, Tensor]:
-    """The state dictionary inside a checkpoint: possibly nested, without data-parallel prefixes."""
-    for key in NESTED:
-        if isinstance(content.get(key), dict):
-            content = content[key]
+    """The state dictionary inside a checkpoint: possibly nested, without the prefixes of wrappers.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for _ in range(3):  # {"ema": {"module": {...}}}
+        key = next((k for k in NESTED if isinstance(content.get(k), dict) and content[k]), None)
+        if key is None:
             break
-    state = {k.removeprefix("module."): v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        content = content[key]
+    state = {_unwrapped(k): v for k, v in content.items()
+             if isinstance(k, str) and isinstance(v, Tensor) and k.rpartition(".")[2] not in COUNTS}
     if not state:
         raise UserError(f"{source} holds no tensors under {', '.join(NESTED)} or at its top")
+    for prefix in HOLDERS:
+        if all(k.startswith(prefix) for k in state):
+            state = {_unwrapped(k.removeprefix(prefix)): v for k, v in state.items()}
     return state
 
 
-def load_completely(model: nn.Module, state: dict[str, Tensor], source: object) -> None:
-    """Load every tensor of `state` into `model`, or raise UserError that names the first that does not fit."""
+def _unwrapped(name: str) -> str:
+    """A tensor's name without the prefixes of wrappers, in whatever order they were put around the network."""
+    while prefix := next((p for p in WRAPPERS if name.startswith(p)), None):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def check_fit(model: nn.Module, state: dict[str, Tensor], source: object) -> None:
+    """Raise UserError that names the first tensors of `state` that are not those of `model`, which may have no data."""
     own = model.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
     shapes = [f"{k} is {list(state[k].shape)}, the model's {list(v.shape)}"
               for k, v in own.items() if k in state and state[k].shape != v.shape]
-    if missing or extra or shapes:
+    kinds = [f"{k} is {state[k].dtype}, the model's {v.dtype}" for k, v in own.items()
+             if k in state and (state[k].is_floating_point() != v.is_floating_point() or state[k].is_complex())]
+    if missing or extra or shapes or kinds:
+        found = {"missing": missing, "unknown": extra, "of another shape": shapes, "of another kind": kinds}
         parts = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                 for what, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes)) if names]
+                 for what, names in found.items() if names]
         raise UserError(f"{source} does not fit {type(model).__name__}: {'; '.join(parts)}")
-    model.load_state_dict(state, strict=not any(k not in state for k in own))
+
+
+def load_completely(model: nn.Module, state: dict[str, Tensor], source: object) -> None:
+    """Load every tensor of `state` into `model`, or raise UserError that names the first that does not fit."""
+    check_fit(model, state, source)
+    model.load_state_dict(state, strict=not any(k not in state for k in model.state_dict()))
 
 
 def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = False, section: str = "model") -> None:

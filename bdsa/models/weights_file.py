@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 
 from bdsa.models import checkpoints
+from bdsa.models.digest import KEY, LENGTH, with_digest
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.runs.files import replacing
 
@@ -30,17 +31,19 @@ def write_weights_file(path: Path, content: dict[str, Any], attribution: str | N
         content: what `checkpoints.read_checkpoint` returned.
         attribution: whom the weights are owed to and under which licence.
 
-    The metadata have one key, "bdsa", with JSON inside: format, model, config, results, attribution.
+    The metadata have a digest of the file and one key, "bdsa", with JSON inside: format, model, config, results,
+    classes, attribution.
     """
     carried = {key: content[key] for key in CARRIED if key in content}
     if "config" in carried:
         carried["config"] = without_places(carried["config"])
+    carried["digest"] = KEY  # so that a file whose digest is gone is not taken for one of before there were any
     carried["attribution"] = attribution if attribution is not None else content.get("attribution")
     # In their own order and layout: channels-last tensors are not contiguous, and views would be refused.
     tensors = {name: t.detach().cpu().to(memory_format=torch.contiguous_format).clone()
                for name, t in content["state_dict"].items()}
     with replacing(path) as file:  # not save_file, whose files only their owner may read
-        file.write(save(tensors, metadata={"bdsa": json.dumps(carried)}))
+        file.write(with_digest(save(tensors, metadata={"bdsa": json.dumps(carried), KEY: "0" * LENGTH})))
 
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:

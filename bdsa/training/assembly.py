@@ -14,9 +14,11 @@ from bdsa.distributed import shard, world
 from bdsa.errors import UserError
 from bdsa.method.awareness import check_metric
 from bdsa.method.whole_batch import use_whole_batch
-from bdsa.models.checkpoints import ModelSpec, start_from
+from bdsa.models.checkpoints import ModelSpec
 from bdsa.models.factory import check_image_size, check_model_name, create_model
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.start import start_from
+from bdsa.models.stated import check_arguments
 from bdsa.training.compilation import check_compiler
 from bdsa.training.optimization import check_optimizer
 from bdsa.training.teachers import Teacher, create_teacher
@@ -75,13 +77,14 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
     """The network to train, as the config says but for the budgets, and what rebuilds it."""
     torch.manual_seed(config.trainer.seed)
     model = config.model
+    check_arguments(model.name, model.args)  # a checkpoint with others could not be opened
     spec = ModelSpec(model.name, len(splits.classes), budgets.plain(), model.norm_affine, model.args,
                      model.mask_norm)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            mask_start=model.mask_start, **model.args, **drop_path(config))
     if model.start is not None:
-        start_from(network, spec, model.start)
+        splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head)
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)

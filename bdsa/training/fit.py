@@ -20,11 +20,16 @@ import torch
 
 from bdsa import distributed
 from bdsa.config.settings import TrainConfig
+from bdsa.data.class_names import shortened
 from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
+from bdsa.errors import UserError
 from bdsa.method.awareness import awareness_weights
 from bdsa.models import checkpoints
+from bdsa.models.digest import advice
+from bdsa.models.weights import load_completely
 from bdsa.report.progress import duration, progress_bar
+from bdsa.runs.contents import first_line
 from bdsa.runs.folder import RunFolder
 from bdsa.runs.selection import BestEpochs, epoch_tolerance
 from bdsa.runs.tracker import NoTracker
@@ -84,9 +89,16 @@ class Fit:
     def resume(self) -> None:
         """Go on from last.pt, by the rules above."""
         last = checkpoints.read_checkpoint(self.run.last)
-        self.network.load_state_dict(last["state_dict"])
-        self.step.load_state_dict(last)
-        self.done, self.best = last["epoch"], BestEpochs(self.best.tolerance, last["best"])
+        if last.get("classes", self.splits.classes) != self.splits.classes:
+            raise UserError(f"{self.run.last} was trained for the classes {shortened(last['classes'])}, the data have "
+                            f"{shortened(self.splits.classes)} now: another name=... trains anew on these")
+        load_completely(self.network, last["state_dict"], self.run.last)
+        try:
+            self.step.load_state_dict(last)
+            self.done, self.best = last["epoch"], BestEpochs(self.best.tolerance, last["best"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise UserError(f"{self.run.last} lacks what a stopped training goes on from ({first_line(error)}); "
+                            f"{advice(self.run.last)}") from error
         log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
 
     def introduce(self) -> None:
@@ -164,12 +176,13 @@ class Fit:
         if self.assembly.targets is not None:  # by the weights that are trained, not by their average
             top1 = [row["top1"] for row in measured if row["weights"] == "raw"]
             self.step.weights = awareness_weights(self.config.awareness.metric, top1, self.assembly.targets)
-        networks, spec, config = self.step.networks(), self.assembly.spec, self.run.config
+        networks, spec = self.step.networks(), self.assembly.spec
+        shared = {"epoch": self.done, "classes": self.splits.classes, "config": self.run.config}
         for kind in self.best.update(measured):
             checkpoints.save(self.run.best_of(kind), checkpoints.network_content(
-                networks[kind], spec, epoch=self.done, weights=kind, calibrated=False, config=config))
+                networks[kind], spec, weights=kind, calibrated=False, **shared))
         checkpoints.save(self.run.last, checkpoints.network_content(
-            self.network, spec, epoch=self.done, best=self.best.rows, config=config, **self.step.state_dict()))
+            self.network, spec, best=self.best.rows, **shared, **self.step.state_dict()))
 
     def say(self, trained: Row, measured: list[Row], seconds_left: float) -> None:
         """Print and log a line."""

@@ -1,0 +1,99 @@
+"""Go on from a trained adaptive network: its backbone, mask units and norms, for its classes and budgets or others."""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bdsa.budgets import Budget, Budgets
+from bdsa.data.class_names import shortened
+from bdsa.errors import UserError
+from bdsa.models.checkpoints import ModelSpec, load_network, read_checkpoint
+from bdsa.models.network import AdaptiveNetwork
+
+OF_A_BUDGET = re.compile(r"\.(mask_units|per_budget)\.(b\d+)\.")
+
+
+def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, classes: Sequence[str] | None = None,
+               reset_head: bool = False) -> list[str]:
+    """Give a network the weights of a trained one, mask units and norms of its budgets included.
+
+    A budget that the file lacks begins with the mask units and norms of the nearest one that it has, of two the lower;
+    where the file has none below 1, with the dense network's norms and fresh mask units. The outputs of the same
+    classes in another order are put into this one.
+
+    Args:
+        network: of the form `spec`, with fresh weights.
+        path: a checkpoint of bdsa-train or a file of bdsa-export.
+        classes: the names of the data's classes.
+        reset_head: keep the network's fresh classifier where the file's is of other classes.
+
+    Returns:
+        Sentences that a user should see.
+
+    Raises:
+        UserError: if the file's network has another form, or other classes without `reset_head`.
+    """
+    content = read_checkpoint(path)
+    stated = ModelSpec(**content["model"])
+    for name in ("name", "norm_affine", "mask_norm", "args"):
+        if getattr(stated, name) != getattr(spec, name):
+            raise UserError(f"model.start={path} has {name}={getattr(stated, name)}, this run asks for "
+                            f"{getattr(spec, name)}")
+    order = _order(content.get("classes"), stated.num_classes, classes, spec.num_classes)
+    if order is None and not reset_head:
+        raise UserError(f"model.start={path} has {_described(content.get('classes'), stated.num_classes)}, the data "
+                        f"{_described(classes, spec.num_classes)}: set model.reset_head=true to train a new classifier")
+    own, trained = network.state_dict(), load_network(content, path).state_dict()
+    head = head_names(network)
+    nearest = {b.name: nearest_budget(b, Budgets(stated.budgets).adaptive) for b in Budgets(spec.budgets).adaptive}
+    network.load_state_dict({name: _tensor(name, own, trained, head, order, nearest) for name in own})
+    notes = [f"budget {b:g} is not in {path} and begins from its {from_:g}" if (from_ := nearest[b.name]) is not None
+             else f"budget {b:g} is not in {path} and begins from its dense network"
+             for b in Budgets(spec.budgets).adaptive if nearest[b.name] != b]
+    return notes + ["the classifier is new: the data have other classes than the start"] * (order is None)
+
+
+def head_names(network: AdaptiveNetwork) -> set[str]:
+    """The names of the classifier's tensors."""
+    classifier = getattr(network, "get_classifier", lambda: None)()
+    found = next((f"{name}." for name, module in network.named_modules() if module is classifier), None)
+    names = {n for n in network.state_dict() if found is not None and n.startswith(found)}
+    return names or {n for n in network.state_dict() if n in ("fc.weight", "fc.bias")}
+
+
+def nearest_budget(budget: Budget, there: Sequence[Budget]) -> Budget | None:
+    """The nearest of the budgets that there are, of two the lower."""
+    return min(there, key=lambda b: (round(abs(b - budget), 6), b), default=None)
+
+
+def _order(start: list[str] | None, count: int, wanted: Sequence[str] | None, asked: int) -> list[int] | None:
+    """The start's output of each wanted class, or None where the classes are others."""
+    if count != asked:
+        return None
+    if start is None or wanted is None or list(wanted) == start:
+        return list(range(count))
+    if len({*start}) == count and {*start} == {*wanted}:
+        return [start.index(name) for name in wanted]
+    return None
+
+
+def _tensor(name: str, own: dict[str, Tensor], trained: dict[str, Tensor], head: set[str], order: list[int] | None,
+            nearest: dict[str, Budget | None]) -> Tensor:
+    """The start's tensor for one of the network's, or the network's own where the start has none for it."""
+    if name in head:
+        return own[name] if order is None else trained[name][torch.tensor(order)]
+    if match := OF_A_BUDGET.search(name):
+        source = nearest[match[2]]
+        if source is None and match[1] == "mask_units":
+            return own[name]
+        there = "." if source is None else f".{match[1]}.{source.name}."
+        return trained.get(name[:match.start()] + there + name[match.end():], own[name])
+    return trained[name]
+
+
+def _described(names: Sequence[str] | None, count: int) -> str:
+    return f"{count} classes" + (f" ({shortened(names)})" if names else "")
