@@ -76,7 +76,7 @@ def test_a_training_goes_on_from_the_file_with_some_of_its_budgets(trained, expo
     on, before = bdsa.load(trained.parent / "on/checkpoints/best.pt"), bdsa.load(exported)
     assert list(on.budgets) == [0.8]
     assert torch.allclose(on.conv1.weight, before.conv1.weight, atol=1e-6) and on(x, budget=0.8).shape == (2, 10)
-    for bad, said in ((["budgets.targets=[0.3]"], "not trained for budget 0.3; it has 0.4, 0.8"),
+    for bad, said in ((["model.norm_affine=shared"], "has norm_affine=separate, this run asks for shared"),
                       (["model.mask_norm=none"], "has mask_norm=batch, this run asks for none"),
                       (["model.pretrained=true"], "leave out model.pretrained")):
         outcome = run(train_main, [*command, "name=bad", f"model.start={exported}", *bad])
