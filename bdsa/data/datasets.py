@@ -4,17 +4,19 @@ A further data set is a function from DataSpec to Sources under `@register_datas
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from torch.utils.data import Dataset
 
 from bdsa.config.image_size import ImageSize, height_width, in_words
 from bdsa.data import cifar, image_folder  # noqa: F401  they register themselves
+from bdsa.data.class_names import outputs_by_name
 from bdsa.data.cluttered_digits import ClutteredDigits, check_digits
 from bdsa.data.fingerprint import Fingerprint, fingerprint
 from bdsa.data.held_out import check_held_out, hold_out
 from bdsa.data.items import TransformedDataset, check_targets, told
-from bdsa.data.registry import DataSpec, Sources, dataset_names, entry, ignored_fields, register_dataset
+from bdsa.data.registry import Absent, DataSpec, Sources, dataset_names, entry, ignored_fields, register_dataset
 from bdsa.data.subset import Rows
 from bdsa.data.transforms import (
     SMALL,
@@ -87,6 +89,25 @@ class Splits:
         """C of the images."""
         return len(self.mean)
 
+    def named_as(self, classes: Sequence[str], source: object) -> Splits:
+        """The same images for a network with outputs of these names: labels are its outputs, matched by name.
+
+        Args:
+            classes: the names of the network's outputs.
+            source: what to call the network in errors.
+
+        Raises:
+            UserError: if a class of the data is none of the network's.
+        """
+        if list(classes) == self.classes:
+            return self
+        outputs = outputs_by_name(self.classes, classes, source)
+        test = None if self.test is None else self.test.labelled_by(outputs)
+        return replace(self, train=self.train.labelled_by(outputs), test=test,
+                       val=test if test is not None and self.val is self.test else self.val.labelled_by(outputs),
+                       held_out=None if self.held_out is None else self.held_out.labelled_by(outputs),
+                       train_eval=self.train_eval.labelled_by(outputs), classes=list(classes))
+
     def fingerprint(self) -> dict[str, Fingerprint]:
         """Which images a training reads, by split: to train on, those held out among them, and to choose by."""
         sources = {"train": self.train.source, "val": self.val.source}
@@ -114,7 +135,8 @@ def create_splits(spec: DataSpec) -> Splits:
     size = known.image_size if spec.image_size is None else spec.image_size
     channels = spec.channels or 3
     mean, std = normalisation(spec.mean, spec.std, channels)
-    check_transforms(spec.augmentation, size, spec.resize, mean, std, spec.border, channels)
+    decided = spec.image_size is not None  # else small images are taken as they are, once one is seen
+    check_transforms(spec.augmentation, size, spec.resize if decided else None, mean, std, spec.border, channels)
     check_held_out(spec.held_out)
     check_extras(spec.rand_augment, spec.random_erasing, channels)
     notes = [f"data.{name} is ignored: data set '{spec.name}' does not read it" for name in ignored_fields(spec)]
@@ -123,6 +145,7 @@ def create_splits(spec: DataSpec) -> Splits:
     natural = sources.natural_size or sources.native_size
     if spec.image_size is None and natural is not None and natural <= SMALL:
         size = natural
+    check_transforms(spec.augmentation, size, spec.resize, mean, std, spec.border, channels)
     options = (augmentation_for(spec.augmentation, natural), size, spec.resize, sources.native_size, mean, std)
     training = train_transform(*options, spec.rand_augment, spec.random_erasing, spec.border)
     evaluation = eval_transform(*options)
@@ -150,7 +173,7 @@ def _sources(spec: DataSpec) -> Sources:
         if not isinstance(sources, Sources):
             raise TypeError(f"its builder returns a {type(sources).__name__} and not bdsa.Sources")
         for split in DRAWN:
-            if getattr(sources, split) is not None:
+            if not isinstance(getattr(sources, split), (Absent, type(None))):
                 check_targets(getattr(sources, split), len(sources.classes), f"data set '{spec.name}', {split}")
     except UserError:
         raise

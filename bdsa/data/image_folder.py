@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from bdsa.data.image_listing import ImageListing, subfolders
 from bdsa.data.image_modes import MODES
 from bdsa.data.reading import read_image
-from bdsa.data.registry import DataSpec, Sources, register_dataset
+from bdsa.data.registry import Absent, DataSpec, Sources, register_dataset
 from bdsa.errors import UserError, nearest
 
 
@@ -33,26 +33,27 @@ def check_root(spec: DataSpec, may_be_made: bool = False) -> Path:
 
 @register_dataset("folder", image_size=224, reads=("root",))
 def build_folder(spec: DataSpec) -> Sources:
-    """Read root/train and root/val or root/test; with test alone, val is the test split."""
+    """Read root/train and root/val or root/test; with test alone, val is the test split. Evaluations need no train."""
     root = check_root(spec)
     present = subfolders(root)
     others = [name for name in ("val", "test") if name in present]
     listing = ", ".join(present) or "no folders"
-    if "train" not in present:
-        raise UserError(f"'{root}' has no folder train{nearest('train', present)}; there: {listing}")
+    absent = f"'{root}' has no folder train{nearest('train', present)}; there: {listing}"
     if not others:
-        raise UserError(f"'{root}' has neither val nor test{nearest('val', present)}; there: {listing}")
+        raise UserError(f"'{root}' has neither val nor test{nearest('val', present)}; there: {listing}"
+                        if "train" in present else absent)
 
-    classes = subfolders(root / "train")
-    for split in ("train", *others):
-        _check_classes(root / split, classes)
+    there = ["train"] * ("train" in present) + others
+    classes = subfolders(root / there[0])
+    for split in there:
+        _check_classes(root / split, classes, there[0])
     mode = MODES[spec.channels or 3]
-    read = {split: ClassFolders(root / split, classes, mode) for split in ("train", *others)}
+    read = {split: ClassFolders(root / split, classes, mode) for split in there}
     notes = []
     if others == ["test"]:
         notes.append(f"val is the test split: '{root}' has no folder val")
-    return Sources(read["train"], read[others[0]], read.get("test"), classes,
-                   natural_size=_common_side(read["train"].samples), notes=notes)
+    return Sources(read.get("train", Absent(absent)), read[others[0]], read.get("test"), classes,
+                   natural_size=_common_side(read[there[0]].samples), notes=notes)
 
 
 class ClassFolders(Dataset):
@@ -106,7 +107,7 @@ def _common_side(samples: list[tuple[str, int]], looked_at: int = 32) -> int | N
     return sides.pop() if len(sides) == 1 else None
 
 
-def _check_classes(directory: Path, expected: list[str]) -> None:
+def _check_classes(directory: Path, expected: list[str], first: str) -> None:
     found = subfolders(directory)
     if not found:
         raise UserError(f"'{directory}' has no class folders: put images in {directory.name}/<class>/<image>")
@@ -116,4 +117,4 @@ def _check_classes(directory: Path, expected: list[str]) -> None:
     if missing or extra:
         parts = [f"{word} {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
                  for word, names in (("without", missing), ("with", extra)) if names]
-        raise UserError(f"'{directory}' differs in its classes from train: {' and '.join(parts)}")
+        raise UserError(f"'{directory}' differs in its classes from {first}: {' and '.join(parts)}")

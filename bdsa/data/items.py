@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import operator
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ class TransformedDataset(Dataset):
         name: of the split, for errors: "data set 'mine', train".
         classes: how many labels there are.
         shape: [C, H, W] of every tensor.
+        outputs: the network's output for each label; None where they are the same.
     """
 
     def __init__(self, source: Dataset, transform: Callable[[Image.Image], torch.Tensor], name: str, classes: int,
-                 shape: tuple[int, int, int]) -> None:
+                 shape: tuple[int, int, int], outputs: Sequence[int] | None = None) -> None:
         self.source, self.transform = source, transform
-        self.name, self.classes, self.shape = name, classes, shape
+        self.name, self.classes, self.shape, self.outputs = name, classes, shape, outputs
+
+    def labelled_by(self, outputs: Sequence[int]) -> TransformedDataset:
+        """The same items with the number of a network's output in place of each label."""
+        return TransformedDataset(self.source, self.transform, self.name, self.classes, self.shape, outputs)
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]  # torch promises no length; every source has one
@@ -62,7 +67,7 @@ class TransformedDataset(Dataset):
         if tuple(made.shape) != self.shape:
             raise UserError(f"{place} has {image.width} x {image.height} pixels and becomes {list(made.shape)}, not "
                             f"{list(self.shape)}: its data set says a wrong native_size")
-        return made, label
+        return made, label if self.outputs is None else self.outputs[label]
 
 
 def check_label(label: Any, classes: int, place: str) -> int:

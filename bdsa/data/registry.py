@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -19,7 +20,8 @@ class Sources:
 
     Fields:
         train, val, test: map-style data sets; `val` may be the same object as `test`. `train.targets`,
-            the label of each image, is what `data.held_out` needs.
+            the label of each image, is what `data.held_out` needs. `train` is `Absent` where only
+            evaluations are possible.
         classes: the name of each label.
         native_size: side of the images when all are square and of one size; None when they vary.
         natural_size: side of most of them, as far as a look at a few can tell; the image size that
@@ -34,6 +36,27 @@ class Sources:
     native_size: int | None = None
     natural_size: int | None = None
     notes: list[str] = field(default_factory=list)
+
+
+class Absent(Dataset):
+    """Training images that are not there: what an evaluation does without, and a training is told of.
+
+    Args:
+        reason: what is said to whoever asks for one of them.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    @property
+    def targets(self) -> list[int]:
+        raise UserError(self.reason)
+
+    def __len__(self) -> int:
+        raise UserError(self.reason)
+
+    def __getitem__(self, index: int) -> Any:
+        raise UserError(self.reason)
 
 
 @dataclass(frozen=True)

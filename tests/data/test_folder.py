@@ -37,7 +37,6 @@ def test_val_and_test_are_kept_apart(folder):
 
 
 @pytest.mark.parametrize("layout, message", [
-    ({"val": {"a": 1, "b": 1}}, r"no folder train; there: val"),
     ({"training": {"a": 1, "b": 1}, "val": {}}, r"no folder train \(did you mean 'training'\?\); there: training"),
     ({}, r"no folder train; there: no folders"),
     ({"train": {"a": 1, "b": 1}, "vall": {"a": 1}}, r"neither val nor test \(did you mean 'vall'\?\)"),
