@@ -46,6 +46,7 @@ class Hostile:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     (["budgets.targets=[0.3,30]"], ["budget 30", "(0, 1]", "0.3"]),
     (["budgets.targets=[0.5,0.5]"], ["0.5", "twice"]),

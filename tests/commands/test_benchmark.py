@@ -139,6 +139,7 @@ def test_each_kind_trains_what_it_says(measured):
         assert any("kd" in losses for what, _, losses, *_ in (c for c in calls if c[0] == "moved")) == bool(taught)
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_the_figures_depend_on(measured):
     content = measured[2]
     assert [r["name"] for r in content["rows"]] == ["dense", "single", "multi", "multi+teacher", "loader"]
@@ -152,6 +153,7 @@ def test_the_file_holds_what_the_figures_depend_on(measured):
     assert content["environment"]["device"] in ("cpu", "cuda") and content["settings"]["recipe"]["accumulation"] == 2
 
 
+@pytest.mark.slow
 def test_the_table_shows_it(measured):
     _, outcome, content = measured
     lines = outcome.out.splitlines()
@@ -175,6 +177,7 @@ def test_memory_is_shown_where_it_was_measured(capsys):
     assert "1 worker " in shown and not any("other programs" in note for note in notes(content))
 
 
+@pytest.mark.slow
 def test_without_a_folder_it_makes_one_by_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for extra in ([], ["recipe.batch_size=6"], ["name=mine"]):

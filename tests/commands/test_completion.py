@@ -28,6 +28,7 @@ def test_a_wrong_word_before_is_no_error() -> None:
     assert done.returncode == 0 and "recipe=" in done.stdout.split(), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed, offered", [
     ("bdsa-train model=resnet1", {"model=resnet18", "model=resnet101", "model=resnet152"}),
     ("bdsa-train experiment=cifar10_resnet32_", {

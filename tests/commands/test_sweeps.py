@@ -20,6 +20,7 @@ from command_line import TINY, Outcome, run
 from omegaconf import OmegaConf
 
 import bdsa.commands.launch
+import bdsa.config.options
 import bdsa.training.trainer
 from bdsa.commands.entry_points import train as train_main
 from bdsa.commands.sweep.sweeper import combinations
@@ -124,6 +125,7 @@ def test_jobs_that_fail_stop_nothing_and_leave_why(tmp_path, monkeypatch):
     assert "Traceback" not in outcome.err and "in fails" in "".join(p.read_text() for p in tmp_path.glob("*/fail*"))
 
 
+@pytest.mark.slow
 def test_a_failure_of_a_single_run_is_kept_until_it_succeeds(tmp_path, monkeypatch):
     def breaks(config, folder):
         (folder / "config.yaml").write_text("")
@@ -169,6 +171,7 @@ def test_nothing_leaks_from_job_to_job(tmp_path, monkeypatch):
     assert torch.are_deterministic_algorithms_enabled() is before[0] and torch.equal(torch.get_rng_state(), before[1])
 
 
+@pytest.mark.slow
 def test_an_open_wandb_run_does_not_reach_the_next_job(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     finished = []
@@ -184,6 +187,7 @@ def test_an_open_wandb_run_does_not_reach_the_next_job(tmp_path, monkeypatch):
     assert finished == [1, 1] and wandb.run is None
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_sweep_and_shows_how_it_stands(tmp_path, monkeypatch):
     def stops(config, folder):
         if config.trainer.seed == 1:
@@ -212,6 +216,7 @@ def test_what_cannot_be_swept_is_said_before_anything_runs(tmp_path, faked, argu
     assert line.startswith("error: ") and all(part in line for part in expected), line
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_left_alone(tmp_path, faked):
     assert sweep(tmp_path, "name=a", "trainer.seed=1").code == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -223,7 +228,8 @@ def test_a_folder_of_other_settings_is_left_alone(tmp_path, faked):
 def test_a_preset_carries_its_sweep_and_the_command_line_replaces_its_values(tmp_path, faked, monkeypatch):
     (tmp_path / "mine.yaml").write_text("recipe: {lr: 0.01}\nhydra: {mode: MULTIRUN, sweeper: {params: {"
                                         "trainer.seed: '0,1', model: 'cifar_resnet8,resnet18'}}}")
-    monkeypatch.setattr(bdsa.commands.launch, "experiments", lambda: {"mine": tmp_path / "mine.yaml"})
+    for module in (bdsa.commands.launch, bdsa.config.options):
+        monkeypatch.setattr(module, "experiments", lambda: {"mine": tmp_path / "mine.yaml"})
     base = [q for q in QUICK if not q.startswith("model")]
     outcome = run(train_main, [*base, "experiment=mine", f"out={tmp_path / 'all'}"])
     assert outcome.code == 0 and stated(outcome) == ["done"] * 4

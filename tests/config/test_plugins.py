@@ -126,6 +126,7 @@ def test_the_pages_other_commands_and_code_open_the_run(home, monkeypatch):
     assert torch.equal(network(images, budget=0.3), checkpoint(images, budget=0.3))
 
 
+@pytest.mark.slow
 def test_a_command_without_the_plug_in_says_which_and_runs_nothing(home, monkeypatch):
     monkeypatch.chdir(home)
     for name in ("bdsa-evaluate", "bdsa-visualize", "bdsa-export"):
@@ -138,6 +139,7 @@ def test_a_command_without_the_plug_in_says_which_and_runs_nothing(home, monkeyp
     assert bdsa.load("runs/NAME/checkpoints/best.pt").budgets.values == (0.3, 0.7)
 
 
+@pytest.mark.slow
 def test_a_plug_in_of_the_environment_is_recorded_too_and_its_place_is_no_part_of_the_name(home, tmp_path, monkeypatch):
     def composed(*plugged: str):
         with as_a_process_of_its_own():

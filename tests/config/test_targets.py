@@ -110,6 +110,7 @@ def test_the_dense_row_of_several_budgets_is_taken_only_when_asked_for(made, tmp
     assert refused.code == 1 and "0.5, 0.7 and not 1" in refused.err
 
 
+@pytest.mark.slow
 def test_a_budget_that_a_run_missed_is_said(made, tmp_path):
     folder = made("a", 0.3)
     results = json.loads(Path(folder, "results.json").read_text())
@@ -134,6 +135,7 @@ def test_runs_that_cannot_be_compared_are_refused(made, tmp_path, change, expect
     assert all(text in outcome.err for text in [*expected, *folders]), outcome.err
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_named_with_the_command_that_goes_on(made, tmp_path):
     folders = [made("a", 0.3), made("b", 0.7)]
     for folder in folders:
@@ -144,6 +146,7 @@ def test_a_stopped_run_is_named_with_the_command_that_goes_on(made, tmp_path):
     assert outcome.err.count("model=cifar_resnet8") == outcome.err.count("goes on with it") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     ([], "no runs"), (["{a}", "{a}/"], "given twice"), (["{a}x"], "did you mean 'a'"), (["{a}/.."], "holds no run"),
     (["{a}", "otu=t.csv"], "did you mean 'out'"), (["{a}", "--out", "t.csv"], "unknown option --out"),
@@ -157,6 +160,7 @@ def test_a_wrong_command_line_is_explained(made, tmp_path, monkeypatch, argument
     assert not list(tmp_path.glob("*.csv")) and "resnet8,90" in Path(folder, "mine.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_file_of_its_own_is_replaced_and_help_says_what_there_is(made, tmp_path):
     collect(made("a", 0.3), f"out={tmp_path}/t.csv")
     collect(made("b", 0.7), f"out={tmp_path}/t.csv")

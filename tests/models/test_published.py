@@ -109,6 +109,7 @@ def test_evaluation_measures_the_budgets_of_a_file(tmp_path, name, architecture,
         assert row["conditional_fraction"] == pytest.approx(float(usage.conditional_fraction.mean()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_evaluation_cannot_read_is_one_line(tmp_path):
     torch.save(read_case("convnext_tiny").checkpoint, tmp_path / "single.pth")
     for arguments, expected in (
@@ -226,6 +227,7 @@ def test_damaged_and_missing_files(convnext_case, tmp_path):
         bdsa.load_published_checkpoint({0.5: torch.ones(1)}, "convnext_tiny", 10, budget=0.5)
 
 
+@pytest.mark.slow
 def test_wrong_arguments(resnet_case, convnext_case):
     one, multi = convnext_case.checkpoint, resnet_case.checkpoint
     for content, architecture, classes, budget, message in (

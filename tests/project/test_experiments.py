@@ -190,6 +190,7 @@ def index_line(name: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_the_index_names_every_experiment_and_the_macs_of_its_network():
     index = (FOLDER / "README.md").read_text()
     for name in NAMES:
@@ -201,6 +202,7 @@ def test_the_index_names_every_experiment_and_the_macs_of_its_network():
         assert (f"| {macs / 1e9:.3f} G |" if macs > 1e9 else f"| {macs / 1e6:.2f} M |") in index
 
 
+@pytest.mark.slow
 def test_the_options_that_the_index_names_exist():
     """Every setting and option in its code spans, by the check that precedes each command."""
     spans = re.findall(r"`([^`]+=[^`]*)`", (FOLDER / "README.md").read_text())

@@ -93,6 +93,7 @@ def test_the_imports_of_a_file_are_found(source: str, found: set[str]) -> None:
     assert imported(source, "bdsa.report") == found
 
 
+@pytest.mark.slow
 def test_loading_a_network_waits_for_no_command_line(tmp_path: Path) -> None:
     spec = ModelSpec("cifar_resnet8", 10, [0.5, 1.0])
     write_weights_file(tmp_path / "network.safetensors", network_content(spec.build(), spec))

@@ -61,6 +61,7 @@ def first_job(override: Override) -> str:
     return override.input_line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_a_command_composes(command):
     name, *arguments = shlex.split(command)

@@ -69,6 +69,7 @@ def test_every_combination_is_a_training_with_a_folder_of_its_own(name):
     assert f"| {name} | `bdsa-train sweep={name}" in README and f" | {len(folders)} | " in line_of(name)
 
 
+@pytest.mark.slow
 def test_the_search_is_within_what_a_training_takes():
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
     for words in itertools.product(*([f"{name}={value}" for value in re.findall(r"\d[\d.e-]*", values)]

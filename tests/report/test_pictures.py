@@ -80,6 +80,7 @@ def columns_of(images, sides=(8, 4)):
                        ["cat", "dog", "a dog with a long name"][:images]) for b in (0.3, 0.7)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [32, 224])
 def test_a_mask_picture_has_a_row_an_image_and_a_column_a_budget(tmp_path, side):
     images, columns = torch.rand(3, 3, side, side), columns_of(3, (side // 4, side // 8))
@@ -127,6 +128,7 @@ def test_an_animation_has_a_frame_a_budget_that_shows_its_masks(tmp_path):
 
 # --- plots of a run --------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_pictures_of_a_run_are_written_also_for_one_that_has_no_rows_yet(tmp_path):
     rows = [{"kind": "train", "epoch": epoch, "loss": {"task": 1.0, "budget": None}} for epoch in range(3)]
     rows += [{"kind": "eval", "epoch": epoch, "name": f"b{budget:03d}", "budget": budget / 100, "top1": 50.0,

@@ -127,6 +127,7 @@ def test_jobs_one_after_another_are_separate_runs_and_a_crashed_one_shows_as_fai
     assert "eval/top1/b0335" in second["summary"] and "eval/top1/b030" not in second["summary"]
 
 
+@pytest.mark.slow
 def test_a_run_that_someone_left_open_is_not_written_to(tmp_path):
     other = wandb.init(project="other", dir=str(tmp_path), id="other", settings=wandb.Settings(silent=True))
     folder = Path(other.dir).parent
@@ -137,6 +138,7 @@ def test_a_run_that_someone_left_open_is_not_written_to(tmp_path):
     assert not [key for key in read(folder)[1]["summary"] if key.startswith("eval")]
 
 
+@pytest.mark.slow
 def test_the_first_exit_code_counts(tmp_path):
     with tracker(tmp_path) as run:
         where = run.where
