@@ -85,7 +85,7 @@ def evaluate() -> None:
 def _evaluate(config: EvaluateConfig, folder: Path) -> None:
     from bdsa.commands.evaluate import measure
 
-    measure(config)
+    measure(config, named())
 
 
 def visualize() -> None:
@@ -96,7 +96,7 @@ def visualize() -> None:
 def _visualize(config: VisualizeConfig, folder: Path) -> None:
     from bdsa.commands.visualize import visualize
 
-    visualize(config)
+    visualize(config, named())
 
 
 def export() -> None:
@@ -110,14 +110,18 @@ def _export(config: ExportConfig, folder: Path) -> None:
     export(config)
 
 
+def named() -> frozenset[str]:
+    """The settings that the command line names: given as their default is not the same as not given."""
+    return frozenset(override.partition("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task)
+
+
 def benchmark() -> None:
     """Entry point of bdsa-benchmark: measure how fast a training or a trained network goes on this machine."""
     launch(_benchmark, BenchmarkConfig, "benchmark")
 
 
 def _benchmark(config: BenchmarkConfig, folder: Path) -> None:
-    named = frozenset(o.partition("=")[0].lstrip("+") for o in HydraConfig.get().overrides.task)
-    import_module(BENCHMARKS[config.what]).benchmark(config, named)
+    import_module(BENCHMARKS[config.what]).benchmark(config, named())
 
 
 def pipeline() -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset
 
 from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
-from bdsa.commands.asked_data import data_settings
+from bdsa.commands.asked_data import data_settings, labelled
 from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
 from bdsa.config.settings import ModelConfig
@@ -32,10 +33,14 @@ from bdsa.training.results import describe, draw
 from bdsa.training.run_latency import add_latency, latency_line
 
 
-def measure(config: EvaluateConfig) -> dict[str, Any]:
+def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, Any]:
     """Evaluate, print the table, write results.json and pictures; return the results.
 
     Several processes share the images; rank 0 writes and prints.
+
+    Args:
+        config: the command's.
+        named: the settings that the command line names, whatever their values are.
 
     Raises:
         UserError: for bad input, before any image is looked at.
@@ -43,7 +48,7 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     distributed.start()
     device = distributed.together(lambda: choose_device(config.trainer))
     distributed.check_devices(device)
-    name, network, splits, split, budgets, workers = distributed.together(lambda: _subject(config))
+    name, network, splits, split, budgets, workers = distributed.together(lambda: _subject(config, named))
     network.to(device)
     dataset = splits.train_eval if split == "train" else get_split(splits, split)
     dataset.draw()
@@ -67,7 +72,8 @@ def measure(config: EvaluateConfig) -> dict[str, Any]:
     return results
 
 
-def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str, list[float], int]:
+def _subject(config: EvaluateConfig,
+             named: Collection[str]) -> tuple[str, AdaptiveNetwork, Splits, str, list[float], int]:
     """What is measured: the network and its name, the data, the split's name, the budgets and reading processes.
 
     Raises:
@@ -82,18 +88,16 @@ def _subject(config: EvaluateConfig) -> tuple[str, AdaptiveNetwork, Splits, str,
     else:
         check_model_name(name)
     budgets = evaluated_budgets(Budgets([DENSE]) if network is None else network.budgets, asked)
-    data = data_settings(config.data, content)
+    data = data_settings(config.data, content, named, config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
     splits = create_splits(data)
     split = config.split or splits.reported
-    if split != "train":
-        get_split(splits, split)
+    len(splits.train_eval if split == "train" else get_split(splits, split))  # raises where there are none
     if network is None:
         network = _dense_network(config.model, len(splits.classes))
-    if network.num_classes != len(splits.classes):
-        raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, the data "
-                        f"{len(splits.classes)}")
+    if config.checkpoint is not None:
+        splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     check_image_size(network, name, splits.image_size)
     return name, network, splits, split, budgets, data.workers
 

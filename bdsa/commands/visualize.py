@@ -1,13 +1,13 @@
 """The work of bdsa-visualize: a checkpoint's masks on images, into pictures and densities.json."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bdsa.commands.answers import Answer, ask, image_row, masked_budgets, mean_row
-from bdsa.commands.asked_data import data_settings
+from bdsa.commands.asked_data import data_settings, labelled
 from bdsa.commands.shown_images import ShownImages, from_files, from_split, imagenet_synsets
 from bdsa.config import loaded
 from bdsa.config.settings import TrainerConfig
@@ -36,8 +36,12 @@ OVERVIEW = 16  # images of the overview and the animation, at most: more are nev
 EACH = ("ponder", "masks", "soft")  # pictures of one image at one budget
 
 
-def visualize(config: VisualizeConfig) -> dict[str, Any]:
+def visualize(config: VisualizeConfig, named: Collection[str] = ()) -> dict[str, Any]:
     """Draw what the config asks for and write densities.json; return its content.
+
+    Args:
+        config: the command's.
+        named: the settings that the command line names, whatever their values are.
 
     Raises:
         UserError: for bad input, before anything is written.
@@ -50,9 +54,9 @@ def visualize(config: VisualizeConfig) -> dict[str, Any]:
     network, name, content = stored.network, stored.name, stored.content
     budgets = masked_budgets(network.budgets, config.budgets.targets)
     if files is None:
-        shown, source = _of_data(config, content, network)
+        shown, source = _of_data(config, content, network, named)
     else:
-        shown, source = _of_files(config, content, network, files)
+        shown, source = _of_files(config, content, network, files, named)
     check_image_size(network, name, shown.images.shape[-1])
     answers = ask(network.to(device).eval(), shown.images, budgets, device)
     folder = _folder(config, source)
@@ -83,41 +87,42 @@ def block_labels(network: AdaptiveNetwork) -> list[BlockLabel]:
 
 
 def _of_data(config: VisualizeConfig, content: dict[str, Any] | None,
-             network: AdaptiveNetwork) -> tuple[ShownImages, str]:
+             network: AdaptiveNetwork, named: Collection[str]) -> tuple[ShownImages, str]:
     """Images of the data set's split, and what to call it."""
     if content is None and not config.data.name:
         raise UserError("which images? a published checkpoint does not say: give images=PATH, or data=folder "
                         "data.root=PATH, data=cifar10 or data=cifar100")
-    data = data_settings(config.data, content)
+    data = data_settings(config.data, content, named, config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
     splits = create_splits(data)
-    if len(splits.classes) != network.num_classes:
-        raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, "
-                        f"the data {len(splits.classes)}")
+    splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     split = config.split or splits.reported
     return from_split(splits, split, config.count or COUNT), f"{splits.name}-{split}"
 
 
 def _of_files(config: VisualizeConfig, content: dict[str, Any] | None, network: AdaptiveNetwork,
-              files: list[Path]) -> tuple[ShownImages, str]:
-    """Files at the size of the training, with its classes' names where its data set is on this machine."""
+              files: list[Path], named: Collection[str]) -> tuple[ShownImages, str]:
+    """Files at the size of the training, with the names of the checkpoint's classes, or else of its data set's."""
     data, classes, note = config.data, None, None
+    named_classes = (content or {}).get("classes")
     size = data.image_size
     if content is None and not data.name:  # the published networks: ImageNet's, or CIFAR's without names
         data = replace(data, augmentation="auto")
         size = size or (32 if isinstance(network, CifarResNet) else 224)
         classes = imagenet_synsets() if network.num_classes == 1000 else None
     else:
-        data = data_settings(data, content)
+        data = data_settings(data, content, named)
         try:
             splits = create_splits(data)
             size, classes = splits.image_size, splits.classes
         except UserError as error:
             if config.data.name:
                 raise
-            note = f"classes are shown by number, because the training's data are not here: {error}"
+            if not named_classes:
+                note = f"classes are shown by number, because the training's data are not here: {error}"
             size = data.image_size or (content.get("results") or {}).get("image_size") or entry(data.name).image_size
+    classes = named_classes or classes
     if classes is not None and len(classes) != network.num_classes:
         raise UserError(f"checkpoint {config.checkpoint} has {network.num_classes} classes, the data {len(classes)}")
     listed = len(files) == len(config.images)  # every one by its own name

@@ -1,0 +1,143 @@
+"""Evaluate on other images than the training's: labels are matched by name, and nothing is inherited unasked."""
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import run
+from PIL import Image
+
+from bdsa.commands.asked_data import data_settings
+from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import visualize as visualize_main
+from bdsa.config.settings import DataConfig
+from bdsa.data.datasets import DataSpec, create_splits
+from bdsa.errors import UserError
+from bdsa.models.checkpoints import ModelSpec, network_content, save
+
+CLASSES = ["ant", "bee", "cow", "dog"]
+COUNT = 200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A network, and 200 test images in folders of the classes that it sees in them: it is always right."""
+    folder, pictures = tmp_path_factory.mktemp("other"), np.random.default_rng(0)
+    for i in range(COUNT):
+        path = folder / "all/test" / ("some" if i % 2 else "other") / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = pictures.integers(0, 256, 3) + pictures.integers(-40, 40, (32, 32, 3))
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path)
+    torch.manual_seed(0)
+    spec = ModelSpec("cifar_resnet8", len(CLASSES), [0.5])
+    network = spec.build().eval()
+    test = create_splits(DataSpec("folder", str(folder / "all"), augmentation="none")).test
+    images = torch.stack([test[i][0] for i in range(COUNT)])
+    with torch.no_grad():
+        network.fc.bias.zero_()
+        network.fc.bias -= network(images).mean(dim=0)
+        seen = network(images).argmax(dim=1).tolist()
+    assert len({*seen}) == len(CLASSES)
+    for (path, _), label in zip(test.source.samples, seen):
+        (folder / "data/test" / CLASSES[label]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "data/test" / CLASSES[label])
+    data = {"name": "folder", "root": str(folder / "data"), "augmentation": "none", "held_out": 500.0, "workers": 0}
+    save(folder / "run/checkpoints/best.pt", network_content(network, spec, classes=CLASSES, config={"data": data}))
+    save(folder / "unnamed.pt", network_content(network, spec, config={"data": data}))
+    save(folder / "shuffled.pt", network_content(network, spec, classes=[*"wxyz"], config={"data": data}))
+    return folder
+
+
+def evaluated(checkpoint: Path, out: Path, *arguments: str) -> tuple[float, str]:
+    """Top-1 of the dense network, and what was printed."""
+    outcome = run(evaluate_main, [f"checkpoint={checkpoint}", f"out={out}", "budgets.targets=[1.0]",
+                                  "trainer.pictures=0", "execution=masked", *arguments])
+    assert outcome.code == 0, outcome.err
+    return json.loads((out / "results.json").read_text())["rows"][0]["top1"], outcome.out
+
+
+def renamed(folder: Path, out: Path, names: dict[str, str]) -> Path:
+    """The test images with their class folders renamed; those without a new name are left out."""
+    for old, new in names.items():
+        shutil.copytree(folder / "data/test" / old, out / "test" / new)
+    return out
+
+
+def test_a_folder_of_test_images_alone_is_evaluated(folder: Path, tmp_path: Path) -> None:
+    """And the images that the training held out are not asked for."""
+    top1, said = evaluated(folder / "run/checkpoints/best.pt", tmp_path)
+    assert top1 == 100 and "does not name its classes" not in said
+
+
+def test_a_part_of_the_classes_keeps_its_outputs(folder: Path, tmp_path: Path) -> None:
+    data = renamed(folder, tmp_path / "data", {name: name for name in CLASSES[1:]})
+    top1, _ = evaluated(folder / "run/checkpoints/best.pt", tmp_path / "out", "data=folder", f"data.root={data}")
+    assert top1 == 100
+
+
+@pytest.mark.parametrize("names", [
+    {name: f"n{i}" for i, name in enumerate(CLASSES)},                        # in the same order
+    dict(zip(CLASSES, ["zebra", *CLASSES[1:]])),                             # one of them
+])
+def test_renamed_folders_are_refused_with_both_lists(folder: Path, tmp_path: Path, names: dict[str, str]) -> None:
+    data = renamed(folder, tmp_path / "data", names)
+    outcome = run(evaluate_main, [f"checkpoint={folder}/run/checkpoints/best.pt", f"data.root={data}", "data=folder",
+                                  f"out={tmp_path}/out"])
+    assert outcome.code == 1 and outcome.err.strip().count("\n") == 0
+    for listed in ("the classes ant, bee, cow, dog", f"the data have {', '.join(sorted(names.values()))}"):
+        assert listed in outcome.err
+    outcome = run(visualize_main, [f"checkpoint={folder}/run/checkpoints/best.pt", f"data.root={data}", "data=folder",
+                                   f"out={tmp_path}/out"])
+    assert outcome.code == 1 and "classes ant, bee, cow, dog" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_names_is_used_with_a_note(folder: Path, tmp_path: Path) -> None:
+    top1, said = evaluated(folder / "unnamed.pt", tmp_path)
+    assert top1 == 100 and "does not name its classes: those of the data are taken in their order" in said
+
+
+def test_pictures_say_the_networks_names(folder: Path, tmp_path: Path) -> None:
+    """Of single files, whose folders are named otherwise, as of the split."""
+    outcome = run(visualize_main, [f"checkpoint={folder}/run/checkpoints/best.pt", f"images={folder}/all/test/some",
+                                   "count=4", "pictures=[density]", f"out={tmp_path}"])
+    assert outcome.code == 0, outcome.err
+    record = json.loads((tmp_path / "densities.json").read_text())
+    said = {answer["predicted"] for image in record["images"] for answer in image["budgets"].values()}
+    assert said <= {*CLASSES}
+
+
+TRAINED = {"config": {"data": {"name": "cifar10", "root": "/data", "download": True, "held_out": 500.0}}}
+
+
+def test_a_checkpoints_word_alone_downloads_nothing() -> None:
+    assert not data_settings(DataConfig(name=""), TRAINED).download
+    assert data_settings(DataConfig(name="", download=True), TRAINED).download
+
+
+@pytest.mark.parametrize("split, held_out", [(None, None), ("test", None), ("held_out", 500.0), ("train", 500.0)])
+def test_images_are_held_out_where_the_split_asks_for_it(split: str | None, held_out: float | None) -> None:
+    assert data_settings(DataConfig(name=""), TRAINED, split=split).held_out == held_out
+
+
+def test_a_default_that_the_command_line_names_counts() -> None:
+    asked = DataConfig(name="")
+    assert data_settings(asked, TRAINED, {"data.held_out"}, "train").held_out is None
+    trained = {"config": {"data": {"name": "folder", "resize": 64, "augmentation": "auto"}}}
+    changed = data_settings(asked, trained, {"data.resize", "data.augmentation"})
+    assert (changed.name, changed.resize, changed.augmentation) == ("folder", None, asked.augmentation)
+
+
+@pytest.mark.parametrize("data", [
+    {"root": "/data"}, {"name": None}, {"name": 3}, *({"name": "folder", **wrong} for wrong in (
+        {"further": 1}, {"resize": "48"}, {"resize": -1}, {"mean": "grey"}, {"held_out": float("nan")},
+        {"image_size": [1, 2, 3]}, {"image_size": {}}, {"root": ["x"]}, {"download": 1}, {"workers": 10**9})),
+])
+def test_what_a_checkpoint_says_of_its_data_is_held_to_the_rules(data: dict) -> None:
+    with pytest.raises(UserError) as error:
+        data_settings(DataConfig(name=""), {"config": {"data": data}})
+    assert "\n" not in str(error.value)
