@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from numbers import Real
 
-from bdsa.errors import UserError, nearest
+from bdsa.errors import UserError
 
 SMALLEST = 1e-3  # that can be named and met
 
@@ -40,7 +40,8 @@ class Budget(float):
 def checked(value: object) -> float:
     """Return `value` as a plain float in (0, 1], or raise UserError that names it and the rule."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise UserError(f"budget {value!r} is not a number: a budget is a fraction in (0, 1], such as 0.5")
+        shown = " ".join(repr(value).split())[:60]  # of a tensor, many lines
+        raise UserError(f"budget {shown} is not a number: a budget is a fraction in (0, 1], such as 0.5")
     number = float(value)
     if not 0.0 < number <= 1.0:
         hint = f" (did you mean {number / 100:g}?)" if 2.0 <= number <= 100.0 else ""
@@ -103,9 +104,12 @@ class Budgets:
         """
         number = checked(value)
         if number not in self._reachable:
-            known = [f"{v:g}" for v in sorted(self._reachable)]
-            raise UserError(f"budget {number:g} was not trained{nearest(f'{number:g}', known)}; "
-                            f"this network has {', '.join(known)} (1 is dense)")
+            known = sorted(self._reachable)
+            beside = [v for v in (max((k for k in known if k < number), default=None),
+                                  min((k for k in known if k > number), default=None)) if v is not None]
+            near, has = (", ".join(f"{v:g}" for v in values) for values in (beside, known))
+            raise UserError(f"budget {number:g} was not trained (the nearest: {near}); this network has {has} "
+                            f"(1 is dense)")
         return self._reachable[number]
 
     def at_step(self, step: int) -> Budget:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bdsa.budgets import Budget
 from bdsa.commands.folder_arguments import folders_and_settings
+from bdsa.commands.one_line import one_line
 from bdsa.config.commands import CompareConfig
 from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
@@ -45,11 +46,9 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         print(HELP + "\n".join(described_settings(CompareConfig, asdict(CompareConfig()))))
         return
-    try:
+    with one_line():
         folders, config = folders_and_settings(arguments, CompareConfig, "out=comparison.md")
         show(folders, config)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def show(folders: list[str], config: CompareConfig) -> None:

@@ -1,10 +1,12 @@
 """Command lines of folders and settings: bare words are folders, NAME=VALUE are settings."""
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from bdsa.config.overrides import check_overrides
 from bdsa.config.schema import from_omegaconf
@@ -21,9 +23,13 @@ def folders_and_settings(arguments: list[str], schema: type, example: str) -> tu
     Raises:
         UserError: for an option with dashes, an unknown setting or a value that breaks a rule.
     """
-    settings = [a for a in arguments if "=" in a and not Path(a).exists()]  # a folder's name may hold "=" too
+    settings = [a for a in arguments if "=" in a and not os.path.exists(a)]  # a folder's name may hold "=" too
     for option in (a for a in arguments if a.startswith("-")):
         raise UserError(f"unknown option {option}: settings are written NAME=VALUE, such as {example}")
     check_overrides(settings, schema, {})
-    config = from_omegaconf(schema, OmegaConf.from_dotlist(settings))
+    try:
+        given = OmegaConf.from_dotlist([f"{a}''" if a.endswith("=") else a for a in settings])  # empty, and not null
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot read {' '.join(settings)}: {' '.join(str(error).split())}") from error
+    config = from_omegaconf(schema, given)
     return [a for a in arguments if a not in settings], config

@@ -13,11 +13,13 @@ from omegaconf import DictConfig
 
 from bdsa import ranks
 from bdsa.commands.isolation import undisturbed
+from bdsa.commands.one_line import as_user_error
 from bdsa.config.schema import from_omegaconf
 from bdsa.errors import UserError
-from bdsa.runs import failures
-from bdsa.runs.contents import read_results
+from bdsa.runs import failures, made_folders
+from bdsa.runs.contents import CONFIG, read_results
 from bdsa.runs.environment import in_sweep
+from bdsa.runs.standing import NotOurs
 
 
 class Job:
@@ -46,13 +48,17 @@ class Job:
             with undisturbed() if in_sweep() else contextlib.nullcontext():
                 config = from_omegaconf(self.schema, composed)
                 self.work(config, folder)
-        except (Exception, SystemExit) as error:  # some libraries end a process where they should raise
+        except (Exception, SystemExit) as met:  # some libraries end a process where they should raise
+            error = as_user_error(met) or met
+            if error is not met and owns_folder and (folder / CONFIG).exists():  # one line does not say where it broke
+                failures.write(folder, met)
             if not isinstance(error, UserError) and not in_sweep():
                 if owns_folder and folder.is_dir():
                     failures.write(folder, error)
                 raise
+            error.__traceback__ = met.__traceback__
             self._failed(error, folder, owns_folder, mine_alone=_is_known_here_alone(error, config))
-            traceback.clear_frames(error.__traceback__)  # they hold the network, and the GPU's memory
+            traceback.clear_frames(met.__traceback__)  # they hold the network, and the GPU's memory
             return None
         if ranks.is_main() and owns_folder:
             failures.clear(folder)
@@ -62,19 +68,21 @@ class Job:
         """Say what went wrong; end where other processes wait for this one."""
         self.failed.append(mine_alone)
         if ranks.is_main() or mine_alone:
-            if in_sweep() and owns_folder:
+            if in_sweep() and owns_folder and not _is_of_others(error):
                 where = f" (the traceback is in {failures.write(folder, error)})"
             else:
                 where = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error))
             print(f"error: {failures.reason(error)}{where}", file=sys.stderr, flush=True)
-        for empty in (folder, folder.parent):  # what Hydra made before the error was found
-            with contextlib.suppress(OSError):  # not empty, or another process was faster
-                if empty != Path.cwd():
-                    empty.rmdir()
+        made_folders.take_away(folder)
         if ranks.in_submitted_job() and (mine_alone or not owns_folder):
             raise error
         if ranks.world() > 1 and mine_alone and in_sweep():
             ranks.exit_failed(at_once=True)
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether a job was refused its folder, so that nothing may be written there."""
+    return isinstance(error, NotOurs) or isinstance(error.__cause__, NotOurs)
 
 
 def _is_known_here_alone(error: BaseException, config: Any) -> bool:

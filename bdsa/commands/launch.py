@@ -10,19 +10,22 @@ import importlib.util
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from bdsa import ranks
 from bdsa.commands.job import Job
+from bdsa.commands.one_line import as_user_error
 from bdsa.config.options import experiments, group_options, shipped_folder, sweeps
 from bdsa.config.overrides import check_overrides, expand
 from bdsa.config.schema import described_settings, setting_names
@@ -53,7 +56,6 @@ def launcher_arguments(arguments: list[str]) -> list[str]:
         raise UserError("hydra/launcher=joblib needs an extra: pip install 'bdsa[joblib]'")
     if asked in ("slurm", "submitit_slurm") and not shutil.which("srun"):
         raise UserError(f"hydra/launcher={asked} needs Slurm's srun, which is not here: start it on a login node")
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints the trace of a job's error and exits itself
     return [] if {"-m", "--multirun"} & {*arguments} else ["--multirun"]
 
 
@@ -93,10 +95,11 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
             sys.argv[1:] = plugins.from_command_line(sys.argv[1:])
         options = plugins.with_options(group_options(config_name))
         sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
-        overrides = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
+        overrides = [a for a in sys.argv[1:] if a.startswith("~") or ("=" in a and not a.startswith("-"))]
         if {"-sc", "--shell-completion"} & {*sys.argv}:  # its install=bash and query=bash are no settings
             expand_typed(options)
         else:
+            check_flags(sys.argv[1:])
             check_overrides(overrides, schema, options)
         sys.argv += [*launcher_arguments(sys.argv[1:]), *sweeper_arguments(sys.argv[1:])][:1]
     except UserError as error:
@@ -105,14 +108,31 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         ranks.exit_failed(at_once=False)
     prepare_hydra(schema, survivors="sweep" in options)
     job = Job(work, schema)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the trace of any error and exits itself
     try:
         hydra.main(config_path=str(shipped_folder("conf")), config_name=config_name, version_base="1.3")(job)()
     except KeyboardInterrupt:
         sys.exit(130)
-    except UserError as error:  # of a submitted job, with HYDRA_FULL_ERROR
-        sys.exit(f"error: {error}")
+    except Exception as error:  # before the job, where the config is composed and its folder made; or a submitted job's
+        if (said := as_user_error(error)) is None:
+            traceback.print_exc()
+            sys.exit(1)
+        if ranks.is_main():
+            print(f"error: {said}", file=sys.stderr, flush=True)
+        ranks.exit_failed(at_once=False)
     if job.failed:
         ranks.exit_failed(at_once=any(job.failed))
+
+
+def check_flags(arguments: list[str]) -> None:
+    """Raise UserError for an option that Hydra does not have; it would print its usage."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; settings are written NAME=VALUE, and --help lists them")
+
+    parser.error = refuse
+    parser.parse_args([a for a in arguments if a != "--version"])  # which would print and exit
 
 
 def expand_typed(options: dict[str, list[str]]) -> None:

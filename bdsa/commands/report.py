@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdsa.commands.folder_arguments import folders_and_settings
+from bdsa.commands.one_line import one_line
 from bdsa.config.commands import ReportConfig
 from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
@@ -52,10 +53,8 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         print(HELP + "\n".join(described_settings(ReportConfig, asdict(ReportConfig()))))
         return
-    try:
+    with one_line():
         report(*folders_and_settings(arguments, ReportConfig, "out=report"))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def report(folders: list[str], config: ReportConfig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bdsa.budgets import Budgets
 from bdsa.commands.folder_arguments import folders_and_settings
+from bdsa.commands.one_line import one_line
 from bdsa.config.commands import TargetsConfig
 from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
@@ -34,10 +35,8 @@ def main() -> None:
     if "--help" in arguments or "-h" in arguments:
         print(HELP + "\n".join(described_settings(TargetsConfig, asdict(TargetsConfig()))))
         return
-    try:
+    with one_line():
         collect(*folders_and_settings(arguments, TargetsConfig, "out=targets.csv"))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def collect(folders: list[str], config: TargetsConfig) -> None:

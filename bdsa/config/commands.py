@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bdsa.budgets import Budgets
-from bdsa.config.names import EXECUTIONS
+from bdsa.config.names import EXECUTIONS, check_folder, check_path
 from bdsa.config.setting import setting
 from bdsa.config.settings import DataConfig, ModelConfig, TrainerConfig
 from bdsa.errors import UserError
@@ -27,7 +27,7 @@ class EvaluateConfig:
     split: str | None = setting(None, "default: the one of the training's results",
                                 choices=("train", "val", "test", "held_out"))
     plugins: list[str] = setting([], "what the training had, and of the data: files or folders")
-    out: str | None = setting(None, "folder of results.json; default: beside the checkpoint")
+    out: str | None = setting(None, "folder of results.json; default: beside the checkpoint", check=check_folder)
     execution: str = setting("auto", "auto: each block the faster way; masked: dense, then multiplied",
                              choices=EXECUTIONS)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -45,7 +45,7 @@ class EvaluateConfig:
 class ExportConfig:
     """Everything that `bdsa-export` takes."""
     checkpoint: str | None = setting(None, "best.pt of a training")
-    out: str | None = setting(None, "the file, *.safetensors; default: beside the checkpoint")
+    out: str | None = setting(None, "the file, *.safetensors; default: beside the checkpoint", check=check_path)
     attribution: str | None = setting(None, "whom the weights are owed to, and the licence")
     plugins: list[str] = setting([], "what the training had: files or folders")
 
@@ -58,7 +58,7 @@ class ExportConfig:
 @dataclass
 class TargetsConfig:
     """Everything that `bdsa-targets` takes beside the folders."""
-    out: str = setting("targets.csv", "the file; one that bdsa-targets made is replaced")
+    out: str = setting("targets.csv", "the file; one that bdsa-targets made is replaced", check=check_path)
     dense: bool = setting(False, "a run of several budgets that trained 1.0 too gives the target of 1")
     budgets: list[float] | None = setting(None, "further columns to have, so that what is missing is said",
                                           check=Budgets)
@@ -67,7 +67,7 @@ class TargetsConfig:
 @dataclass
 class ReportConfig:
     """Everything that `bdsa-report` takes beside the folders."""
-    out: str = setting("report", "the report's folder; one that bdsa-report made is replaced")
+    out: str = setting("report", "the report's folder; one that bdsa-report made is replaced", check=check_folder)
     published: str = setting("auto", "numbers to compare with: auto | none | imagenet | cifar10 | a CSV file")
     budgets: list[float] | None = setting(None, "further columns to have, so that what is missing is said",
                                           check=Budgets)
@@ -77,7 +77,8 @@ class ReportConfig:
 @dataclass
 class CompareConfig:
     """Everything that `bdsa-compare` takes beside the two folders."""
-    out: str | None = setting(None, "a Markdown file to write too; one that bdsa-compare made is replaced")
+    out: str | None = setting(None, "a Markdown file to write too; one that bdsa-compare made is replaced",
+                              check=check_path)
 
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""

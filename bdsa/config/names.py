@@ -1,14 +1,47 @@
 """Names that settings and code share."""
 from __future__ import annotations
 
-from bdsa.errors import unknown
+import re
+from pathlib import Path
+
+from bdsa.errors import UserError, unknown
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
 EXECUTIONS = ("masked", "sparse", "auto")  # ways to run a budget; see AdaptiveNetwork.execution
 DEVICES = ("auto", "cpu", "cuda")
+LONGEST = 255  # bytes of a folder's or a file's name, on nearly every file system
 
 
 def check_device(value: str) -> None:
     """Raise UserError for a device that is neither of DEVICES nor a numbered one of them, such as cuda:1."""
-    if value.split(":")[0] not in DEVICES:
-        raise unknown("device", value, DEVICES)
+    if not re.fullmatch(r"auto|(cpu|cuda)(:\d{1,4})?", value):
+        raise unknown("device", value, (*DEVICES, "cuda:0"))
+
+
+def check_run_name(value: str) -> None:
+    """Raise UserError for a name that is not a folder inside `out`."""
+    if not value.strip():
+        raise UserError("name= is empty: leave it out, and it is made from the settings")
+    if Path(value).is_absolute() or ".." in Path(value).parts or not Path(value).parts:
+        raise UserError(f"name={value} is no name of a folder inside out=...: give the place with out=...")
+    check_path(value, "name")
+
+
+def check_path(value: str, name: str = "out") -> None:
+    """Raise UserError for what no file or folder can be called, or where a file is in the way."""
+    if not value.strip():
+        raise UserError(f"{name}= is empty: give a folder or a file, such as {name}=runs")
+    if "\0" in value:
+        raise UserError(f"{name}={value!r} holds a character that no path can hold")
+    if too_long := next((part for part in Path(value).parts if len(part.encode()) > LONGEST), None):
+        raise UserError(f"{name}: {too_long[:20]}... is {len(too_long.encode())} bytes long, a name has at most "
+                        f"{LONGEST}")
+    if name == "out" and (file := next((p for p in Path(value).parents if p.is_file()), None)):
+        raise UserError(f"{name}={value} lies below {file}, which is a file: give a folder")
+
+
+def check_folder(value: str) -> None:
+    """Raise UserError for a folder to write to that cannot be one."""
+    check_path(value)
+    if Path(value).is_file():
+        raise UserError(f"out={value} is a file: give a folder")

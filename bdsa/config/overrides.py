@@ -1,9 +1,13 @@
 """NAME=VALUE of a command line, checked before Hydra composes: its own messages do not say what was meant."""
 from __future__ import annotations
 
+import typing
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from bdsa.config.names import WEIGHT_SUFFIXES
@@ -33,7 +37,7 @@ def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
 
 def check_overrides(overrides: list[str], schema: type, options: dict[str, list[str]]) -> None:
     """Raise UserError for the first override that names no setting, group or option."""
-    known = set(setting_names(schema))
+    known, lists = set(setting_names(schema)), _list_settings(schema)
     sections = {k.rpartition(".")[0] for k in known} - {""}
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
@@ -41,11 +45,19 @@ def check_overrides(overrides: list[str], schema: type, options: dict[str, list[
         raise UserError(f"cannot read the command line: {str(error).splitlines()[0]}") from error
     for override in parsed:
         name = override.key_or_group
-        if name.startswith("hydra") or override.is_delete():
+        if name.startswith("hydra"):
             continue
+        if override.is_delete():
+            if name.startswith(FREE):
+                continue
+            if name not in known | sections | {*options}:
+                raise unknown_setting(name, schema)
+            raise UserError(f"{override.input_line}: nothing can be taken away; leave {name} out for its default")
+        if name in lists:
+            _check_list(name, override)
         if name in options:
-            values = getattr(override.value(), "list", []) if override.is_sweep_override() else [override.value()]
-            if any(isinstance(v, (list, float, int)) for v in values):
+            values = _values(override)
+            if any(not isinstance(v, (str, dict)) for v in values):
                 hint = f": write {override.input_line.replace('=', '.targets=', 1)}" if name == "budgets" else ""
                 raise UserError(f"{override.input_line} is no option of {name} ({', '.join(options[name])}){hint}")
             for value in (v for v in values if isinstance(v, str)):
@@ -56,3 +68,30 @@ def check_overrides(overrides: list[str], schema: type, options: dict[str, list[
                             f"{', '.join(k for k in sorted(known) if k.startswith(name + '.'))}")
         elif name not in known | sections and not name.startswith(FREE):
             raise unknown_setting(name, schema)
+
+
+def _check_list(name: str, override: Override) -> None:
+    """Raise UserError for one value where a list is needed; a text may be empty, or stand for a list (`${...}`)."""
+    for value in _values(override):
+        one = isinstance(value, (int, float)) or (isinstance(value, str) and name != "plugins" and "${" not in value)
+        if isinstance(value, dict) or (one and value != ""):
+            hint = f": write {name}=[{value:g}]" if isinstance(value, float) else f": write {name}=[{value}]"
+            raise UserError(f"{override.input_line} is not a list{hint if one else ''}")
+
+
+def _values(override: Override) -> list[Any]:
+    """The values that an override gives, one after another in a sweep; none where a sweep is an interval."""
+    return getattr(override.value(), "list", []) if override.is_sweep_override() else [override.value()]
+
+
+def _list_settings(schema: type, prefix: str = "") -> set[str]:
+    """The dotted names of the settings that are lists."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(schema)
+    for item in fields(schema):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            found |= _list_settings(hint, f"{prefix}{item.name}.")
+        elif list in [typing.get_origin(part) for part in (hint, *typing.get_args(hint))]:
+            found.add(f"{prefix}{item.name}")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bdsa.config.names import check_folder
 from bdsa.config.schema import setting_names, unknown_setting
 from bdsa.config.setting import setting
 from bdsa.config.settings import TrainConfig
@@ -36,7 +37,7 @@ class PipelineSettings:
 class PipelineConfig(TrainConfig):
     """Everything that `bdsa-pipeline` takes."""
     pipeline: PipelineSettings = field(default_factory=PipelineSettings)
-    out: str = setting("runs/pipeline", "where its singles/, multi/, targets and table go")
+    out: str = setting("runs/pipeline", "where its singles/, multi/, targets and table go", check=check_folder)
 
     def check(self) -> None:
         """Raise UserError for the first value that breaks a rule."""

@@ -127,7 +127,7 @@ def _import(path: Path, files: list[Path]) -> None:
         sys.modules[own] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # whatever it raises is its own
             del sys.modules[own]
             raise UserError(f"plug-in {_place(error, path)}: {_last_line(error)}") from error
 

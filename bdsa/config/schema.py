@@ -20,8 +20,8 @@ def from_omegaconf(schema: type, composed: DictConfig) -> Any:
         UserError: for an unknown name (nearest one offered), a value of another type, or a rule of
             the dataclass that is broken.
     """
-    load_plugins(composed.get("plugins") or [])  # those of a preset, or of a job that another process composed
     try:
+        load_plugins(composed.get("plugins") or [])  # those of a preset, or of a job that another process composed
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), composed))
     except ConfigKeyError as error:
         raise unknown_setting(error.full_key, schema) from error

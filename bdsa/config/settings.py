@@ -10,7 +10,7 @@ from typing import Any
 
 from bdsa.budgets import Budgets
 from bdsa.config.data import DataSpec
-from bdsa.config.names import check_device
+from bdsa.config.names import check_device, check_folder, check_run_name
 from bdsa.config.setting import setting
 from bdsa.errors import UserError, unknown
 from bdsa.method.awareness import METRICS
@@ -164,8 +164,8 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     plugins: list[str] = setting([], "own models, data sets, metrics, options: files or folders")
-    name: str | None = setting(None, "the run's name; default: made from the settings")
-    out: str = setting("runs", "where run folders go")
+    name: str | None = setting(None, "the run's name; default: made from the settings", check=check_run_name)
+    out: str = setting("runs", "where run folders go", check=check_folder)
     maximize: str = setting("mean", "by a search: the mean or the worst top-1 of the budgets, or one's, as b030")
 
     def check(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import Budgets
-from bdsa.config.names import check_device
+from bdsa.config.names import check_device, check_folder
 from bdsa.config.setting import setting
 from bdsa.config.settings import DataConfig
 from bdsa.errors import UserError
@@ -38,7 +38,8 @@ class VisualizeConfig:
                                 above=0, at_most=1e6)
     pictures: list[str] = setting(list(PICTURES), "which kinds to draw", choices=PICTURES)
     plugins: list[str] = setting([], "what the training had, and of the data: files or folders")
-    out: str | None = setting(None, "folder of the pictures; default: visualizations/ in the run's folder")
+    out: str | None = setting(None, "folder of the pictures; default: visualizations/ in the run's folder",
+                              check=check_folder)
     trainer: DeviceConfig = field(default_factory=DeviceConfig)
 
     def check(self) -> None:

@@ -13,13 +13,13 @@ import yaml
 from bdsa.errors import UserError
 
 CONFIG, ENVIRONMENT, METRICS, RESULTS = "config.yaml", "environment.json", "metrics.jsonl", "results.json"
-CHECKPOINTS, PICTURES, LOG = "checkpoints", "pictures", "train.log"
+CHECKPOINTS, PICTURES, LOG, LOCK = "checkpoints", "pictures", "train.log", "run.lock"
 MASK_SET = "masks.json"  # in pictures/ and visualizations/NAME/: see bdsa.report.pictures.mask_set
 
 _NUMBER = (int, float)
 _ROW = {"name": str, "images": int, "budget": _NUMBER, "top1": _NUMBER, "conditional_fraction": _NUMBER,
         "macs": _NUMBER}
-_RESULTS = {"model": str, "data": str, "image_size": int, "classes": int, "split": str, "dense_macs": _NUMBER,
+_RESULTS = {"model": str, "data": str, "image_size": (int, list), "classes": int, "split": str, "dense_macs": _NUMBER,
             "trained_budgets": list, "rows": list}
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one reads 200 configs in a second
 

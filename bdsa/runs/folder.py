@@ -1,12 +1,13 @@
 """A run's folder: what is in it, who may write to it, and what made it.
 
 Rules, in this order, when a command is started:
-1. The folder is empty or missing: a new run.
+1. The folder is empty or missing: a new run. It holds what no run wrote: an error.
 2. It holds a run of other settings: an error that names them, unless `trainer.fresh=true`.
 3. It holds results.json: the run is done; it is shown, nothing is written.
-4. It holds checkpoints/last.pt: the run goes on after that checkpoint's epoch.
-5. It holds settings but no checkpoint: the run was stopped in its first epoch and starts again.
-6. `trainer.fresh=true`: what the run wrote is removed first.
+4. Another process writes to it: an error that says which.
+5. It holds checkpoints/last.pt: the run goes on after that checkpoint's epoch.
+6. It holds settings but no checkpoint: the run was stopped in its first epoch and starts again.
+7. `trainer.fresh=true`: what the run wrote is removed first, and nothing else.
 """
 from __future__ import annotations
 
@@ -24,8 +25,10 @@ from bdsa.ranks import is_main
 from bdsa.runs import contents
 from bdsa.runs.environment import environment
 from bdsa.runs.files import write_json, write_text
+from bdsa.runs.lock import FolderLock
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import decisive_settings, default_settings
+from bdsa.runs.standing import NotOurs, check_can_begin_anew, check_is_free, own_files, own_folders
 
 log = logging.getLogger("bdsa")
 
@@ -44,10 +47,10 @@ class RunFolder:
     Args:
         path: the folder; it need not exist.
         config: the run's settings as a plain nested dictionary.
-        fresh: rule 6.
+        fresh: rule 7.
 
     Raises:
-        UserError: by rule 2, before anything is written.
+        UserError: by rules 1, 2 and 7, before anything is written or removed.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], fresh: bool = False) -> None:
@@ -58,11 +61,33 @@ class RunFolder:
         self.results_file, self.pictures = path / contents.RESULTS, path / contents.PICTURES
         self.metrics = MetricsFile(path / contents.METRICS)
         self.handlers: list[logging.Handler] = []
-        self.fresh = fresh
-        if not fresh and (before := contents.read_config(path)) is not None:
+        self.fresh, self.lock = fresh, FolderLock(path)
+        if fresh:
+            check_can_begin_anew(path)
+        elif (before := contents.read_config(path)) is not None:
             self._check_same_settings(before)
-        self.done = self.results_file.exists() and not fresh
-        self.resumes = self.last.exists() and not fresh
+        else:
+            check_is_free(path)
+        self._look()
+
+    def _look(self) -> None:
+        self.done = self.results_file.exists() and not self.fresh
+        self.resumes = self.last.exists() and not self.fresh
+
+    def check_free(self) -> None:
+        """Raise NotOurs, by rule 4, if the run is not done and another process writes to the folder now."""
+        if not self.done:
+            self.lock.check()
+
+    def hold(self) -> None:
+        """Keep other processes from the folder until `close`; look again at what is in it. Rank 0 alone does.
+
+        Raises:
+            NotOurs: by rule 4.
+        """
+        if is_main() and not self.done:
+            self.lock.take()
+            self._look()  # another process may have finished it meanwhile
 
     def best_of(self, weights: str) -> Path:
         """The best checkpoint of the "raw" weights, or of their average, "ema"."""
@@ -81,9 +106,9 @@ class RunFolder:
         new = decisive_settings(self.config)
         changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         if changed:
-            raise UserError(f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}"
-                            f"{'; ...' if len(changed) > 3 else ''}): choose another name=..., or discard that run "
-                            f"with trainer.fresh=true")
+            raise NotOurs(f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}"
+                          f"{'; ...' if len(changed) > 3 else ''}): choose another name=..., or discard that run "
+                          f"with trainer.fresh=true")
 
     def open(self, device: str) -> str:
         """Make the folder, write settings and environment, start the log; return the run's id for trackers.
@@ -95,23 +120,39 @@ class RunFolder:
             log.propagate = False
             return ""
         if self.fresh:
-            for own in (self.config_file, self.environment_file, self.results_file, self.metrics.path,
-                        self.last.parent, self.pictures, self.path / "wandb", self.path / contents.LOG):
-                shutil.rmtree(own) if own.is_dir() else own.unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        run_id = (contents.read_environment(self.path) or {}).get("run_id") or uuid.uuid4().hex[:12]
+            self._remove_own()
+        run_id, warning = self._run_id()
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(self.config)))  # first: now it is a run's
         write_json(self.environment_file, {"run_id": run_id, **environment(device)})
-        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(self.config)))
         self.handlers = [logging.FileHandler(self.path / contents.LOG), PrintHandler()]
         for handler in self.handlers:
             handler.setFormatter(logging.Formatter("%(message)s"))
             log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+        if warning:
+            log.warning("%s", warning)
         return run_id
 
+    def _run_id(self) -> tuple[str, str]:
+        """The id that the run has, or a new one, and what is wrong with the file that kept it."""
+        kept, warning = None, ""
+        try:
+            kept = (contents.read_environment(self.path) or {}).get("run_id")
+        except UserError as error:
+            warning = f"{error}; it is written anew, and trackers see a new run"
+        return (kept if isinstance(kept, str) and kept else uuid.uuid4().hex[:12]), warning
+
+    def _remove_own(self) -> None:
+        for own in own_files(self.path):
+            shutil.rmtree(own) if own.is_dir() and not own.is_symlink() else own.unlink(missing_ok=True)
+        for own in own_folders(self.path):
+            with contextlib.suppress(OSError):  # missing, or not empty: somebody else's files stay
+                own.rmdir()
+
     def close(self) -> None:
-        """Stop logging to this folder, so that the next job of a multirun starts clean."""
+        """Stop logging to this folder, so that the next job of a multirun starts clean, and let others write to it."""
+        self.lock.release()
         for handler in self.handlers:
             log.removeHandler(handler)
             handler.close()

@@ -11,7 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from bdsa.config.names import LONGEST, check_folder, check_run_name
 from bdsa.config.settings import TrainConfig
+from bdsa.errors import UserError
+from bdsa.runs import made_folders
 
 # What changes where or how fast a run goes, but not its result: these may differ when a run resumes.
 FREE_TO_CHANGE = {
@@ -45,9 +48,23 @@ def default_settings() -> dict[str, Any]:
 
 
 def run_name(*, _root_: DictConfig) -> str:
-    """Resolver `${run_name:}`: `name` where it is set, else data, model, budgets and a short hash."""
-    if _root_.get("name"):
-        return str(_root_.name)
+    """Resolver `${run_name:}`: `name` where it is set, else data, model, budgets and a short hash.
+
+    Raises:
+        UserError: for a name, or an `out`, that is no folder; Hydra makes the folder next.
+    """
+    out = str(_root_.out)
+    check_folder(out)
+    if _root_.get("name") is not None:
+        check_run_name(str(_root_.name))
+        name = str(_root_.name)
+    else:
+        name = _made_name(_root_)
+    made_folders.expect(Path(out) / name)
+    return name
+
+
+def _made_name(_root_: DictConfig) -> str:
     config = OmegaConf.to_container(OmegaConf.masked_copy(_root_, [k for k in _root_ if k != "hydra"]), resolve=True)
     defaults = default_settings()  # left out, so that a new setting does not rename the runs that leave it alone
     changed = {k: v for k, v in decisive_settings(config).items() if k not in defaults or v != defaults[k]}
@@ -55,7 +72,11 @@ def run_name(*, _root_: DictConfig) -> str:
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     targets = config["budgets"]["targets"]  # not checked yet: the name is needed before the check
     budgets = "-".join(str(b) for b in targets) if isinstance(targets, list) else str(targets)
-    return f"{config['data']['name']}-{config['model']['name']}-{budgets}-{digest}".replace("/", "_")
+    name = f"{config['data']['name']}-{config['model']['name']}-{budgets}-{digest}".replace("/", "_")
+    if len(name.encode()) > LONGEST:
+        raise UserError(f"the name made from the settings, {name[:40]}..., is longer than {LONGEST} bytes: give "
+                        f"name=...")
+    return name
 
 
 def sweep_name() -> str | None:

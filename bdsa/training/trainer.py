@@ -27,28 +27,34 @@ def train(config: TrainConfig, folder: Path) -> None:
     """
     distributed.start()
     run = distributed.together(lambda: RunFolder(folder, asdict(config), config.trainer.fresh))
-    run.done, run.resumes = distributed.share((run.done, run.resumes))
-    if run.done:
-        show(run, note="this run is finished; trainer.fresh=true would train it again")
-        return
-    device = distributed.together(lambda: choose_device(config.trainer))
-    distributed.check_devices(device)
-    assembly = distributed.together(lambda: assemble(config, device))
-    run_id = run.open(str(device))
-    pictures_every = config.tracker.pictures_every if config.trainer.pictures and assembly.budgets.adaptive else 0
     try:
-        with contextlib.ExitStack() as stack:
-            tracker = distributed.together(lambda: stack.enter_context(create_tracker(
-                config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
-                name=config.name or folder.name, group=config.tracker.group, job_type="train",
-                tags=config.tracker.tags, run_id=run_id, tolerance=epoch_tolerance(config.budgets),
-                pictures_every=pictures_every)))
-            Fit(config, assembly, run, device, tracker)()
-            distributed.barrier()  # the others read what rank 0 kept
-            finish(config, assembly, run, device, tracker)
-        show(run, tracker.where)
+        distributed.together(run.hold)
+        run.done, run.resumes = distributed.share((run.done, run.resumes))
+        if run.done:
+            show(run, note="this run is finished; trainer.fresh=true would train it again")
+        else:
+            _train(config, folder, run)
     except KeyboardInterrupt:
         log.info("stopped; the same command goes on from the last finished epoch")
         raise
     finally:
         run.close()
+
+
+def _train(config: TrainConfig, folder: Path, run: RunFolder) -> None:
+    """Train in a folder that is held."""
+    device = distributed.together(lambda: choose_device(config.trainer))
+    distributed.check_devices(device)
+    assembly = distributed.together(lambda: assemble(config, device))
+    run_id = run.open(str(device))
+    pictures_every = config.tracker.pictures_every if config.trainer.pictures and assembly.budgets.adaptive else 0
+    with contextlib.ExitStack() as stack:
+        tracker = distributed.together(lambda: stack.enter_context(create_tracker(
+            config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
+            name=config.name or folder.name, group=config.tracker.group, job_type="train",
+            tags=config.tracker.tags, run_id=run_id, tolerance=epoch_tolerance(config.budgets),
+            pictures_every=pictures_every)))
+        Fit(config, assembly, run, device, tracker)()
+        distributed.barrier()  # the others read what rank 0 kept
+        finish(config, assembly, run, device, tracker)
+    show(run, tracker.where)

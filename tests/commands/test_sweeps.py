@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,9 @@ def fake(config: TrainConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
     top1 = 90 - 1000 * abs(config.recipe.lr - 0.003)
-    made = {"trained_budgets": [0.3], "rows": [{"name": "b030", "budget": 0.3, "top1": top1}]}
+    made = {"model": "cifar_resnet8", "data": "digits", "image_size": 32, "classes": 10, "split": "test",
+            "dense_macs": 4e7, "trained_budgets": [0.3], "rows": [{
+                "name": "b030", "budget": 0.3, "top1": top1, "images": 10, "conditional_fraction": 0.3, "macs": 1e7}]}
     (folder / "results.json").write_text(json.dumps(made))
 
 
@@ -71,6 +74,7 @@ def test_killed_twice_and_failing_once_it_ends_as_if_nothing_had_been(tmp_path):
     order = sorted(folders, key=lambda name: (whole / name / "results.json").stat().st_mtime_ns)
     (torn / order[2] / "checkpoints/last.pt.tmp").mkdir(parents=True)  # so that this job cannot save
     (torn / order[2] / "checkpoints/last.pt").mkdir()
+    shutil.copy(whole / order[2] / "config.yaml", torn / order[2])  # a run's folder all the same
 
     for job in (0, 1):
         started = subprocess.Popen([sys.executable, "-m", "bdsa.commands", "train", "-m", *QUICK, f"out={torn}",
@@ -253,7 +257,7 @@ def test_a_launchers_jobs_fail_and_finish_likewise(tmp_path, launcher):
     done = subprocess.run(
         [sys.executable, "-m", "bdsa.commands", "train", f"hydra/launcher={launcher}", *options, *QUICK,
          "recipe.epochs=1",
-         f"out={tmp_path}", "recipe.lr=0.001,1e30"], capture_output=True, text=True, timeout=300,
+         f"out={tmp_path}", "recipe.optimizer=sgd", "recipe.lr=0.001,1000"], capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 1, done.stderr
     assert stated(Outcome(1, done.stdout, "")) == ["done", "failed"]

@@ -11,11 +11,13 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from bdsa.commands.one_line import as_user_error
 from bdsa.config.schema import from_omegaconf
 from bdsa.errors import UserError
 from bdsa.runs import failures
-from bdsa.runs.contents import CONFIG, RESULTS
+from bdsa.runs.contents import CONFIG, RESULTS, read_results
 from bdsa.runs.folder import RunFolder
 
 FINISHED = ("done", "resumed", "skipped")
@@ -54,6 +56,16 @@ class PlannedJob:
             return "resumed" if self.begun else "done"
         return "stopped" if (self.folder / CONFIG).exists() else "not started"
 
+    def results(self) -> dict[str, Any] | None:
+        """Its results, where it has finished; one whose file is damaged has failed."""
+        if self.state not in FINISHED:
+            return None
+        try:
+            return read_results(self.folder)
+        except UserError as error:
+            self.error = str(error)
+            return None
+
     @property
     def reason(self) -> str | None:
         """Why it failed, in one line."""
@@ -78,7 +90,10 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
         schema: of the job's config.
     """
     composed = load(list(overrides))
-    folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+    try:
+        folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+    except OmegaConfBaseException as error:
+        raise as_user_error(error) from error
     with open_dict(composed):
         del composed["hydra"]
     job = PlannedJob(list(overrides), folder)
@@ -89,6 +104,7 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
     job.maximize = config.maximize
     try:
         run = RunFolder(folder, asdict(config), config.trainer.fresh)
+        run.check_free()
     except UserError as error:  # somebody else's folder: nothing may be written there
         job.error = str(error)
         return job

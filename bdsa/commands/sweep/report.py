@@ -11,13 +11,13 @@ from rich.table import Table
 from bdsa.commands.job import worth
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing
 from bdsa.report.terminal import print_whole
-from bdsa.runs.contents import RESULTS, read_results
+from bdsa.runs.contents import RESULTS
 
 
 def report(jobs: Sequence[PlannedJob], best: bool = False) -> None:
     """Print the table of the jobs; `best`: and which has the largest worth."""
+    results = [job.results() or {} for job in jobs]
     states = [job.state for job in jobs]
-    results = [read_results(job.folder) if state in FINISHED else {} for job, state in zip(jobs, states)]
     budgets = sorted({(r["budget"], r["name"]) for made in results for r in made.get("rows", ())})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("job", justify="right")

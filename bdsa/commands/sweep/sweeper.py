@@ -20,9 +20,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from bdsa import ranks
 from bdsa.commands.job import Job, worth
+from bdsa.commands.one_line import as_user_error
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing, check_folders, plan
 from bdsa.commands.sweep.report import report
 from bdsa.errors import UserError
@@ -94,8 +96,8 @@ class Survivor:
         """
         try:
             composed = self.context.config_loader.load_sweep_config(self.config, overrides)
-        except HydraException as error:
-            raise UserError(f"{shlex.join(overrides)} cannot be composed: {str(error).splitlines()[0]}") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"{shlex.join(overrides)} cannot be composed: {as_user_error(error)}") from error
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = 0
         return composed
@@ -190,7 +192,7 @@ def _values(override: Override) -> list[str]:
 
 def _returned(job: PlannedJob) -> JobReturn:
     made = JobReturn(overrides=job.overrides, working_dir=str(Path.cwd()), status=JobStatus.COMPLETED)
-    made.return_value = worth(job.maximize, job.folder) if job.state in FINISHED else None
+    made.return_value = worth(job.maximize, job.folder) if job.results() is not None else None
     return made
 
 
