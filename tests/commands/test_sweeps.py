@@ -229,6 +229,7 @@ def test_a_folder_of_other_settings_is_left_alone(tmp_path, faked):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_preset_carries_its_sweep_and_the_command_line_replaces_its_values(tmp_path, faked, monkeypatch):
     (tmp_path / "mine.yaml").write_text("recipe: {lr: 0.01}\nhydra: {mode: MULTIRUN, sweeper: {params: {"
                                         "trainer.seed: '0,1', model: 'cifar_resnet8,resnet18'}}}")
