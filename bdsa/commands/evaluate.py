@@ -14,13 +14,14 @@ from bdsa.budgets import DENSE, Budgets
 from bdsa.commands.asked_data import data_settings, labelled
 from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
+from bdsa.config.data import for_network
 from bdsa.config.settings import ModelConfig
 from bdsa.data.datasets import Splits, create_splits, dataset_names, get_split
 from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
 from bdsa.errors import UserError
 from bdsa.models import checkpoints
-from bdsa.models.factory import check_image_size, check_model_name, create_model
+from bdsa.models.factory import check_image_size, check_model_name, create_model, input_channels, with_channels
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.ranks import is_main
 from bdsa.report.progress import progress_bar
@@ -91,11 +92,12 @@ def _subject(config: EvaluateConfig,
     data = data_settings(config.data, content, named, config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
-    splits = create_splits(data)
+    reads = config.model.args.get("in_chans") if network is None else input_channels(network)
+    splits = create_splits(for_network(data, reads, name))
     split = config.split or splits.reported
     len(splits.train_eval if split == "train" else get_split(splits, split))  # raises where there are none
     if network is None:
-        network = _dense_network(config.model, len(splits.classes))
+        network = _dense_network(config.model, len(splits.classes), splits.channels)
     if config.checkpoint is not None:
         splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     check_image_size(network, name, splits.image_size)
@@ -120,12 +122,13 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
     print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")
 
 
-def _dense_network(model: ModelConfig, classes: int) -> AdaptiveNetwork:
+def _dense_network(model: ModelConfig, classes: int, channels: int) -> AdaptiveNetwork:
     """The dense network that the command line names, with its weights."""
     if model.weights is None and not model.pretrained:
         raise UserError(f"model={model.name} has no weights to evaluate: give model.weights=PATH or "
                         f"model.pretrained=true")
-    return create_model(model.name, [DENSE], classes, model.pretrained, weights=model.weights, **model.args)
+    return create_model(model.name, [DENSE], classes, model.pretrained, weights=model.weights,
+                        **with_channels(model.args, channels))
 
 
 def _folder(config: EvaluateConfig, name: str, data: str, split: str) -> Path:

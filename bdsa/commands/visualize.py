@@ -10,6 +10,7 @@ from bdsa.commands.answers import Answer, ask, image_row, masked_budgets, mean_r
 from bdsa.commands.asked_data import data_settings, labelled
 from bdsa.commands.shown_images import ShownImages, from_files, from_split, imagenet_synsets
 from bdsa.config import loaded
+from bdsa.config.data import for_network
 from bdsa.config.settings import TrainerConfig
 from bdsa.config.visualize import VisualizeConfig
 from bdsa.data.datasets import create_splits, dataset_names
@@ -18,7 +19,7 @@ from bdsa.data.registry import entry
 from bdsa.errors import UserError
 from bdsa.models import checkpoints
 from bdsa.models.cifar_resnet import CifarResNet
-from bdsa.models.factory import check_image_size
+from bdsa.models.factory import check_image_size, input_channels
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.report.pictures.animation import animation
 from bdsa.report.pictures.blocks import BlockLabel, Seen, mask_sheet, ponder_sheet, soft_mask_sheet
@@ -57,7 +58,7 @@ def visualize(config: VisualizeConfig, named: Collection[str] = ()) -> dict[str,
         shown, source = _of_data(config, content, network, named)
     else:
         shown, source = _of_files(config, content, network, files, named)
-    check_image_size(network, name, shown.images.shape[-1])
+    check_image_size(network, name, list(shown.images.shape[2:]))
     answers = ask(network.to(device).eval(), shown.images, budgets, device)
     folder = _folder(config, source)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def _of_data(config: VisualizeConfig, content: dict[str, Any] | None,
     data = data_settings(config.data, content, named, config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
-    splits = create_splits(data)
+    splits = create_splits(for_network(data, input_channels(network), config.checkpoint))
     splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     split = config.split or splits.reported
     return from_split(splits, split, config.count or COUNT), f"{splits.name}-{split}"
@@ -108,11 +109,11 @@ def _of_files(config: VisualizeConfig, content: dict[str, Any] | None, network: 
     named_classes = (content or {}).get("classes")
     size = data.image_size
     if content is None and not data.name:  # the published networks: ImageNet's, or CIFAR's without names
-        data = replace(data, augmentation="auto")
+        data = for_network(replace(data, augmentation="auto"), input_channels(network), config.checkpoint)
         size = size or (32 if isinstance(network, CifarResNet) else 224)
         classes = imagenet_synsets() if network.num_classes == 1000 else None
     else:
-        data = data_settings(data, content, named)
+        data = for_network(data_settings(data, content, named), input_channels(network), config.checkpoint)
         try:
             splits = create_splits(data)
             size, classes = splits.image_size, splits.classes

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+from bdsa.config.image_size import check_image_size
 from bdsa.config.names import EXECUTIONS
 from bdsa.config.setting import setting
 from bdsa.config.settings import TrainConfig
@@ -30,7 +33,8 @@ class LatencyConfig:
     masks: str | None = setting(None, "synthetic, or the model's on test images; default: model with a checkpoint",
                                 choices=MASKS)
     blob: float = setting(0.15, "synthetic: width of the blobs, as a share of the map's side", at_least=0, at_most=1)
-    image_size: int | None = setting(None, "synthetic: pixels; default: the model's own", above=0, at_most=65536)
+    image_size: Any = setting(None, "synthetic: pixels, or [height,width]; default: the model's own",
+                              check=partial(check_image_size, "latency.image_size"))
     execution: str = setting("sparse", "of the adaptive network", choices=EXECUTIONS)
     peers: list[str] = setting(list(PEERS), "dense engines: all, or some of these", choices=PEERS)
     rounds: int = setting(20, "that are timed, every engine and budget in turn; the median counts",

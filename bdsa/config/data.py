@@ -1,15 +1,16 @@
 """What a data set is asked for; apart from the builders, so that the config can be read without torch."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from bdsa.config.image_size import check_image_size
 from bdsa.config.setting import setting
 from bdsa.errors import UserError
 
 CHANNELS = (1, 3, 4)
+Spec = TypeVar("Spec", bound="DataSpec")
 
 
 def check_channels(channels: int) -> None:
@@ -17,6 +18,26 @@ def check_channels(channels: int) -> None:
     if channels not in CHANNELS:
         raise UserError(f"data.channels={channels} is not read: images have 1 (grey), 3 (colour) or 4 channels (with "
                         f"opacity)")
+
+
+def for_network(spec: Spec, channels: int | None, source: object) -> Spec:
+    """The data as a network reads them.
+
+    Args:
+        channels: of its images; None where the data decide.
+        source: what to call it in errors.
+
+    Raises:
+        UserError: if images are not read with so many, or others are asked for.
+    """
+    if channels is None:
+        return replace(spec, channels=spec.channels or 3)
+    if channels not in CHANNELS:
+        raise UserError(f"{source} reads images of {channels} channels, and images have 1 (grey), 3 (colour) or 4 "
+                        f"(with opacity)")
+    if spec.channels not in (None, channels):
+        raise UserError(f"data.channels={spec.channels}, but {source} reads {channels}: leave out data.channels")
+    return replace(spec, channels=channels)
 
 
 @dataclass

@@ -26,6 +26,12 @@ def height_width(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def as_set(sides: Sequence[int]) -> ImageSize:
+    """A size (H, W) as it is set and recorded: one number for a square."""
+    height, width = sides
+    return height if height == width else [height, width]
+
+
 def in_words(size: int | Sequence[int]) -> str:
     """A size to read: 224, or 192 x 256."""
     return str(size) if isinstance(size, int) else " x ".join(map(str, size))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,23 @@ def fingerprint(source: Dataset, classes: Sequence[str]) -> Fingerprint:
     return {name: [count, digest.hexdigest()] for name, count, digest in zip(classes, counts, digests)}
 
 
-def difference(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> str:
-    """What has changed, in words, or an empty string."""
-    changed = [_change(name, before.get(name, [0, ""]), now.get(name, [0, ""]))
-               for name in sorted({*before, *now}) if list(before.get(name, ())) != list(now.get(name, ()))]
+def difference(before: object, now: Fingerprint) -> str:
+    """What has changed, in words, or an empty string; also where nothing is known of before."""
+    if not isinstance(before, dict):
+        return ""
+    known = {str(name): _entry(value) for name, value in before.items()}
+    changed = [_change(name, known.get(name, [0, ""]), now.get(name, [0, ""]))
+               for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
     return "; ".join(changed[:3]) + ("; ..." if len(changed) > 3 else "")
 
 
-def _change(name: str, before: Sequence[Any], now: Sequence[Any]) -> str:
+def _entry(value: object) -> list[Any]:
+    """[images, digest] as a checkpoint has it."""
+    sound = isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], int)
+    return list(value) if sound else [0, ""]  # type: ignore[call-overload]
+
+
+def _change(name: str, before: list[Any], now: list[Any]) -> str:
     what = f"class '{name}'" if name else "the data set"
     if before[0] != now[0]:
         return f"{what} had {before[0]:,} images and has {now[0]:,}"

@@ -22,10 +22,10 @@ from bdsa.machine import spare_cores
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader with an epoch: images float32 [B, 3, H, W], labels int64 [B].
+    """A DataLoader with an epoch: images float32 [B, C, H, W], labels int64 [B].
 
     An unreadable image is a UserError of one line, from a worker too, where PyTorch would wrap it
-    in the worker's traceback.
+    in the worker's traceback; and so is a worker that was killed.
     """
 
     def set_epoch(self, epoch: int) -> None:
@@ -40,6 +40,11 @@ class EpochLoader(DataLoader):
             line = str(error).rstrip().splitlines()[-1]
             name = f"{UserError.__module__}.{UserError.__qualname__}: "
             raise UserError(line.removeprefix(name)) from None
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError("a process that reads images has ended (killed, or for want of memory): give fewer "
+                            "data.workers; data.workers=0 reads in the main process, which shows an error") from error
 
 
 def train_loader(dataset: Dataset, batch_size: int, workers: int | None, seed: int,
@@ -47,7 +52,7 @@ def train_loader(dataset: Dataset, batch_size: int, workers: int | None, seed: i
     """Shuffled, augmented batches of exactly `batch_size`; call `set_epoch(e)` before each pass.
 
     Args:
-        dataset: gives (float32 [3, H, W], int).
+        dataset: gives (float32 [C, H, W], int).
         batch_size: images of one process and step.
         workers: processes that read ahead; 0 reads in this one, None takes what `spare_cores` says.
         seed: with the epoch, fixes the order and every augmentation.

@@ -1,7 +1,7 @@
 """Build networks by name: timm's and ours, dense or adaptive."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 import bdsa.models.cifar_resnet  # noqa: F401  (registers the CIFAR ResNets with timm)
 from bdsa.budgets import Budgets
+from bdsa.config.image_size import ImageSize, height_width, in_words
 from bdsa.errors import UserError, unknown
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.registration import OWN
@@ -96,9 +97,19 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     return model
 
 
-def check_image_size(network: AdaptiveNetwork, name: str, size: int) -> None:
-    """Raise UserError if images of this side leave nothing for the network's last map."""
+def input_channels(network: nn.Module) -> int:
+    """Channels of the images that a network reads."""
+    return next(m for m in network.modules() if isinstance(m, nn.Conv2d)).in_channels
+
+
+def with_channels(arguments: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """A network's arguments with `in_chans`, where images are not in colour and they do not say it."""
+    return dict(arguments) if channels == 3 else {"in_chans": channels, **arguments}
+
+
+def check_image_size(network: AdaptiveNetwork, name: str, size: ImageSize) -> None:
+    """Raise UserError if images of this side, or [height, width], leave nothing for the network's last map."""
     stride = network.feature_info[-1]["reduction"]
-    if size < stride:
-        raise UserError(f"image size {size} is too small for {name}, which reduces its input {stride} times: "
+    if min(height_width(size)) < stride:
+        raise UserError(f"image size {in_words(size)} is too small for {name}, which reduces its input {stride} times: "
                         f"use data.image_size={stride} or more")

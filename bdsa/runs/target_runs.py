@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bdsa.budgets import DENSE
+from bdsa.config.image_size import in_words
 from bdsa.errors import UserError, nearest
 from bdsa.runs import contents
 from bdsa.runs.name import decisive_settings
@@ -71,7 +72,8 @@ def read_run(folder: str, dense: bool = False) -> TargetRun:
 def measured_data(config: dict[str, Any], results: dict[str, Any]) -> str:
     """What a run was measured on, in words that are equal for runs that can be compared."""
     root = config["data"]["root"]  # its last part: the same data may lie elsewhere on another machine
-    data = " ".join([results["data"], *([Path(root).name] if root else []), f"at {results['image_size']} pixels,",
+    size = in_words(results["image_size"])
+    data = " ".join([results["data"], *([Path(root).name] if root else []), f"at {size} pixels,",
                      f"{results['classes']} classes,", f"{results['rows'][0]['images']} images"])
     return data if root else f"{data}, seed {config['data']['seed']}"  # without a root it was generated
 

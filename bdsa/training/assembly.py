@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bdsa.budgets import Budgets
+from bdsa.config.data import for_network
 from bdsa.config.settings import TrainConfig
 from bdsa.config.targets import read_targets
 from bdsa.data.datasets import Splits, create_splits
@@ -15,7 +16,7 @@ from bdsa.errors import UserError
 from bdsa.method.awareness import check_metric
 from bdsa.method.whole_batch import use_whole_batch
 from bdsa.models.checkpoints import ModelSpec
-from bdsa.models.factory import check_image_size, check_model_name, create_model
+from bdsa.models.factory import check_image_size, check_model_name, create_model, with_channels
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.start import start_from
 from bdsa.models.stated import check_arguments
@@ -59,7 +60,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
     if config.recipe.batch_size % shares:
         raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes,"
                         f" which cannot share it equally: make it a multiple of {shares}")
-    splits = create_splits(config.data)
+    splits = create_splits(for_network(config.data, config.model.args.get("in_chans"), "model.args.in_chans"))
     loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
                           config.trainer.seed, *shard())
     batches = min(len(loader), config.trainer.limit_train_batches or len(loader))
@@ -68,6 +69,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
         raise UserError(f"recipe.accumulation={recipe.accumulation} is more than an epoch's {batches} batches of "
                         f"{recipe.batch_size} images: no update would be made; give {batches} or less")
     spec, network = create_network(config, budgets, splits, device)
+    check_batch_norms(config, network)
     teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config))
     return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
 
@@ -78,17 +80,28 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
     torch.manual_seed(config.trainer.seed)
     model = config.model
     check_arguments(model.name, model.args)  # a checkpoint with others could not be opened
-    spec = ModelSpec(model.name, len(splits.classes), budgets.plain(), model.norm_affine, model.args,
+    arguments = with_channels(model.args, splits.channels)
+    spec = ModelSpec(model.name, len(splits.classes), budgets.plain(), model.norm_affine, arguments,
                      model.mask_norm)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
-                           mask_start=model.mask_start, **model.args, **drop_path(config))
+                           mask_start=model.mask_start, **arguments, **drop_path(config))
     if model.start is not None:
         splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head)
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)
     return spec, network.to(device, memory_format=layout(config))
+
+
+def check_batch_norms(config: TrainConfig, network: AdaptiveNetwork) -> None:
+    """Raise UserError where a batch norm would see one image at a time: its statistics would be that image's."""
+    size = config.recipe.batch_size
+    images = size if config.trainer.sync_batch_norm else size // world()
+    if images == 1 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        raise UserError(f"recipe.batch_size={size} leaves one image to the batch norms of {config.model.name}, which "
+                        f"need at least two: give recipe.batch_size={2 * size}, or a network with layer norms, such as "
+                        f"convnext_tiny")
 
 
 def layout(config: TrainConfig) -> torch.memory_format:

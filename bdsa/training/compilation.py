@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bdsa.config.image_size import ImageSize, height_width
 from bdsa.errors import UserError
 from bdsa.machine import compiler_names, has_compiler
 from bdsa.models.network import AdaptiveNetwork
@@ -26,16 +27,16 @@ def check_compiler(device: torch.device) -> None:
         raise UserError("trainer.compile=true needs the package triton on a GPU: pip install triton")
 
 
-def compiled(network: AdaptiveNetwork, image_size: int, phases: int, **options: Any) -> nn.Module:
+def compiled(network: AdaptiveNetwork, image_size: ImageSize, phases: int, **options: Any) -> nn.Module:
     """A module that calls `network` compiled; the weights and their names stay the network's own.
 
     Args:
         network: an adaptive network.
-        image_size: side of the square images that it will see.
+        image_size: of the images that it will see: a square's side, or [height, width].
         phases: how many combinations of temperature and noise there will be.
         options: further arguments of torch.compile.
     """
-    network.dense_macs((image_size, image_size))  # counted before: inside a graph it could not be
+    network.dense_macs(height_width(image_size))  # counted before: inside a graph it could not be
     graphs = (len(network.budgets) + 1) * phases  # the dense network too, as its own teacher
     limits = torch._dynamo.config  # the default of 8 would leave later graphs uncompiled
     limits.recompile_limit = max(limits.recompile_limit, graphs)

@@ -21,6 +21,7 @@ import torch
 from bdsa import distributed
 from bdsa.config.settings import TrainConfig
 from bdsa.data.class_names import shortened
+from bdsa.data.fingerprint import difference
 from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
 from bdsa.errors import UserError
@@ -63,6 +64,7 @@ class Fit:
                                       config.trainer.eval_batch_size, config.data.workers, *distributed.shard())
         self.step = TrainStep(config, assembly, device)
         self.best = BestEpochs(epoch_tolerance(config.budgets))
+        self.images = self.splits.fingerprint()
         self.done = 0  # epochs
 
     def __call__(self) -> None:
@@ -99,6 +101,11 @@ class Fit:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f"{self.run.last} lacks what a stopped training goes on from ({first_line(error)}); "
                             f"{advice(self.run.last)}") from error
+        for split, images in self.images.items():
+            if changed := difference(last.get("images", {}).get(split), images):
+                raise distributed.everywhere(
+                    f"the images of {split} are not those that {self.run.path} was trained on: {changed}. Put them "
+                    f"back, or train anew with trainer.fresh=true or another name=...")
         log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
 
     def introduce(self) -> None:
@@ -182,7 +189,7 @@ class Fit:
             checkpoints.save(self.run.best_of(kind), checkpoints.network_content(
                 networks[kind], spec, weights=kind, calibrated=False, **shared))
         checkpoints.save(self.run.last, checkpoints.network_content(
-            self.network, spec, best=self.best.rows, **shared, **self.step.state_dict()))
+            self.network, spec, best=self.best.rows, images=self.images, **shared, **self.step.state_dict()))
 
     def say(self, trained: Row, measured: list[Row], seconds_left: float) -> None:
         """Print and log a line."""

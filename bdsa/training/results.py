@@ -9,10 +9,12 @@ import torch
 from torch.utils.data import Dataset
 
 from bdsa.budgets import Budget, Budgets
+from bdsa.config.image_size import height_width
 from bdsa.config.settings import TrainConfig
 from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.data.subset import limited
+from bdsa.data.transforms import pixels
 from bdsa.distributed import shard, share_state
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
@@ -94,8 +96,8 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
     use_own_part(assembly.network)
     count, size, workers = config.budgets.calibration_images, config.trainer.eval_batch_size, config.data.workers
     if not assembly.budgets.has_dense and assembly.teacher is not self_teacher:
-        images = limited(assembly.splits.train, count)
-        augmented = train_loader(images, min(size, len(images)), workers, config.trainer.seed)
+        images = limited(assembly.splits.train, max(2, count))  # of one image there are no statistics
+        augmented = train_loader(images, min(max(2, size), len(images)), workers, config.trainer.seed)
         calibrate_dense_statistics(assembly.network, [x.to(device) for x, _ in augmented])
     if config.budgets.calibrate:
         images = eval_loader(limited(assembly.splits.train_eval, count), size, workers)
@@ -106,7 +108,7 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
 def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
     """The content of results.json."""
     return {"model": name, "parameters": sum(p.numel() for p in network.parameters()),
-            "dense_macs": network.dense_macs((splits.image_size, splits.image_size)),
+            "dense_macs": network.dense_macs(height_width(splits.image_size)),
             "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
             "trained_budgets": network.budgets.plain(), "rows": evaluation.rows}
 
@@ -143,7 +145,7 @@ def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budge
             logits, usage = network(images.to(device), budget=budget, return_usage=True)
             columns.append(MaskColumn(budget, [m.cpu() for m in usage.masks], usage.conditional_fraction.tolist(),
                                       [splits.classes[c] for c in logits.argmax(dim=1).tolist()]))
-    shown = (images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]).clamp(0, 1)
+    shown = pixels(images, splits.mean, splits.std)
     labels = [splits.classes[label] for _, label in samples]
     mask_picture(shown, columns, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
                  max_images=count, pdf=evaluation is not None)

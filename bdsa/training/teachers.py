@@ -11,7 +11,7 @@ from bdsa.budgets import DENSE, Budget
 from bdsa.config.settings import TeacherConfig
 from bdsa.data.datasets import Splits
 from bdsa.errors import UserError
-from bdsa.models.factory import create_dense_model
+from bdsa.models.factory import create_dense_model, with_channels
 from bdsa.models.weights import OTHER_CLASSES
 
 Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
@@ -62,15 +62,17 @@ class DenseTeacher:
 
     Args:
         network: any timm network with the student's classes.
-        mean, std: normalisation of the images that it will be given, [3] each.
+        mean, std: normalisation of the images that it will be given, a number a channel.
     """
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         self.network = network.eval().requires_grad_(False)
         cfg = getattr(network, "pretrained_cfg", None) or {}
         device = next(network.parameters()).device
-        own_mean, own_std, mean, std = (torch.tensor(v, device=device) for v in (
-            cfg.get("mean") or mean, cfg.get("std") or std, mean, std))
+        own = [cfg.get("mean") or mean, cfg.get("std") or std]
+        if len(own[0]) != len(mean):  # the teacher's first layer was made for other channels than it was trained on
+            own = [mean, std]
+        own_mean, own_std, mean, std = (torch.tensor(v, device=device) for v in (*own, mean, std))
         self.scale = (std / own_std)[:, None, None]
         self.shift = ((mean - own_mean) / own_std)[:, None, None]
         self.size = tuple(cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
@@ -103,9 +105,10 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     if config.kind == "self":
         return self_teacher
     name, classes = config.name or student, len(splits.classes)
+    arguments = with_channels({"num_classes": classes} if config.weights else {}, splits.channels)
     try:
         network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights, section="teacher",
-                                     **({"num_classes": classes} if config.weights else {}))
+                                     **arguments)
     except UserError as error:
         raise UserError(f"teacher {name}: {error}") from error
     if network.num_classes != classes:

@@ -18,6 +18,7 @@ from bdsa.commands.benchmark.profile import write_profiles
 from bdsa.commands.benchmark.subject import Subject, find_subject
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
 from bdsa.config.benchmark import BenchmarkConfig
+from bdsa.config.image_size import as_set
 from bdsa.errors import UserError
 from bdsa.machine import processor
 from bdsa.models.dense_copy import dense_copy
@@ -87,7 +88,7 @@ def measured(config: BenchmarkConfig, subject: Subject, peers: Sequence[str], in
     best = min(medians, key=medians.__getitem__)
     timed = [timed_row(row, ms[row["name"]], medians[best]) for row in rows]
     return {"what": config.what, "model": subject.name, "batch_size": size, "threads": torch.get_num_threads(),
-            "processor": processor(), "image_size": inputs[0].shape[-1], "masks": latency.asked_masks,
+            "processor": processor(), "image_size": as_set(inputs[0].shape[2:]), "masks": latency.asked_masks,
             "images": subject.source, "execution": latency.execution, "peers": medians, "best_peer": best,
             "best_dense_ms": medians[best], "rows": timed, "break_even": break_even(timed), "peer_rounds_ms": made,
             "rounds": latency.rounds, "seed": config.trainer.seed}

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from bdsa.config.image_size import in_words
 from bdsa.report.terminal import counted, print_whole
 
 GOAL = 0.85  # efficiency that is asked for; a row below it wants an explanation: latency.profile=true
@@ -23,7 +24,8 @@ def latency_table(result: Mapping[str, Any]) -> Table:
         result: the content of benchmark.json.
     """
     images = "synthetic masks" if result["masks"] == "synthetic" else f"its own masks on {result['images']}"
-    title = (f"{result['model']}, batch {result['batch_size']}, {result['image_size']} pixels, float32, {images}, "
+    pixels = f"{in_words(result['image_size'])} pixels"
+    title = (f"{result['model']}, batch {result['batch_size']}, {pixels}, float32, {images}, "
              f"{result['execution']} execution\n{result['processor']}, {counted(result['threads'], 'thread')}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="", title=title)
     table.add_column("", no_wrap=True)

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from bdsa.budgets import Budget, Budgets
 from bdsa.commands.asked_data import data_settings
 from bdsa.config.benchmark import BenchmarkConfig
+from bdsa.config.data import for_network
+from bdsa.config.image_size import height_width
 from bdsa.config.settings import DataConfig
 from bdsa.data.datasets import create_splits, get_split
 from bdsa.data.subset import limited
 from bdsa.errors import UserError
 from bdsa.models import checkpoints
-from bdsa.models.factory import check_image_size, create_model
+from bdsa.models.factory import check_image_size, create_model, input_channels
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.evaluation import evaluated_budgets
 
@@ -106,7 +108,7 @@ def _test_images(config: BenchmarkConfig, named: frozenset[str], content: dict, 
     if "data" not in named:  # the default data set of bdsa-benchmark is not what was asked for
         chosen = {f.name: getattr(asked, f.name) for f in fields(DataConfig) if f"data.{f.name}" in named}
         asked = DataConfig(**{"name": "", **chosen})
-    splits = create_splits(data_settings(asked, content))
+    splits = create_splits(for_network(data_settings(asked, content), input_channels(network), name))
     if len(splits.classes) != network.num_classes:
         raise UserError(f"checkpoint {config.latency.checkpoint} has {network.num_classes} classes, the data "
                         f"{len(splits.classes)}")
@@ -126,4 +128,4 @@ def _noise(config: BenchmarkConfig, content: dict | None, network: AdaptiveNetwo
         size = network.pretrained_cfg["input_size"][-1]
     check_image_size(network, name, size)
     generator = torch.Generator().manual_seed(config.trainer.seed)
-    return torch.randn(count, 3, size, size, generator=generator)
+    return torch.randn(count, input_channels(network), *height_width(size), generator=generator)

@@ -15,6 +15,7 @@ from torch import Tensor
 from bdsa.budgets import Budget
 from bdsa.data.seeds import mixed_seed
 from bdsa.models.blocks import AdaptiveBlock
+from bdsa.models.factory import input_channels
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
 
@@ -37,7 +38,7 @@ def block_shapes(network: AdaptiveNetwork, size: tuple[int, int]) -> list[BlockS
         network.execution = "masked"  # which calls the blocks
         like = next(network.parameters())
         with torch.inference_mode():
-            network.eval()(like.new_zeros(1, 3, *size))
+            network.eval()(like.new_zeros(1, input_channels(network), *size))
     finally:
         network.train(training)
         network.execution = execution
