@@ -1,8 +1,9 @@
 """Adaptive forms of timm's residual blocks: the same weights under the same names, plus mask units.
 
-A block is adapted by changing its class in place (`bdsa.models.surgery`). Called as timm calls it,
-`block(x)`, it is the dense block. `block.run(x, request)` computes `identity + m * residual(x)` for
-the requested budget, and returns what it cost. Which layers are needed where (docs/method.md, section 3):
+A block is adapted by changing its class in place (`bdsa.models.surgery`). `block.run(x, request)` computes
+`identity + m * residual(x)` for the requested budget, and returns what it cost. Called as timm calls it,
+`block(x)`, it is the dense block, unless a budget was asked for around the call (`bdsa.models.asking`).
+Which layers are needed where (docs/method.md, section 3):
 
     basic       conv1 at D(m), output resolution     conv2 at m
     bottleneck  conv1 at D(m), input resolution      conv2 and conv3 at m
@@ -20,6 +21,7 @@ from bdsa.method.dilation import dilate, dilate_to_input
 from bdsa.method.macs import active, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
 from bdsa.method.norms import BudgetNorm, add_budget_norms
+from bdsa.models.asking import asked_of
 from bdsa.models.usage import BlockUsage, Request
 
 
@@ -40,6 +42,16 @@ class AdaptiveBlock(nn.Module):
         for norm in norms:
             add_budget_norms(norm, names, affine)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, H, W] -> [B, C', h, w], at the budget that is asked for around the call, else densely."""
+        asked = asked_of(self)
+        if asked is None or asked.request is None:
+            return super().forward(x)
+        y, used = self.run(x, asked.request, None if asked.given is None else next(asked.given))
+        if asked.used is not None:
+            asked.used.append(used)
+        return y
+
     def run(self, x: Tensor, request: Request, given: Tensor | None = None) -> tuple[Tensor, BlockUsage]:
         """The block's output and what it used for the requested budget.
 
@@ -49,7 +61,7 @@ class AdaptiveBlock(nn.Module):
             given: bool [B, 1, h, w], a mask that replaces the mask unit's decision.
         """
         if request.budget is None:
-            y = self(x)
+            y = super().forward(x)
             dilated_macs, masked_macs = self.macs_per_position()
             mask = y.new_ones((y.shape[0], 1, *y.shape[2:]), dtype=torch.bool)
             total = self.dilated_positions(x, y) * dilated_macs + y.shape[2] * y.shape[3] * masked_macs

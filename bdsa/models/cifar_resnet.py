@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
 from timm.models.resnet import BasicBlock, make_blocks
 from torch import Tensor, nn
 
@@ -78,6 +79,20 @@ class CifarResNet(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         x = self.act1(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x)))
+
+    def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False,
+                              stop_early: bool = False, output_fmt: str = "NCHW", intermediates_only: bool = False
+                              ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The last map and those after the chosen stages, all three unless told otherwise; arguments as in timm."""
+        chosen, last = feature_take_indices(3, indices)
+        x, found = self.act1(self.bn1(self.conv1(x))), []
+        for i, stage in enumerate((self.layer1, self.layer2, self.layer3)):
+            if stop_early and i > last:
+                break
+            x = stage(x)
+            if i in chosen:
+                found.append(x)
+        return found if intermediates_only else (x, found)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = self.global_pool(x)

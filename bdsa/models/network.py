@@ -4,18 +4,23 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.compiler import is_compiling
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from bdsa.budgets import DENSE, Budgets
 from bdsa.config.names import EXECUTIONS
-from bdsa.errors import unknown
+from bdsa.errors import UserError, unknown
 from bdsa.method.macs import count_dense_macs
+from bdsa.models.asking import asking, budget_around
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.usage import BlockUsage, Request, Usage
@@ -27,6 +32,7 @@ class AdaptiveNetwork(nn.Module):
     budgets: Budgets
     feature_info: list[dict[str, Any]]  # timm's: channels and reduction of each stage
     _execution = "masked"
+    watch_weights = True
 
     @property
     def execution(self) -> str:
@@ -35,8 +41,21 @@ class AdaptiveNetwork(nn.Module):
         "masked" computes densely and multiplies by the masks, which is what training does; "sparse" computes
         the active positions alone, with the same results to rounding; "auto" lets each block go the faster way
         (`bdsa.sparse.auto`). The dense network, budget 1, is timm's own in the first, bit for bit, and runs through
-        the same kernels in the others. Weights may change at any time: what was made from them is made anew. Forward
-        hooks on modules are called in masked execution alone.
+        the same kernels in the others.
+
+        Sparse execution computes with copies of the weights. Before every inference it is seen whether the network is
+        still what they were made from: its modules, parameters and buffers, and all that these hold, which is read
+        at the speed of memory. So weights may change in any way: by an optimiser (fused ones too), by
+        `load_state_dict`, by writes through `.data` or numpy, by averaged weights that are swapped in, by other
+        layers, by `torch.func.functional_call`. Where `watch_weights` is False, contents are not read. Then
+        operations on a tensor are still seen, and whatever replaces a tensor or a module; what goes around these
+        (`.data.copy_()`, fused optimisers, numpy) must be announced by `weights_changed()`. What is no tensor, a stride
+        or an eps that is set by hand, must always be.
+
+        Masked execution runs instead where others want to see or change what happens: dispatch and function modes
+        (FlopCounterMode), torch.jit.trace, torch.compile, torch.export, torch.func, hooks on a module within or on all
+        modules, pruning, parametrisations, a module in training mode. It also runs where a weight or an image is
+        infinite or not a number, so that this shows in the logits. A profiler sees the sparse operators one by one.
         """
         return self._execution
 
@@ -45,6 +64,10 @@ class AdaptiveNetwork(nn.Module):
         if value not in EXECUTIONS:
             raise unknown("execution", value, EXECUTIONS)
         self._execution = value
+
+    def weights_changed(self) -> None:
+        """Say that weights have changed in a way that is not seen; needed only as `execution` describes."""
+        _sparse().forget(self)
 
     def set_budgets(self, budgets: Budgets) -> None:
         """Remember which budgets the blocks were given (called by `adapt`)."""
@@ -59,7 +82,40 @@ class AdaptiveNetwork(nn.Module):
         """The blocks that own mask units, in the order of `Usage.masks`."""
         return [m for m in self.trunk() if isinstance(m, AdaptiveBlock)]
 
-    def forward(self, x: Tensor, budget: float = DENSE, return_usage: bool = False, *, temperature: float = 1.0,
+    @contextmanager
+    def at_budget(self, budget: float) -> Iterator[None]:
+        """Within it, what is called without a budget runs at this one, in this thread.
+
+        That is the network itself, its `forward_features` and `forward_intermediates`, and whatever calls its blocks or
+        stages: timm's and torchvision's feature extractors, or a loop by hand. 1 is the dense network.
+
+        Raises:
+            UserError: for a budget that this network was not trained for, and in training with gradient checkpointing,
+                whose second forward pass comes after it has ended.
+        """
+        asked = self.budgets.require(budget)
+        if self.training and getattr(self, "grad_checkpointing", False):
+            raise UserError("gradient checkpointing cannot repeat what at_budget asks for: call "
+                            "network(x, budget=...), or set_grad_checkpointing(False)")
+        request = None if asked.is_dense else Request(asked.name)
+        with asking(self, self.adaptive_blocks(), float(asked), request):
+            yield
+
+    def forward_features(self, x: Tensor, *arguments: Any, budget: float | None = None, **more: Any) -> Tensor:
+        """timm's: the last feature map [B, C, h, w], at a budget.
+
+        Args:
+            budget: as in `forward`; None: that of `at_budget`, or dense, which one line says.
+        """
+        with nullcontext() if budget is None else self.at_budget(budget):
+            return super().forward_features(x, *arguments, **more)
+
+    def forward_intermediates(self, x: Tensor, *arguments: Any, budget: float | None = None, **more: Any) -> Any:
+        """timm's: feature maps of stages, at a budget; see `forward_features`."""
+        with nullcontext() if budget is None else self.at_budget(budget):
+            return super().forward_intermediates(x, *arguments, **more)
+
+    def forward(self, x: Tensor, budget: float | None = None, return_usage: bool = False, *, temperature: float = 1.0,
                 noise: bool = False, differentiable_dilation: bool = True,
                 published_cost: bool = False, shard: tuple[int, int] = (0, 1),
                 masks: Sequence[Tensor] | None = None) -> Tensor | tuple[Tensor, Usage]:
@@ -67,7 +123,8 @@ class AdaptiveNetwork(nn.Module):
 
         Args:
             x: [B, 3, H, W], normalised images.
-            budget: one of the trained budgets, or 1.0 for the dense network (timm's own output).
+            budget: one of the trained budgets, or 1.0 for the dense network (timm's own output); None: that of
+                `at_budget` around the call, or the dense network.
             return_usage: also return what was used.
             temperature: tau of the masks' gradient while training.
             noise: whether Gumbel noise is added to the mask logits (training).
@@ -84,31 +141,63 @@ class AdaptiveNetwork(nn.Module):
             UserError: for a budget that this network was not trained for.
             ValueError: for masks that are not one a block.
         """
+        if isinstance(budget, fx.Proxy):
+            raise UserError("torch.fx cannot trace a network whose budget is an argument: use forward_intermediates(x, "
+                            "budget=0.5), or an extractor of modules within network.at_budget(0.5)")
+        if budget is None:
+            around = budget_around(self)
+            budget = DENSE if around is None else around
         asked = self.budgets.require(budget)
         plain = asked.is_dense and not return_usage
         if plain and self._execution == "masked":
-            return super().forward(x)
+            return self._dense(x)
         request = Request(None if asked.is_dense else asked.name, temperature, noise, differentiable_dilation,
                           published_cost, shard)
         size = tuple(x.shape[2:])
-        if ((plain or not asked.is_dense) and self._execution != "masked"
-                and (ran := _sparse_runner()(self, x, asked.name, None if plain else masks, return_usage)) is not None):
-            return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
+        if (plain or not asked.is_dense) and self._execution != "masked" and not is_compiling():
+            ran = _sparse().run_sparse(self, x, asked.name, None if plain else masks, return_usage)
+            if ran is not None:
+                return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         if plain:
-            return super().forward(x)
+            return self._dense(x)
         given = itertools.repeat(None) if masks is None else self.one_a_block(masks)
         used: list[BlockUsage] = []
+        checkpoints = getattr(self, "grad_checkpointing", False) and self.training
+        if not is_compiling() and not checkpoints and self._has_listeners():
+            with asking(self, self.adaptive_blocks(), budget, request, given, used):
+                logits = super().forward(x)
+            return (logits, Usage.gather(used, self.dense_macs(size))) if return_usage else logits
         for module in self.trunk():
             if not isinstance(module, AdaptiveBlock):
                 x = module(x)
                 continue
-            if getattr(self, "grad_checkpointing", False) and self.training and x.requires_grad:
+            if checkpoints and x.requires_grad:
                 x, usage = checkpoint(module.run, x, request, next(given), use_reentrant=False)
             else:
                 x, usage = module.run(x, request, next(given))
             used.append(usage)
         logits = self.forward_head(x)
         return (logits, Usage.gather(used, self.dense_macs(size))) if return_usage else logits
+
+    def _dense(self, x: Tensor) -> Tensor:
+        """timm's own forward pass."""
+        if is_compiling():
+            return super().forward(x)
+        with asking(self, self.adaptive_blocks(), DENSE, None):
+            return super().forward(x)
+
+    def _has_listeners(self) -> bool:
+        """Whether there are hooks on blocks or on what holds them, which only a call of these as modules reaches."""
+        if _has_any_global_hook():
+            return True
+        trunk = {id(module) for module in self.trunk()}
+        blocks: list[nn.Module] = list(self.adaptive_blocks())
+        waiting = [m for m in self.children() if id(m) not in trunk]
+        while waiting:
+            blocks.append(holder := waiting.pop())
+            waiting += [m for m in holder.children() if id(m) not in trunk]
+        return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+                   for m in blocks)
 
     def one_a_block(self, masks: Sequence[Tensor]) -> Iterator[Tensor]:
         """Iterate over given masks, if they are as many as the adaptive blocks."""
@@ -125,9 +214,9 @@ class AdaptiveNetwork(nn.Module):
 
 
 @functools.cache
-def _sparse_runner() -> Callable[..., tuple[Tensor, list[BlockUsage]] | None]:
-    """`run_sparse`, found by its name: sparse execution is made of the blocks here, which know nothing of it."""
-    return importlib.import_module("bdsa.sparse.execution").run_sparse
+def _sparse() -> ModuleType:
+    """`bdsa.sparse.execution`, found by its name: it is made of the blocks here, which know nothing of it."""
+    return importlib.import_module("bdsa.sparse.execution")
 
 
 class AdaptiveResNet(AdaptiveNetwork, ResNet):

@@ -61,4 +61,18 @@ def _make_adaptable(network: nn.Module, name: str) -> None:
         return
     if lacking := [part for part in PARTS if not hasattr(network, part)]:
         raise UserError(f"model {name}: a {kind.__name__} has no {' and no '.join(lacking)}")
-    NETWORKS[kind] = type(f"Adaptive{kind.__name__}", (AdaptiveNetwork, kind), {"trunk": kind.trunk})
+    NETWORKS[kind] = _adaptive_class(kind)
+
+
+def _adaptive_class(kind: Any) -> type[AdaptiveNetwork]:
+    """A class's adaptive form."""
+    def reduce(network: AdaptiveNetwork, protocol: int) -> tuple:
+        return _empty, (kind,), vars(network)  # the class has no name to be found by; the user's has
+
+    return type(f"Adaptive{kind.__name__}", (AdaptiveNetwork, kind), {"trunk": kind.trunk, "__reduce_ex__": reduce})
+
+
+def _empty(kind: type[nn.Module]) -> AdaptiveNetwork:
+    """A network of a class's adaptive form whose state comes next: how pickle and copy begin."""
+    adaptive = NETWORKS.setdefault(kind, _adaptive_class(kind))
+    return adaptive.__new__(adaptive)

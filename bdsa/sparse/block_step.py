@@ -34,7 +34,7 @@ class BlockStep:
     plan: Plan | None
     scorer: Member | Alone | None = None
     break_even: float | None = None
-    rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
+    rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64, device="cpu"))
     ran_masked: bool = False
     folded: AdaptiveBlock | None = None
 

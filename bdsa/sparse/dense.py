@@ -29,15 +29,15 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
     while left:
         module = left.pop(0)
         if isinstance(module, nn.Conv2d) and _known(module):
-            norm = left.pop(0) if left and isinstance(left[0], nn.BatchNorm2d) else None
-            relu = bool(left) and isinstance(left[0], nn.ReLU)
+            norm = left.pop(0) if left and type(left[0]) is nn.BatchNorm2d else None
+            relu = bool(left) and type(left[0]) is nn.ReLU
             if relu:
                 left.pop(0)
             pool = bool(left) and _known_pool(left[0])
             if pool:
                 left.pop(0)
             steps.append(Convolution(module, norm, relu, pool, width))
-        elif isinstance(module, LayerNorm2d):
+        elif type(module) is LayerNorm2d:
             steps.append(_LayerNorm(module))
         else:
             steps.append(_AsItIs(module))
@@ -134,7 +134,7 @@ def _known(layer: nn.Conv2d) -> bool:
 
 
 def _known_pool(module: nn.Module) -> bool:
-    return isinstance(module, nn.MaxPool2d) and _pair(module.kernel_size) == (3, 3) and not module.ceil_mode \
+    return type(module) is nn.MaxPool2d and _pair(module.kernel_size) == (3, 3) and not module.ceil_mode \
         and _pair(module.stride) == (2, 2) and _pair(module.padding) == (1, 1) and _pair(module.dilation) == (1, 1)
 
 

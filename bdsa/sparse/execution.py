@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,44 +13,43 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
-from bdsa.method.norms import BatchStatistics, BudgetNorm
+from bdsa.errors import UserError
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native
 from bdsa.sparse.executor import Executor, refusal
+from bdsa.sparse.watch import Watch, watcher
 
 log = logging.getLogger(__name__)
 _executors: weakref.WeakKeyDictionary[nn.Module, _Executors] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 _said: set[str] = set()
 
 
 @dataclass
 class _Made:
-    """An executor, the classifier and the state of the weights that it was made from."""
-    executor: Executor
-    classifier: nn.Module
-    watched: list[Tensor]
-    state: list[int]
+    """An executor, or None where there can be none, and what it was made from."""
+    watch: Watch
+    executor: Executor | None
 
 
 class _Executors:
     """A network's executors by budget."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self) -> None:
         self.made: dict[str, _Made] = {}
         self.found: dict[str, Any] | None = None
-        network.register_load_state_dict_post_hook(lambda *_: self.made.clear())  # it may replace tensors
 
-    def of(self, network: nn.Module, budget: str) -> Executor:
-        """The executor of a budget, made now if need be, or anew where a weight or statistic has changed."""
+    def of(self, network: nn.Module, budget: str) -> _Made:
+        """What was made for a budget, made now if need be, or anew where the network has changed."""
         made = self.made.get(budget)
-        classifier = network.get_classifier()  # which users replace
-        if made is None or made.classifier is not classifier or made.state != _state(made.watched):
+        if made is None or not made.watch.is_current(read=network.watch_weights):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
-                executor = Executor.of(network, budget)
-            watched = _tensors_of(network, budget)
-            made = self.made[budget] = _Made(executor, classifier, watched, _state(watched))
-            self._explain(executor)
-        return made.executor
+                watch = Watch(network, budget)  # before the weights are read: what changes meanwhile is seen
+                made = _Made(watch, Executor.of(network, budget) if watch.reason is None else None)
+            self.made[budget] = made
+            if made.executor is not None:
+                self._explain(made.executor)
+        return made
 
     def choose(self, executor: Executor, x: Tensor, automatic: bool) -> None:
         """Set which way the executor's blocks go: sparsely, or as a calibration on this machine says."""
@@ -75,29 +76,21 @@ class _Executors:
             _say_once(f"blocks with {reason} have no sparse form and run masked")
 
 
-def _tensors_of(network: nn.Module, budget: str) -> list[Tensor]:
-    """The weights and statistics that a budget uses: others may change. The fewer, the faster an inference begins."""
-    found: dict[int, Tensor] = {}
-    others = {b.name for b in network.budgets.adaptive} - {budget}
-    for name, module in network.named_modules():
-        own = module.per_budget[budget] if isinstance(module, BudgetNorm) and budget in module.per_budget else None
-        if own is not None and not isinstance(own, BatchStatistics):
-            continue  # the budget's own norm stands in for this one
-        if not others.isdisjoint(name.split(".")):
-            continue
-        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        found.update({id(t): t for t in tensors if t.is_floating_point() and not t.is_inference()})
-    return list(found.values())
-
-
-def _state(watched: list[Tensor]) -> list[int]:
-    """In-place changes count a tensor's version up; a move to another device or type changes all pointers at once."""
-    return [watched[0].data_ptr() if watched else 0, *[t._version for t in watched]]
-
-
 def executor_of(network: nn.Module, budget: str) -> Executor:
-    """The executor of a network in evaluation mode at a budget, by name."""
-    return _kept(network).of(network, budget)
+    """The executor of a network in evaluation mode at a budget, by name.
+
+    Raises:
+        UserError: if there can be none.
+    """
+    made = _kept(network).of(network, budget)
+    if made.executor is None:
+        raise UserError(f"this network has no sparse execution: {made.watch.reason}")
+    return made.executor
+
+
+def forget(network: nn.Module) -> None:
+    """Make all anew that was made of a network's weights, when it is next used."""
+    _kept(network).made = {}
 
 
 def break_even(network: nn.Module) -> dict[str, Any] | None:
@@ -115,9 +108,8 @@ def use_break_even(network: nn.Module, found: dict[str, Any]) -> None:
 
 
 def _kept(network: nn.Module) -> _Executors:
-    if network not in _executors:
-        _executors[network] = _Executors(network)
-    return _executors[network]
+    with _lock:
+        return _executors.setdefault(network, _Executors())
 
 
 def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tensor] | None, count: bool
@@ -128,21 +120,32 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
         budget: its name; the dense network's has usage only in masked execution.
         x, given, count: see `Executor.__call__`.
     """
-    if network.training or x.is_meta:
+    if network.training or getattr(x, "is_meta", False):
         return None
     if torch.is_grad_enabled():
         _say_once("sparse execution carries no gradient: masked execution runs instead; wrap the call in "
                   "torch.inference_mode()")
         return None
-    if reason := refusal(x):
-        _say_once(f"masked execution runs instead of sparse: {reason}")
+    own = "the network has a forward_head of its own" if "forward_head" in vars(network) else None
+    if reason := watcher() or refusal(x) or own:
+        _masked_instead(reason)
         return None
     if budget == DENSE.name and (native.unavailable() or x.device.type != "cpu"):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
-    executor = kept.of(network, budget)
-    kept.choose(executor, x, network.execution == "auto")
-    return executor.classify(x, given, count, network.forward_head)
+    made = kept.of(network, budget)
+    if made.executor is None or (reason := made.watch.occupied()):
+        _masked_instead(reason or made.watch.reason)
+        return None
+    if not math.isfinite(x.sum().item()):  # masked execution carries it to positions that are not computed here
+        _masked_instead("an image holds what is infinite or not a number")
+        return None
+    kept.choose(made.executor, x, network.execution == "auto")
+    return made.executor.classify(x, given, count, network.forward_head)
+
+
+def _masked_instead(reason: str | None) -> None:
+    _say_once(f"masked execution runs instead of sparse: {reason}")
 
 
 def _say_once(message: str) -> None:

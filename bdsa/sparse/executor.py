@@ -83,8 +83,7 @@ class Executor:
         Args:
             head: the network's own, from the last map [B, C, h, w].
         """
-        watched = count or torch.compiler.is_compiling() or torch.autograd._profiler_enabled()
-        if watched or self.head is None:
+        if count or torch.autograd._profiler_enabled() or self.head is None:
             features, used = self(x, given, count)
             return (head(features) if self.head is None else self._logits(features).clone()), used
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
@@ -237,6 +236,8 @@ def _take(mask: Tensor, room: Tensor) -> Tensor:
 
 def refusal(x: Tensor) -> str | None:
     """Why an input cannot run sparsely, or None."""
+    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
+        return f"an input is a {type(x).__name__}, not a plain tensor"
     if x.device.type not in ("cpu", "cuda"):
         return f"there are sparse kernels for CPUs and CUDA, not for {x.device.type}"
     if x.dtype != torch.float32:

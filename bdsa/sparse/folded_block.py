@@ -6,6 +6,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from bdsa.method.norms import BudgetBatchNorm2d
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.sparse.packing import budget_norm, folded
 
@@ -25,10 +26,14 @@ def folded_block(block: AdaptiveBlock, budget: str) -> AdaptiveBlock:
         budget: its name.
     """
     copied = copy.deepcopy(block, {id(block.mask_units): nn.ModuleDict()}).eval()
-    leaves = [(name, m) for name, m in copied.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))
-              and ".per_budget." not in name]
-    for (_, layer), (name, norm) in zip(leaves, leaves[1:]):
-        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+    pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+    shortcut = getattr(copied, "downsample", None)
+    if isinstance(shortcut, nn.Sequential):
+        pairs += [(f"downsample.{i}", f"downsample.{i + 1}") for i in range(len(shortcut) - 1)]
+    modules = dict(copied.named_modules())
+    for before, name in pairs:
+        layer, norm = modules.get(before), modules.get(name)
+        if type(layer) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BudgetBatchNorm2d):  # others stay as they are
             weight, bias = folded(layer, budget_norm(norm, budget))
             layer.weight, layer.bias = nn.Parameter(weight.float()), nn.Parameter(bias.float())
             copied.set_submodule(name, _Folded())

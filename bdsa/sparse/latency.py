@@ -82,14 +82,14 @@ def network_engine(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
     """The adaptive network at a budget.
 
     Args:
-        network: in eval mode.
+        network: in eval mode; its weights are taken for constants, as other engines take theirs (`watch_weights`).
         inputs: images [B, 3, H, W] each.
         budget: one that it has.
-        execution: "sparse", "auto" or "masked"; the network is left at it.
+        execution: "sparse", "auto" or "masked"; the network is left at it, and unwatched.
         masks: for every input, a mask a block; None: the network's own.
     """
     def infer(number: int) -> Tensor:
-        network.execution = execution
+        network.execution, network.watch_weights = execution, False
         return network(inputs[number], budget=budget, masks=None if masks is None else masks[number])
 
     return infer
@@ -115,7 +115,7 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         budget latency_ms, the median of an inference, and speedup, against the faster of PyTorch's dense network
         as it is ("eager") and with its batch norms folded ("folded").
     """
-    training, before = network.training, network.execution
+    training, before, watched = network.training, network.execution, network.watch_weights
     network.eval()
     images = images.contiguous(memory_format=torch.channels_last)
     inputs = list(images[:len(images) // batch_size * batch_size].split(batch_size))
@@ -129,7 +129,7 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         ms = {name: median(each) for name, each in time_engines(engines, len(inputs), rounds, seconds).items()}
     finally:
         network.train(training)
-        network.execution = before
+        network.execution, network.watch_weights = before, watched
     best = min((name for name in ms if name in ("eager", "folded")), key=ms.__getitem__)
     about = {"batch_size": batch_size, "threads": torch.get_num_threads(), "processor": processor(),
              "dense_ms": ms[best], "dense_engine": best, "execution": execution}

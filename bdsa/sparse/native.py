@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int64, c_void_p, pointer
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint64, c_void_p, pointer
 
 import torch
 from torch import Tensor
@@ -47,6 +47,8 @@ _Residual = _structure(
     ("first second third", POINTER(_Matrix)), ("projected", c_void_p),
     ("projected_height projected_width projected_stride", c_int), ("projection", POINTER(_Matrix)),
     ("everywhere", c_int), ("board", POINTER(_Board)), ("rows", c_void_p))
+_Piece = _structure("Piece", ("data", c_void_p), ("bytes", c_int64))
+_Contents = _structure("Contents", ("pieces digests", c_void_p), ("count", c_int))
 _ConvNext = _structure(
     "ConvNext", ("x mask", c_void_p), ("images height width", c_int), ("depthwise", POINTER(_Depthwise)),
     ("eps", c_float), ("first second", POINTER(_Matrix)), ("response", c_void_p), ("response_eps", c_float),
@@ -165,6 +167,19 @@ def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Ten
                       pointer(_matrix(w2, b2)), _at(response), response_eps,
                       _board(board, board_bias, products, columns), _at(rows))
     _call("convnext", block, x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products)
+
+
+def pieces(places: list[tuple[int, int]]) -> ctypes.Array:
+    """Pieces of memory for `digests`: address and bytes of each."""
+    return (_Piece * len(places))(*places)
+
+
+def digests(memory: ctypes.Array) -> bytes:
+    """A digest of what each piece holds, 64 bits one after another."""
+    found = (c_uint64 * len(memory))()
+    operation = _Contents(ctypes.addressof(memory), ctypes.addressof(found), len(memory))
+    library().bdsa_contents(byref(operation), torch.get_num_threads())
+    return bytes(found)
 
 
 def _call(name: str, operation: ctypes.Structure, *tensors: Tensor | None) -> None:

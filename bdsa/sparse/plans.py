@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from timm.layers import GELU, GlobalResponseNormMlp
+from timm.layers import GELU, ConvMlp, GlobalResponseNormMlp, Mlp
 from torch import Tensor, nn
 
-from bdsa.method.norms import BudgetNorm
+from bdsa.method.norms import NORMS, BudgetNorm
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.sparse import operators
@@ -36,7 +36,8 @@ class Shortcut:
         self.before: list[nn.Module] = layers
         self.matrix: Packed | None = None
         self.stride = 1
-        if len(layers) >= 2 and isinstance(layers[-2], nn.Conv2d) and plain_convolution(layers[-2], 1):
+        known = len(layers) >= 2 and type(layers[-1]) in NORMS.values()
+        if known and isinstance(layers[-2], nn.Conv2d) and plain_convolution(layers[-2], 1):
             *self.before, convolution, norm = layers
             self.stride = convolution.stride[0]
             weight, bias = folded(convolution, budget_norm(norm, budget))
@@ -183,22 +184,36 @@ def _board(following: Following | None) -> tuple:
 
 
 def why_masked(block: AdaptiveBlock) -> str | None:
-    """What in a block has no sparse form, or None."""
+    """What in a block has no sparse form, or None. A layer of a class that is not timm's own is not known here."""
+    if type(block) not in KINDS:
+        return f"the class {type(block).__name__}"
+    layers = {name: m for name, m in block.named_children() if name.startswith(("conv", "bn", "act", "norm"))}
+    for name, layer in layers.items():
+        if name.startswith(("bn", "norm")) and type(layer) not in NORMS.values():
+            return f"a norm {type(layer).__name__}"
     if isinstance(block, AdaptiveConvNeXtBlock):
-        if block.conv_dw.kernel_size != (7, 7) or block.conv_dw.groups != block.conv_dw.in_channels:
-            return f"a depthwise kernel of {block.conv_dw.kernel_size}"
-        exact = isinstance(block.mlp.act, (nn.GELU, GELU)) and getattr(block.mlp.act, "approximate", "none") == "none"
-        return None if exact else f"activation {type(block.mlp.act).__name__}"
-    layers = {name: m for name, m in block.named_children() if name.startswith("conv")}
+        return _why_masked_convnext(block)
     if any(not plain_convolution(layer, None, grouped=name == "conv2" and isinstance(block, AdaptiveBottleneck))
-           for name, layer in layers.items()):
+           for name, layer in layers.items() if name.startswith("conv")):
         return "convolutions other than 1x1 and 3x3"
-    activations = [m for name, m in block.named_children() if name.startswith("act")]
-    if any(not isinstance(a, nn.ReLU) for a in activations):
-        return f"activation {type(activations[0]).__name__}"
+    activations = [m for name, m in layers.items() if name.startswith("act")]
+    if other := [a for a in activations if type(a) is not nn.ReLU]:
+        return f"activation {type(other[0]).__name__}"
     if isinstance(block, AdaptiveBottleneck) and block.conv1.stride != (1, 1):
         return "a stride in its first layer"
     return None
+
+
+def _why_masked_convnext(block: AdaptiveConvNeXtBlock) -> str | None:
+    if block.conv_dw.kernel_size != (7, 7) or block.conv_dw.groups != block.conv_dw.in_channels:
+        return f"a depthwise kernel of {block.conv_dw.kernel_size}"
+    if type(block.mlp.act) not in (nn.GELU, GELU) or getattr(block.mlp.act, "approximate", "none") != "none":
+        return f"activation {type(block.mlp.act).__name__}"
+    if type(block.conv_dw) is not nn.Conv2d or type(block.mlp) not in (Mlp, ConvMlp, GlobalResponseNormMlp):
+        return "layers of other classes"
+    if any(type(layer) not in (nn.Linear, nn.Conv2d) for layer in (block.mlp.fc1, block.mlp.fc2)):
+        return "layers of other classes"
+    return None if type(getattr(block.mlp, "norm", None)) in (type(None), nn.Identity) else "a norm between its layers"
 
 
 def plain_convolution(layer: nn.Module, kernel: int | None, grouped: bool = False) -> bool:

@@ -96,11 +96,15 @@ inline void Dense::run(int threads) const {
     });
 }
 
-// target = max(target, source)
+// target = max(target, source), and not a number where one of them is not.
 inline void larger(float* target, const float* source, int count) {
     int i = 0;
-    for (; i + LANES <= count; i += LANES) store(target + i, at_least(load(target + i), load(source + i)));
-    for (; i < count; i++) target[i] = std::max(target[i], source[i]);
+    for (; i + LANES <= count; i += LANES) {
+        const Vector old = load(target + i), other = load(source + i);
+        store(target + i, (other > old) | (other != other) ? other : old);
+    }
+    for (; i < count; i++)
+        if (source[i] > target[i] || source[i] != source[i]) target[i] = source[i];
 }
 
 // The same convolution, then the largest of each 3x3 window of stride 2 and padding 1. The convolution itself is never

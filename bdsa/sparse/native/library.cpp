@@ -1,4 +1,5 @@
 // What the library offers, as plain C functions: an operation is a structure of pointers and sizes that knows how to run.
+#include "contents.h"
 #include "convnext.h"
 #include "dense.h"
 #include "maps.h"
@@ -29,6 +30,7 @@ OPERATION(bdsa_decide, Decision)
 OPERATION(bdsa_unit, UnitDecision)
 OPERATION(bdsa_residual, Residual)
 OPERATION(bdsa_convnext, ConvNext)
+OPERATION(bdsa_contents, Contents)
 
 void bdsa_play(const Call* calls, int count) {
     for (int i = 0; i < count; i++) calls[i].function(calls[i].operation, calls[i].threads);

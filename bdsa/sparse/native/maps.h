@@ -109,7 +109,7 @@ struct Subsample {
                     const float* source = x + (((size_t)image * height + row) * width + column * stride) * channels;
                     float* target = out + at * out_channels;
                     std::memset(target, 0, out_channels * sizeof(float));
-                    for (int c = 0; c < channels; c++) target[before + c] = mask[at] || source[c] > 0 ? source[c] : 0;
+                    for (int c = 0; c < channels; c++) target[before + c] = !mask[at] && source[c] < 0 ? 0 : source[c];
                 }
             });
         });

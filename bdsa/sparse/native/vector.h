@@ -20,8 +20,10 @@ typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
 inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 inline Vector broadcast(float s) { return s - Vector{}; }  // s + 0 would have to turn -0 into 0
-inline Vector at_least(Vector a, Vector b) { return a > b ? a : b; }
+inline Vector at_least(Vector a, Vector b) { return a > b ? a : b; }  // b where either is not a number
 inline Vector at_most(Vector a, Vector b) { return a < b ? a : b; }
+
+inline Vector relu(Vector x) { return at_least(Vector{}, x); }  // what is not a number stays so
 
 inline float sum_of(Vector v) {
     typedef float Four __attribute__((vector_size(16)));
@@ -46,11 +48,11 @@ inline Vector gelu(Vector x) {
     const Vector s = at_most(magnitude, broadcast(5.0f)) * 0.4f - 1.0f;
     Vector q = broadcast(GELU_TAIL[13]);
     for (int i = 12; i >= 0; i--) q = q * s + GELU_TAIL[i];
-    return at_least(x, Vector{}) - magnitude * q;
+    return relu(x) - magnitude * q;
 }
 
 inline Vector activate(Vector x, int activation) {
-    if (activation == RELU) return at_least(x, Vector{});
+    if (activation == RELU) return relu(x);
     if (activation == GELU) return gelu(x);
     return x;
 }

@@ -1,0 +1,80 @@
+"""What is asked of adaptive blocks that are called as timm calls them: `block(x)` has no room for a budget.
+
+timm's feature extractors, `forward_features` and hooks on stages need blocks to be called in this way. What is asked
+holds for one thread and one piece of work, and is seen nowhere else.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bdsa.models.usage import BlockUsage, Request
+
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the blocks of one network are asked for.
+
+    Attributes:
+        network: the network's id.
+        blocks: the ids of its blocks.
+        budget: the number that was given.
+        request: how the blocks run; None: densely, as timm's.
+        given: for each call, a mask that decides, or None.
+        used: what the calls used, where someone wants to know.
+    """
+    network: int
+    blocks: frozenset[int]
+    budget: float
+    request: Request | None
+    given: Iterator[Tensor | None] | None = None
+    used: list[BlockUsage] | None = None
+
+
+_asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asking(network: nn.Module, blocks: Iterable[nn.Module], budget: float, request: Request | None,
+           given: Iterator[Tensor | None] | None = None, used: list[BlockUsage] | None = None) -> Iterator[None]:
+    """Within it, blocks of a network that are called plainly do what is asked; see `Asked`."""
+    token = _asked.set(Asked(id(network), frozenset(map(id, blocks)), budget, request, given, used))
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked_of(block: nn.Module) -> Asked | None:
+    """What a block is asked for; None, and one line the first time, if nothing was said."""
+    asked = _asked.get()
+    if asked is not None and id(block) in asked.blocks:
+        return asked
+    # The second forward pass of gradient checkpointing runs within the backward one, and was asked for before.
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1:
+        _say_dense()
+    return None
+
+
+def budget_around(network: nn.Module) -> float | None:
+    """The budget that was asked of a network around this call."""
+    asked = _asked.get()
+    return asked.budget if asked is not None and asked.network == id(network) else None
+
+
+def _say_dense() -> None:
+    message = ("blocks of an adaptive network were called without a budget, and run densely: name it by "
+               "`with network.at_budget(0.5):` around the call, or by the argument budget of forward_features and "
+               "forward_intermediates")
+    if message not in _said:
+        _said.add(message)
+        log.warning(message)

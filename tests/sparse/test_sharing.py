@@ -1,0 +1,104 @@
+"""A network that has run sparsely can be stored, copied, sent to other processes, shared by threads and let go."""
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import multiprocessing
+import pickle
+import threading
+import weakref
+
+import own_network  # noqa: F401  (registers two_stages)
+import pytest
+import torch
+from sparse_cases import BUDGETS, images_of, network_of
+from torch import Tensor, nn
+
+import bdsa
+from bdsa.models.network import AdaptiveNetwork
+
+
+def logits_of(network: AdaptiveNetwork, images: Tensor, budget: float = BUDGETS[0]) -> Tensor:
+    with torch.inference_mode():
+        return network(images, budget=budget).clone()
+
+
+def saved(network: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, saved, lambda n: pickle.loads(pickle.dumps(n))],
+                         ids=["deepcopy", "torch.save", "pickle"])
+@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet18", "convnext_atto", "own"])
+def test_a_network_that_ran_can_be_stored_and_copied(name: str, way) -> None:
+    network = bdsa.create_model("two_stages", BUDGETS, 10).eval() if name == "own" else network_of(name)
+    images = images_of((1, 32, 32))
+    network.execution = "sparse"
+    before = logits_of(network, images)
+    other = way(network)
+    assert other.execution == "sparse" and type(other).__name__ == type(network).__name__
+    assert torch.equal(logits_of(other, images), before)
+    other.get_classifier().weight.data.mul_(2)
+    assert torch.equal(logits_of(network, images), before)
+    assert not torch.equal(logits_of(other, images), before)
+
+
+@pytest.mark.slow
+def test_a_network_that_ran_goes_to_another_process() -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    network.execution = "sparse"
+    before = logits_of(network, images)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert torch.equal(pool.apply(logits_of, (network, images)), before)
+
+
+@pytest.mark.parametrize("execution", ["sparse", "auto"])
+def test_threads_with_budgets_and_sizes_of_their_own_share_a_network(execution: str) -> None:
+    network = network_of("cifar_resnet8")
+    cases = [(images_of(size), budget) for size in ((1, 32, 32), (3, 24, 40)) for budget in (*BUDGETS, 1.0)]
+    network.execution = "masked"
+    expected = [logits_of(network, *case) for case in cases]
+    network.execution = execution
+    wrong: list[str] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(30):
+                i = (number * 2 + turn) % len(cases)
+                found = logits_of(network, *cases[i])
+                if not torch.allclose(found, expected[i], atol=1e-3):
+                    wrong.append(f"thread {number}, call {turn}")
+        except Exception as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_budgets_and_sizes_in_turn_do_not_disturb_each_other() -> None:
+    network = network_of("cifar_resnet8")
+    cases = [(images_of(size) + shift, budget) for size in ((1, 32, 32), (3, 24, 40)) for budget in BUDGETS
+             for shift in (0.0, 0.3)]
+    network.execution = "masked"
+    expected = [logits_of(network, *case) for case in cases]
+    network.execution = "sparse"
+    kept = [logits_of(network, *case) for _ in range(2) for case in cases]
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(kept, expected * 2))
+
+
+def test_a_network_is_let_go_with_its_last_user() -> None:
+    network = network_of("cifar_resnet8")
+    network.execution = "sparse"
+    logits_of(network, images_of((1, 32, 32)))
+    there = weakref.ref(network)
+    del network
+    gc.collect()
+    assert there() is None
