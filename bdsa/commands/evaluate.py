@@ -33,6 +33,8 @@ from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.training.results import describe, draw
 from bdsa.training.run_latency import add_latency, latency_line
 
+EXECUTION = "execution.json"  # what "auto" found out, beside the results
+
 
 def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, Any]:
     """Evaluate, print the table, write results.json and pictures; return the results.
@@ -57,9 +59,8 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.shard())
     network.execution = config.execution
     folder = _folder(config, name, splits.name, split)
-    kept = folder / "execution.json"
-    if config.execution == "auto" and kept.exists():
-        use_break_even(network, json.loads(kept.read_text()))
+    if config.execution == "auto" and (found := _kept_execution(folder, len(network.adaptive_blocks()))):
+        use_break_even(network, found)
     with progress_bar() as bar:
         task = bar.add_task(f"evaluating {name}", total=len(loader))
         evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
@@ -104,12 +105,28 @@ def _subject(config: EvaluateConfig,
     return name, network, splits, split, budgets, data.workers
 
 
+def _kept_execution(folder: Path, blocks: int) -> dict[str, Any] | None:
+    """What an evaluation before this one found out about the blocks; a damaged file is passed over and written anew."""
+    path = folder / EXECUTION
+    try:
+        found = json.loads(path.read_text())
+        if all(isinstance(densities, list) and len(densities) == blocks
+               and all(isinstance(density, float) for density in densities) for densities in found["blocks"].values()):
+            return found
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        pass
+    print(f"note: {path} is damaged and passed over: the faster way of each block is found anew")
+    return None
+
+
 def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, dataset: Dataset, splits: Splits,
            evaluation: Evaluation, device: torch.device, pictures: int) -> None:
     """Leave results and pictures in the folder, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     if network.execution == "auto" and (found := break_even(network)) is not None:
-        write_json(folder / "execution.json", found)
+        write_json(folder / EXECUTION, found)
     draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
     write_json(folder / "results.json", results)
     print()

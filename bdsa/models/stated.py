@@ -5,15 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from timm.models import split_model_name_tag
-from torch import Tensor
 
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError, unknown
 from bdsa.method.masks import MASK_NORMS
 from bdsa.method.norms import AFFINE
 from bdsa.models.registration import OWN
+from bdsa.models.weights import check_tensors, short
 
 # The arguments that shape a ResNet, a ConvNeXt or a CIFAR ResNet. None makes timm open a file or the network.
 ARGUMENTS = (
@@ -45,35 +44,21 @@ def check_content(content: Mapping[str, Any], source: object) -> None:
         for key, kind in PLAIN.items():
             value = content.get(key)
             if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-                raise ValueError(f"{key} is {_short(value)}")
+                raise ValueError(f"{key} is {short(value)}")
             _check_plain(value, key)
         if not 0 <= (content.get("epoch") or 0) <= 10**9:
-            raise ValueError(f"epoch is {_short(content['epoch'])}")
+            raise ValueError(f"epoch is {short(content['epoch'])}")
         _check_model(model, len(state or ()))
         _check_settings(content.get("config") or {})
         size = (content.get("results") or {}).get("image_size")
         if size is not None and not all(_is_int(s) and 0 < s <= WIDEST for s in _items(size)):
-            raise ValueError(f"results.image_size is {_short(size)}")
+            raise ValueError(f"results.image_size is {short(size)}")
         classes = content.get("classes")
         if classes is not None and (not all(isinstance(c, str) for c in classes)
                                     or len(classes) != content["model"]["num_classes"]):
             raise ValueError(f"classes are not the names of {content['model']['num_classes']} classes")
     except ValueError as error:
         raise UserError(f"{source} is no sound checkpoint: {error}; get or make it anew") from error
-
-
-def check_tensors(state: object) -> None:
-    """Raise ValueError unless `state` is a dictionary of tensors, each no larger than what the file holds of it."""
-    if not isinstance(state, dict) or not state:
-        raise ValueError(f"state_dict is {'missing' if state is None else _short(state)}")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or len(name) > 1000:
-            raise ValueError(f"state_dict has a tensor named {_short(name)}")
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu" \
-                or tensor.is_quantized or tensor.is_complex():
-            raise ValueError(f"state_dict.{_short(name, 80)} is no plain tensor")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError(f"state_dict.{_short(name, 80)} claims more numbers than the file has")
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any], blocks: int = 10_000) -> None:
@@ -93,42 +78,42 @@ def check_arguments(name: str, arguments: Mapping[str, Any], blocks: int = 10_00
             raise unknown("argument that shapes a network, model.args", argument, ARGUMENTS, limit=len(ARGUMENTS))
         listed = value if isinstance(value, (list, tuple)) else [value]
         if len(listed) > 64 or not all(_is_small(v) for v in listed):
-            raise UserError(f"model.args.{argument} is {_short(value)}: no word, no number up to {WIDEST:,} and no "
+            raise UserError(f"model.args.{argument} is {short(value)}: no word, no number up to {WIDEST:,} and no "
                             f"list of them")
         if argument in DEPTHS and sum(v for v in listed if _is_int(v)) > blocks:
-            raise UserError(f"model.args.{argument} is {_short(value)}: more blocks than there can be")
+            raise UserError(f"model.args.{argument} is {short(value)}: more blocks than there can be")
 
 
 def _check_model(model: object, tensors: int) -> None:
     if not isinstance(model, dict):
-        raise ValueError(f"model is {'missing' if model is None else _short(model)}")
+        raise ValueError(f"model is {'missing' if model is None else short(model)}")
     _check_plain(model, "model")
     if further := [key for key in model if key not in FORM]:
-        raise ValueError(f"model has '{_short(further[0], 80)}', which this version does not know")
+        raise ValueError(f"model has '{short(further[0], 80)}', which this version does not know")
     name, classes, budgets = (model.get(key) for key in ("name", "num_classes", "budgets"))
     if not isinstance(name, str) or not name or len(name) > 200 or not name.isprintable():
-        raise ValueError(f"model.name is {_short(name)}")
+        raise ValueError(f"model.name is {short(name)}")
     if not _is_int(classes) or not 0 < classes <= MOST_CLASSES:
-        raise ValueError(f"model.num_classes is {_short(classes)}")
+        raise ValueError(f"model.num_classes is {short(classes)}")
     if not isinstance(budgets, list) or len(budgets) > tensors:
-        raise ValueError(f"model.budgets is {_short(budgets)}")
+        raise ValueError(f"model.budgets is {short(budgets)}")
     Budgets(budgets)
     for key, known in (("norm_affine", AFFINE), ("mask_norm", MASK_NORMS)):
         if key in model and (not isinstance(model[key], str) or model[key] not in known):
-            raise ValueError(f"model.{key} is {_short(model[key])}")
+            raise ValueError(f"model.{key} is {short(model[key])}")
     arguments = model.get("args", {})
     if not isinstance(arguments, dict):
-        raise ValueError(f"model.args is {_short(arguments)}")
+        raise ValueError(f"model.args is {short(arguments)}")
     check_arguments(name, arguments, tensors)
 
 
 def _check_settings(config: dict[str, Any]) -> None:
     for section in ("model", "teacher", "awareness", "data"):
         if not isinstance(config.get(section) or {}, dict):
-            raise ValueError(f"config.{section} is {_short(config[section])}")
+            raise ValueError(f"config.{section} is {short(config[section])}")
     plugins = config.get("plugins") or []
     if not isinstance(plugins, list) or not all(isinstance(p, str) and p for p in plugins):
-        raise ValueError(f"config.plugins is {_short(plugins)}")
+        raise ValueError(f"config.plugins is {short(plugins)}")
 
 
 def _check_plain(value: object, name: str) -> None:
@@ -168,13 +153,3 @@ def _is_small(value: object) -> bool:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return math.isfinite(value) and abs(value) <= WIDEST
     return value is None or isinstance(value, (bool, str)) and len(str(value)) <= 200
-
-
-def _short(value: object, limit: int = 40) -> str:
-    """A value in a few letters, whatever it is."""
-    if isinstance(value, str):
-        text = value if len(value) <= limit else f"{value[:limit]}..."
-        return "".join(c if c.isprintable() else "?" for c in text)
-    if isinstance(value, (bool, float, type(None))) or (isinstance(value, int) and value.bit_length() <= 64):
-        return str(value)
-    return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"

@@ -125,6 +125,10 @@ def state_dict_of(content: dict, source: object = "the file") -> dict[str, Tenso
              if isinstance(k, str) and isinstance(v, Tensor) and k.rpartition(".")[2] not in COUNTS}
     if not state:
         raise UserError(f"{source} holds no tensors under {', '.join(NESTED)} or at its top")
+    try:
+        check_tensors(state)
+    except ValueError as error:
+        raise UserError(f"{source} is damaged: {error}") from error
     for prefix in HOLDERS:
         if all(k.startswith(prefix) for k in state):
             state = {_unwrapped(k.removeprefix(prefix)): v for k, v in state.items()}
@@ -136,6 +140,30 @@ def _unwrapped(name: str) -> str:
     while prefix := next((p for p in WRAPPERS if name.startswith(p)), None):
         name = name.removeprefix(prefix)
     return name
+
+
+def check_tensors(state: object) -> None:
+    """Raise ValueError unless `state` is a dictionary of tensors, each no larger than what the file holds of it."""
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"state_dict is {'missing' if state is None else short(state)}")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or len(name) > 1000:
+            raise ValueError(f"state_dict has a tensor named {short(name)}")
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu" \
+                or tensor.is_quantized or tensor.is_complex():
+            raise ValueError(f"state_dict.{short(name, 80)} is no plain tensor")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"state_dict.{short(name, 80)} claims more numbers than the file has")
+
+
+def short(value: object, limit: int = 40) -> str:
+    """A value in a few letters, whatever it is."""
+    if isinstance(value, str):
+        text = value if len(value) <= limit else f"{value[:limit]}..."
+        return "".join(c if c.isprintable() else "?" for c in text)
+    if isinstance(value, (bool, float, type(None))) or (isinstance(value, int) and value.bit_length() <= 64):
+        return str(value)
+    return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def check_fit(model: nn.Module, state: dict[str, Tensor], source: object) -> None:
@@ -183,12 +211,13 @@ def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = Fa
             state = mapping(state, model)
         except KeyError as error:
             raise UserError(f"{path} does not fit {type(model).__name__}: unknown {error}") from error
-        except RuntimeError as error:  # the mapping reshapes matrices
-            raise UserError(f"{path} does not fit {type(model).__name__}: {error}") from error
+        except Exception as error:  # the mapping takes tensors apart before it knows whose they are
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path} does not fit {type(model).__name__}: {said}") from error
     own = model.state_dict()
     head = [k for k, v in own.items() if k.endswith((".fc.weight", ".fc.bias")) or k in ("fc.weight", "fc.bias")]
     head = [k for k in head if own[k].shape[0] == model.num_classes and k in state]
-    classes = {state[k].shape[0] for k in head}
+    classes = {state[k].shape[0] for k in head if state[k].ndim}
     if classes and classes != {model.num_classes}:
         if not reset_head:
             raise UserError(f"weights file {path} has {classes.pop()} classes, the data {model.num_classes}"

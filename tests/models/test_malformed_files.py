@@ -109,3 +109,28 @@ def test_a_content_that_holds_itself_is_refused(tmp_path: Path) -> None:
     assert "results is too deep" in refused(tmp_path / "file.pt")
     with pytest.raises(UserError, match="too deep"):
         read_checkpoint(tmp_path / "file.pt")
+
+
+DENSE = {
+    "numbers": {"fc.weight": 3, "fc.bias": "x"}, "of no dimension": {"fc.weight": torch.tensor(1.0)},
+    "empty": {}, "nested in nothing": {"state_dict": {"model": {}}}, "a list": [1], "another network's": {
+        "patch_embed.proj.weight": torch.zeros(4, 3, 16, 16)},
+    "larger than it is": {name: torch.zeros(1).expand(10**7, 512) for name in ("fc.weight", "head.weight")},
+    "ConvNeXt's, cut": {"downsample_layers.0.0.weight": torch.zeros(()), "stages.0.0.gamma": torch.zeros(3)},
+    "mask units of no budget": {"layer1.0.masker99.maskconv.weight": torch.zeros(2), "fc.weight": torch.zeros(2, 512)},
+    "mask units alone": {"layer1.0.masker03.maskconv.fc.weight": torch.zeros(1, 2, 3)},
+    "a head of one number": {"layer1.0.masker.maskconv.fc.weight": torch.zeros(2), "fc.weight": torch.zeros(1)},
+    "sparse": {"fc.weight": torch.zeros(2, 2).to_sparse()},
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_weights_of_other_code_that_are_wrong_are_refused(kind: str, tmp_path: Path) -> None:
+    torch.save(DENSE[kind], tmp_path / "file.pt")
+    for opening in (lambda path: bdsa.create_model("resnet18", [0.5], 10, weights=path),
+                    lambda path: bdsa.create_model("convnext_atto", [0.5], 10, weights=path, reset_head=True),
+                    lambda path: bdsa.load_published_checkpoint(path, "resnet18", budget=0.5),
+                    lambda path: open_network(path, "convnext_tiny_multi")):
+        with pytest.raises(UserError) as error:
+            opening(tmp_path / "file.pt")
+        assert "\n" not in str(error.value)
