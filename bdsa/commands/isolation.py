@@ -43,7 +43,10 @@ def _close_tracker(exit_code: int) -> None:
     """End a W&B run that was left open: the next job would log into it."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and getattr(wandb, "run", None) is not None:
-        wandb.finish(exit_code=exit_code)
+        try:
+            wandb.finish(exit_code=exit_code)
+        except (Exception, SystemExit) as error:  # a tracker ends no sweep
+            logging.getLogger(__name__).warning("a W&B run that was left open cannot be ended (%s)", error)
 
 
 def _python() -> Callable[[], None]:

@@ -15,6 +15,8 @@ from bdsa.config.setting import setting
 from bdsa.errors import UserError, unknown
 from bdsa.method.awareness import METRICS
 
+TRACKERS = ("wandb", "tensorboard", "mlflow", "csv")
+
 
 @dataclass
 class ModelConfig:
@@ -144,10 +146,11 @@ class TrainerConfig:
 
 @dataclass
 class TrackerConfig:
-    mode: str = setting("wandb", "where metrics are mirrored", choices=("wandb", "none"))
-    project: str = setting("bdsa", "of W&B")
-    group: str | None = setting(None, "of W&B; default: in a sweep, the name of its folder")
-    tags: list[str] = setting([], "of W&B")
+    mode: str = setting("wandb", "where metrics are mirrored", choices=("none", *TRACKERS))
+    also: list[str] = setting([], "further ones beside it, such as [csv,tensorboard]", choices=TRACKERS)
+    project: str = setting("bdsa", "of W&B and MLflow")
+    group: str | None = setting(None, "of W&B and MLflow; default: in a sweep, the name of its folder")
+    tags: list[str] = setting([], "of W&B and MLflow")
     pictures_every: int = setting(10, "epochs from one picture of the masks to the next; 0: only at the end",
                                   at_least=0, at_most=1e6)
 

@@ -175,7 +175,7 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
         print("the dense budget was not trained: its row is the shared weights with all masks one")
     places = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
              ("unaveraged", run.best if raw else None), ("metrics", run.metrics.path),
-             ("results", run.results_file), ("pictures", run.pictures), ("W&B run", tracked)]
+             ("results", run.results_file), ("pictures", run.pictures), ("tracker", tracked)]
     for what, where in places:
         if where is not None:
             print(f"  {what:<11}{where}")

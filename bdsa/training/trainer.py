@@ -50,7 +50,7 @@ def _train(config: TrainConfig, folder: Path, run: RunFolder) -> None:
     pictures_every = config.tracker.pictures_every if config.trainer.pictures and assembly.budgets.adaptive else 0
     with contextlib.ExitStack() as stack:
         tracker = distributed.together(lambda: stack.enter_context(create_tracker(
-            config.tracker.mode, folder=folder, config=run.config, project=config.tracker.project,
+            config.tracker.mode, config.tracker.also, folder=folder, config=run.config, project=config.tracker.project,
             name=config.name or folder.name, group=config.tracker.group, job_type="train",
             tags=config.tracker.tags, run_id=run_id, tolerance=epoch_tolerance(config.budgets),
             pictures_every=pictures_every)))

@@ -11,10 +11,10 @@ from matplotlib.image import imsave
 from numpy import zeros
 from test_tracker import ROWS, alone, read, tracker  # noqa: F401  (a fixture that every test here uses)
 
-import bdsa.runs.tracker
+import bdsa.runs.trackers.wandb
 from bdsa.commands.entry_points import train as train_main
 from bdsa.runs.metrics import MetricsFile, flat
-from bdsa.runs.tracker import WandbTracker
+from bdsa.runs.trackers.wandb import WandbTracker
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def test_a_resumed_online_run_gets_what_its_server_lacks(tmp_path, monkeypatch):
         dir=str(tmp_path / "wandb/run-now-run-one/files"), url="https://server/run-one", summary={"epoch": 2},
         settings=SimpleNamespace(mode="online"), define_metric=lambda *_, **__: None, log=rows.append,
         finish=lambda exit_code: None)
-    monkeypatch.setattr(bdsa.runs.tracker, "start", lambda *_: online)
+    monkeypatch.setattr(bdsa.runs.trackers.wandb, "start", lambda *_: online)
     left = tmp_path / "wandb/offline-run-before-run-one"  # from a start without network
     left.mkdir(parents=True)
     with tracker(tmp_path) as run:
@@ -115,7 +115,7 @@ def test_a_killed_training_of_a_sweep_mirrors_its_metrics_file(tmp_path, monkeyp
     assert outcome.code == 0 and "resuming after epoch 1" in outcome.out, outcome.err
 
     (where,) = to_upload(folder)
-    assert where != before and f"W&B run    {where}" in outcome.out
+    assert where != before and f"tracker    {where}" in outcome.out
     records, summary = read(where)
     start = next(record["run"] for record in records if record["type"] == "run")
     assert (start["run_group"], start["job_type"]) == ("depth", "train")

@@ -14,7 +14,8 @@ from matplotlib.image import imsave
 from numpy import zeros
 
 from bdsa.errors import UserError
-from bdsa.runs.tracker import NoTracker, WandbTracker, create_tracker
+from bdsa.runs.tracker import NoTracker, create_tracker
+from bdsa.runs.trackers.wandb import WandbTracker
 
 wandb = pytest.importorskip("wandb")
 

@@ -197,7 +197,7 @@ def test_every_job_of_a_multirun_has_a_wandb_run_of_its_own(tmp_path, monkeypatc
     assert outcome.code == 0, outcome.err
     runs = sorted(tmp_path.glob("*/wandb/offline-run-*"))
     assert len(runs) == 2 and len({r.parents[1] for r in runs}) == 2
-    assert all(f"W&B run    {r}" in outcome.out for r in runs)
+    assert all(f"tracker    {r}" in outcome.out for r in runs)
 
 
 def test_checkpoints_hold_nothing_but_tensors_and_plain_values(trained):

@@ -50,6 +50,8 @@ def start(wandb: Any, mode: str | None, arguments: dict[str, Any]) -> Any:
     Raises:
         UserError: for what wandb refuses, such as a project's name with a slash.
     """
+    from pydantic import ValidationError  # wandb's, and as slow to import
+
     settings = _settings(wandb)
     try:
         session = wandb.setup(settings)
@@ -59,6 +61,8 @@ def start(wandb: Any, mode: str | None, arguments: dict[str, Any]) -> Any:
                 mode = "offline"
         if mode in ("online", "shared"):
             return wandb.init(mode=mode, settings=settings, **arguments)
+    except ValidationError:  # of the environment: it would be wrong offline too
+        raise
     except Exception as error:  # no server, a key that is none, no terminal to ask: training goes on
         log.warning("Weights & Biases cannot start online (%s); this run is recorded offline", error)
         mode = "offline"
