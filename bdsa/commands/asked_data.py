@@ -21,7 +21,7 @@ def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Coll
     """The training's data with what the command line changes; another data set replaces it whole.
 
     A checkpoint's word alone downloads nothing. Images are held out only where the split asks for it: a folder of other
-    images has none to hold out.
+    images has none to hold out. They have the size of the training's, also where that was the images' own.
 
     Args:
         asked: the command line's, with defaults.
@@ -39,7 +39,9 @@ def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Coll
                             "data=cifar100")
         return asked
     default = DataConfig(name="")
-    trained = replace(trained, download=False, held_out=trained.held_out if split in OF_TRAINING else None)
+    size = trained.image_size or content.get("image_size") or (content.get("results") or {}).get("image_size")
+    trained = replace(trained, download=False, image_size=size,
+                      held_out=trained.held_out if split in OF_TRAINING else None)
     return replace(trained, **{f.name: getattr(asked, f.name) for f in fields(DataConfig) if f"data.{f.name}" in named
                                or getattr(asked, f.name) != getattr(default, f.name)})
 

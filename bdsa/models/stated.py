@@ -8,6 +8,7 @@ from typing import Any
 from timm.models import split_model_name_tag
 
 from bdsa.budgets import Budgets
+from bdsa.config.image_size import check_image_size
 from bdsa.errors import UserError, unknown
 from bdsa.method.masks import MASK_NORMS
 from bdsa.method.norms import AFFINE
@@ -50,9 +51,9 @@ def check_content(content: Mapping[str, Any], source: object) -> None:
             raise ValueError(f"epoch is {short(content['epoch'])}")
         _check_model(model, len(state or ()))
         _check_settings(content.get("config") or {})
-        size = (content.get("results") or {}).get("image_size")
-        if size is not None and not all(_is_int(s) and 0 < s <= WIDEST for s in _items(size)):
-            raise ValueError(f"results.image_size is {short(size)}")
+        for part, name in ((content, "image_size"), (content.get("results") or {}, "results.image_size")):
+            if part.get("image_size") is not None:
+                check_image_size(name, part["image_size"])
         classes = content.get("classes")
         if classes is not None and (not all(isinstance(c, str) for c in classes)
                                     or len(classes) != content["model"]["num_classes"]):
@@ -138,10 +139,6 @@ def _check_plain(value: object, name: str) -> None:
                 raise ValueError(f"{name} holds a number that is too large")
         elif item is not None and type(item) is not float:
             raise ValueError(f"{name} holds a {type(item).__name__}")
-
-
-def _items(value: object) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _is_int(value: object) -> bool:

@@ -17,7 +17,7 @@ from bdsa.models.digest import KEY, LENGTH, with_digest
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.runs.files import replacing
 
-CARRIED = ("format", "model", "epoch", "calibrated", "weights", "config", "results", "classes")
+CARRIED = ("format", "model", "epoch", "calibrated", "weights", "config", "results", "classes", "image_size")
 # Settings that are reduced to a file's name, and those that belong to one machine.
 PATHS = (("model", "weights"), ("model", "start"), ("teacher", "weights"), ("awareness", "targets"))
 PLACES = (("data", "root"), (None, "out"), (None, "name"))

@@ -90,6 +90,20 @@ class Fit:
 
     def resume(self) -> None:
         """Go on from last.pt, by the rules above."""
+        last = distributed.together(self.restore)
+        for split, images in self.images.items():
+            if changed := difference(last.get("images", {}).get(split), images):
+                raise distributed.everywhere(
+                    f"the images of {split} are not those that {self.run.path} was trained on: {changed}. Put them "
+                    f"back, or train anew with trainer.fresh=true or another name=...")
+        log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
+
+    def restore(self) -> dict[str, Any]:
+        """Load last.pt into network and step, and return its content.
+
+        Raises:
+            UserError: if it is damaged, lacks something or was trained for other classes.
+        """
         last = checkpoints.read_checkpoint(self.run.last)
         if last.get("classes", self.splits.classes) != self.splits.classes:
             raise UserError(f"{self.run.last} was trained for the classes {shortened(last['classes'])}, the data have "
@@ -101,12 +115,7 @@ class Fit:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f"{self.run.last} lacks what a stopped training goes on from ({first_line(error)}); "
                             f"{advice(self.run.last)}") from error
-        for split, images in self.images.items():
-            if changed := difference(last.get("images", {}).get(split), images):
-                raise distributed.everywhere(
-                    f"the images of {split} are not those that {self.run.path} was trained on: {changed}. Put them "
-                    f"back, or train anew with trainer.fresh=true or another name=...")
-        log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
+        return last
 
     def introduce(self) -> None:
         """Say what is trained on what."""
@@ -184,7 +193,8 @@ class Fit:
             top1 = [row["top1"] for row in measured if row["weights"] == "raw"]
             self.step.weights = awareness_weights(self.config.awareness.metric, top1, self.assembly.targets)
         networks, spec = self.step.networks(), self.assembly.spec
-        shared = {"epoch": self.done, "classes": self.splits.classes, "config": self.run.config}
+        shared = {"epoch": self.done, "classes": self.splits.classes, "image_size": self.splits.image_size,
+                  "config": self.run.config}
         for kind in self.best.update(measured):
             checkpoints.save(self.run.best_of(kind), checkpoints.network_content(
                 networks[kind], spec, weights=kind, calibrated=False, **shared))

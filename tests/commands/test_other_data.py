@@ -13,6 +13,7 @@ from PIL import Image
 
 from bdsa.commands.asked_data import data_settings
 from bdsa.commands.entry_points import evaluate as evaluate_main
+from bdsa.commands.entry_points import export as export_main
 from bdsa.commands.entry_points import visualize as visualize_main
 from bdsa.config.settings import DataConfig
 from bdsa.data.datasets import DataSpec, create_splits
@@ -119,6 +120,13 @@ def test_a_checkpoints_word_alone_downloads_nothing() -> None:
     assert data_settings(DataConfig(name="", download=True), TRAINED).download
 
 
+def test_images_are_seen_at_the_size_of_the_training() -> None:
+    trained = {"config": {"data": {"name": "folder", "image_size": None}}, "image_size": 32}
+    assert data_settings(DataConfig(name=""), trained).image_size == 32
+    assert data_settings(DataConfig(name="", image_size=48), trained).image_size == 48
+    assert data_settings(DataConfig(name=""), trained, {"data.image_size"}).image_size is None
+
+
 @pytest.mark.parametrize("split, held_out", [(None, None), ("test", None), ("held_out", 500.0), ("train", 500.0)])
 def test_images_are_held_out_where_the_split_asks_for_it(split: str | None, held_out: float | None) -> None:
     assert data_settings(DataConfig(name=""), TRAINED, split=split).held_out == held_out
@@ -141,3 +149,19 @@ def test_what_a_checkpoint_says_of_its_data_is_held_to_the_rules(data: dict) -> 
     with pytest.raises(UserError) as error:
         data_settings(DataConfig(name=""), {"config": {"data": data}})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("main", [evaluate_main, visualize_main, export_main])
+@pytest.mark.parametrize("wrong", [{"args": {"pretrained_cfg": {"url": "http://example.org/x"}}}, {"budgets": "many"},
+                                   {"name": 3}, {"num_classes": 10**30}, None])
+def test_a_malformed_checkpoint_is_one_line_in_every_command(main, wrong: dict | None, folder: Path, tmp_path: Path,
+                                                             monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **_: asked.append(arguments))
+    content = torch.load(folder / "unnamed.pt", weights_only=True)
+    content["model"] = None if wrong is None else {**content["model"], **wrong}
+    torch.save(content, tmp_path / "sent.pt")
+    outcome = run(main, [f"checkpoint={tmp_path}/sent.pt"])
+    assert outcome.code == 1 and "sent.pt is no sound checkpoint" in outcome.err, outcome.err
+    assert outcome.err.strip().count("\n") == 0 and not asked
+    assert [path.name for path in tmp_path.iterdir()] == ["sent.pt"]

@@ -84,6 +84,7 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
     ("config", "model"): ["resnet18", 3],
     ("config", "plugins"): ["evil.py", [3], {"a": 1}, 7],
     ("results",): [3, [], doubled(30), {"image_size": -1}, {"image_size": "32"}, {"image_size": HUGE}],
+    ("image_size",): ["32", -1, [1, 2, 3], {}, HUGE, 1.5],
     ("format",): [None, "other", 3, ["bdsa"], {}],
 }
 
