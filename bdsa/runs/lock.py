@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bdsa.runs.contents import LOCK
+from bdsa.runs.files import naming
 from bdsa.runs.standing import NotOurs
 
 try:
@@ -65,8 +66,9 @@ class FolderLock:
                 if not self._is_path(descriptor):  # its holder removed it between the two lines above
                     continue
                 about = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, json.dumps(about).encode())
+                with naming(self.path):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, json.dumps(about).encode())
                 _held.add(descriptor)
                 self._descriptor, descriptor = descriptor, -1
             finally:

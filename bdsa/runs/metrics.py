@@ -11,11 +11,13 @@ from typing import Any
 
 from bdsa.errors import UserError
 from bdsa.ranks import is_main
-from bdsa.runs.files import replacing
+from bdsa.runs.files import naming, replacing
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+_NUMBERS = ("budget", "top1", "conditional_fraction", "macs", "images", "step", "lr")
 
 
 def plain(value: Any) -> Any:
@@ -69,7 +71,7 @@ class MetricsFile:
             return
         line = json.dumps(plain(row), allow_nan=False).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
+        with naming(self.path), open(self.path, "a+b") as file:
             # A crash can leave half a line; a row written behind it would be lost with it.
             kept = self._whole_bytes(file.seek(0, os.SEEK_END), file)
             file.truncate(kept)
@@ -120,6 +122,11 @@ class MetricsFile:
         if not isinstance(row, dict):
             raise UserError(f"{self.path}, line {number} is not a row of metrics but {row!r}; "
                             f"remove the line to go on")
+        for key in (key for key in ("epoch", *_NUMBERS) if row.get(key) is not None):
+            value = row[key]
+            if isinstance(value, bool) or not isinstance(value, int if key == "epoch" else (int, float)):
+                raise UserError(f"{self.path}, line {number} has {key}={value!r}, which is no number; remove the line "
+                                f"to go on")
         return row
 
     @staticmethod
