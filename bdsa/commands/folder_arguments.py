@@ -5,8 +5,6 @@ import os
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from bdsa.config.overrides import check_overrides
 from bdsa.config.schema import from_omegaconf
@@ -26,10 +24,9 @@ def folders_and_settings(arguments: list[str], schema: type, example: str) -> tu
     settings = [a for a in arguments if "=" in a and not os.path.exists(a)]  # a folder's name may hold "=" too
     for option in (a for a in arguments if a.startswith("-")):
         raise UserError(f"unknown option {option}: settings are written NAME=VALUE, such as {example}")
-    check_overrides(settings, schema, {})
-    try:
-        given = OmegaConf.from_dotlist([f"{a}''" if a.endswith("=") else a for a in settings])  # empty, and not null
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"cannot read {' '.join(settings)}: {' '.join(str(error).split())}") from error
+    given = OmegaConf.create({})
+    for override in check_overrides(settings, schema, {}):
+        written = str(override.input_line).partition("=")[2]  # these commands have no sweeps: a,b is one value
+        OmegaConf.update(given, override.key_or_group, written if override.is_sweep_override() else override.value())
     config = from_omegaconf(schema, given)
     return [a for a in arguments if a not in settings], config

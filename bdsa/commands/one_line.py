@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from bdsa.config.quoting import quoted_argument
 from bdsa.errors import UserError
 
 # What the file system refuses; any other OSError, such as a lost connection, is nothing that a path can mend.
@@ -49,5 +50,9 @@ def _of_config(error: Exception) -> UserError:
         cause = cause.__cause__ or cause.__context__
     told = [line.strip() for line in str(error).splitlines()]
     text = " ".join(line for line in told if line and not line.startswith(("full_key:", "object_type=", "See https")))
+    if text.startswith("Ambiguous value for argument '"):
+        argument = text.removeprefix("Ambiguous value for argument '").partition("' 1. ")[0]
+        return UserError(f"{argument} is several values: --multirun runs each of them; as one value, quoted for a "
+                         f"shell: {quoted_argument(argument)}")
     key = getattr(error, "full_key", None)
     return UserError(f"{key}: {text}" if key else text)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hydra.errors import HydraException
 
 from bdsa.config.names import WEIGHT_SUFFIXES
 from bdsa.config.pipeline import STAGE_SETTINGS
+from bdsa.config.quoting import quoted_argument
 from bdsa.config.schema import setting_names, unknown_setting
 from bdsa.errors import UserError, nearest, unknown
 
@@ -35,14 +37,11 @@ def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
     return [argument] if nearest(value, options[group]) or "," in value else ["teacher=model", f"teacher.name={value}"]
 
 
-def check_overrides(overrides: list[str], schema: type, options: dict[str, list[str]]) -> None:
-    """Raise UserError for the first override that names no setting, group or option."""
-    known, lists = set(setting_names(schema)), _list_settings(schema)
+def check_overrides(overrides: list[str], schema: type, options: dict[str, list[str]]) -> list[Override]:
+    """What the overrides say; UserError for the first that names no setting, group or option, or cannot be read."""
+    known, lists = set(setting_names(schema)), _settings(schema, list)
     sections = {k.rpartition(".")[0] for k in known} - {""}
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise UserError(f"cannot read the command line: {str(error).splitlines()[0]}") from error
+    parsed = [_parsed(argument, schema) for argument in overrides]
     for override in parsed:
         name = override.key_or_group
         if name.startswith("hydra"):
@@ -68,6 +67,21 @@ def check_overrides(overrides: list[str], schema: type, options: dict[str, list[
                             f"{', '.join(k for k in sorted(known) if k.startswith(name + '.'))}")
         elif name not in known | sections and not name.startswith(FREE):
             raise unknown_setting(name, schema)
+    return parsed
+
+
+def _parsed(argument: str, schema: type) -> Override:
+    """An argument as Hydra reads it, or UserError, which shows how it is quoted where its value can be a text."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        name, given, _ = argument.partition("=")
+        name = name.lstrip("+~")
+        if given and argument.isprintable() and (name in _settings(schema, str, Any) or name.startswith(FREE)):
+            raise UserError(f"{argument} holds characters with a meaning of their own; quoted for a shell: "
+                            f"{quoted_argument(argument)}") from error
+        shown = argument if argument.isprintable() else repr(argument)
+        raise UserError(f"cannot read {shown}: {str(error).splitlines()[0]}") from error
 
 
 def _check_list(name: str, override: Override) -> None:
@@ -84,14 +98,21 @@ def _values(override: Override) -> list[Any]:
     return getattr(override.value(), "list", []) if override.is_sweep_override() else [override.value()]
 
 
-def _list_settings(schema: type, prefix: str = "") -> set[str]:
-    """The dotted names of the settings that are lists."""
+def _settings(schema: type, *kinds: Any, prefix: str = "") -> set[str]:
+    """The dotted names of the settings of some kinds, lists of them and optional ones among them."""
     found: set[str] = set()
     hints = typing.get_type_hints(schema)
     for item in fields(schema):
         hint = hints[item.name]
         if is_dataclass(hint):
-            found |= _list_settings(hint, f"{prefix}{item.name}.")
-        elif list in [typing.get_origin(part) for part in (hint, *typing.get_args(hint))]:
+            found |= _settings(hint, *kinds, prefix=f"{prefix}{item.name}.")
+        elif {*kinds} & {*_parts(hint)}:
             found.add(f"{prefix}{item.name}")
     return found
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """What a type is made of: list[str] | None of list, str and None."""
+    yield typing.get_origin(hint) or hint
+    for part in typing.get_args(hint):
+        yield from _parts(part)

@@ -29,6 +29,7 @@ from yaml import YAMLError
 
 from bdsa.config.loaded import LOADED, with_options
 from bdsa.config.options import group_options
+from bdsa.config.quoting import quoted_argument
 from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError, nearest, unknown
 from bdsa.method.awareness import METRICS
@@ -76,7 +77,8 @@ def from_command_line(arguments: list[str]) -> list[str]:
         try:
             override = OverridesParser.create().parse_override(asked[-1])
         except HydraException as error:
-            raise UserError(f"cannot read {asked[-1]}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{asked[-1]} holds characters with a meaning of their own; quoted for a shell: "
+                            f"{quoted_argument(asked[-1])}") from error
         value = override.value()
         paths: list[Any] = value if isinstance(value, list) else [value]
         if override.is_sweep_override() or not all(isinstance(p, str) for p in paths):
