@@ -16,7 +16,7 @@ from bdsa.config.commands import CompareConfig
 from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.report.comparison import MEASURES, Comparison, Pair, compare
-from bdsa.report.tables import markdown
+from bdsa.report.tables import markdown, markdown_text
 from bdsa.report.terminal import human_count, print_whole
 from bdsa.runs.files import write_text
 from bdsa.runs.reading import read_runs
@@ -80,12 +80,13 @@ def show(folders: list[str], config: CompareConfig) -> None:
 
 def as_markdown(folders: list[str], found: Comparison, remarks: list[str]) -> str:
     """The comparison as text."""
-    parts = [_TITLE, f"A: {folders[0]}\n\nB: {folders[1]}", "## Settings that changed",
+    one, other = map(markdown_text, folders)
+    parts = [_TITLE, f"A: {one}\n\nB: {other}", "## Settings that changed",
              markdown(*_changed(found), 3) if found.changed else _SAME, "## What it did", markdown(*_summary(found), 2)]
     if _several(found):
         parts += ["## Run by run", markdown(*_pairs(found.pairs), 3)]
     if remarks:
-        parts += ["## Remarks", "\n".join(f"- {remark}" for remark in remarks)]
+        parts += ["## Remarks", "\n".join(f"- {markdown_text(remark)}" for remark in remarks)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich import box
@@ -16,15 +16,16 @@ from bdsa.config.commands import ReportConfig
 from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.report.lines import table_lines
-from bdsa.report.missing import missing_runs
+from bdsa.report.missing import Missing, missing_runs
 from bdsa.report.networks import DataTable, data_tables
 from bdsa.report.page import as_page
 from bdsa.report.plots import write_plots
 from bdsa.report.published import choose_published
 from bdsa.report.tables import CSV_BEGIN, as_csv, as_latex, as_markdown, notes, wide_rows
 from bdsa.report.terminal import print_whole
+from bdsa.runs import failures
 from bdsa.runs.files import write_text
-from bdsa.runs.reading import read_runs
+from bdsa.runs.reading import Run, read_runs
 
 HELP = """bdsa-report: tables, plots and a page from the folders of runs, finished or not.
 
@@ -73,19 +74,17 @@ def report(folders: list[str], config: ReportConfig) -> None:
     if not runs:
         raise UserError(f"nothing to report: {'; '.join(problems)}")
     budgets = config.budgets or []
-    tables, homeless = data_tables(runs, problems)
-    for table in tables:
-        choose_published(table, config.published)
-    missing = missing_runs(tables, homeless, budgets)
+    made = _made(runs, config, problems)
+    tables, missing = made.tables, made.missing
 
     out.mkdir(parents=True, exist_ok=True)
     for old in (out / "plots").glob("*.p[nd][gf]"):  # of a report with more tables
         old.unlink()
-    plots = write_plots(tables, out / "plots")
-    write_text(out / "report.csv", as_csv(tables, budgets))
-    write_text(out / "report.tex", as_latex(tables, budgets))
+    write_text(out / "report.csv", made.texts["csv"])
+    plots = _plots(tables, out / "plots", problems)
+    write_text(out / "report.tex", made.texts["tex"])
     write_text(out / "report.md", as_markdown(tables, missing, problems, budgets))
-    write_text(out / "report.html", as_page(tables, runs, missing, problems, budgets, config.title))
+    write_text(out / "report.html", as_page(tables, made.runs, missing, problems, budgets, config.title))
 
     for table in tables:
         _print(table, budgets)
@@ -98,6 +97,69 @@ def report(folders: list[str], config: ReportConfig) -> None:
     print(f"  {'page':<11}{out / 'report.html'}\n  {'tables':<11}{out / 'report.{md,tex,csv}'}")
     if plots:
         print(f"  {'plots':<11}{out / 'plots'}/{{{','.join(p.stem for p in plots)}}}.{{png,pdf}}")
+
+
+@dataclass
+class _Made:
+    """What a report is made of, and the files of it that hold no problems."""
+    runs: list[Run]
+    tables: list[DataTable]
+    missing: list[Missing]
+    texts: dict[str, str]
+
+
+def _made(runs: list[Run], config: ReportConfig, problems: list[str]) -> _Made:
+    """Make all that can be made of the runs; one that cannot be shown is left out, and becomes a problem.
+
+    Raises:
+        UserError: for what the command line asked wrongly, or if nothing is left to show.
+    """
+    try:
+        found: list[str] = []
+        made = _make(runs, config, found)
+        problems += found
+        return made
+    except UserError:
+        raise
+    except Exception as error:
+        odd = {run.folder: why for run in runs if (why := _oddity(run, config)) is not None}
+        left = [run for run in runs if run.folder not in odd]
+        problems += [f"{folder} is left out, it cannot be shown: {why}" for folder, why in odd.items()]
+        if not left:
+            raise UserError(f"nothing to report: {'; '.join(problems)}") from error
+        if not odd:  # no run's own fault
+            raise
+        return _made(left, config, problems)
+
+
+def _make(runs: list[Run], config: ReportConfig, problems: list[str]) -> _Made:
+    budgets = config.budgets or []
+    tables, homeless = data_tables(runs, problems)
+    for table in tables:
+        choose_published(table, config.published)
+    missing = missing_runs(tables, homeless, budgets)
+    as_page(tables, runs, missing, problems, budgets, config.title)
+    return _Made(runs, tables, missing, {"csv": as_csv(tables, budgets), "tex": as_latex(tables, budgets)})
+
+
+def _oddity(run: Run, config: ReportConfig) -> str | None:
+    """Why a run cannot be shown even alone; None if it can."""
+    try:
+        _make([run], config, [])
+    except Exception as error:
+        return failures.reason(error)
+    return None
+
+
+def _plots(tables: list[DataTable], folder: Path, problems: list[str]) -> list[Path]:
+    """Draw the plots; where one cannot be drawn, the tables still say everything."""
+    try:
+        return write_plots(tables, folder)
+    except OSError:
+        raise
+    except Exception as error:
+        problems.append(f"the plots cannot all be drawn: {failures.reason(error)}")
+        return []
 
 
 def _print(table: DataTable, budgets: list[float]) -> None:

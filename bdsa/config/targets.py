@@ -27,7 +27,7 @@ def read_targets(source: str, row: str, budgets: Budgets) -> list[float]:
         beside = [str(p) for p in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise UserError(f"targets file {source} does not exist{nearest(source, [*shipped, *beside])}; shipped: "
                         f"{', '.join(sorted(shipped))}")
-    table = _rows(source, path)
+    table = read_rows(source, path)
     plain = row.split(".")[0]
     name = next((n for n in (row, plain, plain.removeprefix("cifar_")) if n in table), None)
     if name is None:
@@ -41,7 +41,7 @@ def read_targets(source: str, row: str, budgets: Budgets) -> list[float]:
     return [_target(source, name, budget, by_value) for budget in budgets]
 
 
-def _rows(source: str, path: Path) -> dict[str, dict[str, str]]:
+def read_rows(source: str, path: Path) -> dict[str, dict[str, str]]:
     """Model -> its line."""
     table: dict[str, dict[str, str]] = {}
     try:

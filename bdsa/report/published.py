@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from bdsa.budgets import Budgets
-from bdsa.config.targets import SHIPPED, read_targets
+from bdsa.config.targets import SHIPPED, read_rows, read_targets
 from bdsa.errors import UserError
 from bdsa.report.networks import DataTable, Network
 
@@ -89,7 +89,11 @@ def _entry(source: str, model: str, budget: float) -> float | None:
 
 
 def _check_source(source: str) -> None:
-    """Raise UserError unless the source can be read: a model that it lacks is fine, a missing file is not."""
-    if source not in {p.stem for p in SHIPPED.glob("*.csv")} and not Path(source).is_file():
-        read_targets(source, "", Budgets([0.5]))
+    """Raise UserError unless the source can be read: a model that it lacks is fine, a file that is no table is not."""
+    if source in {p.stem for p in SHIPPED.glob("*.csv")}:
+        return
+    if Path(source).is_file():
+        read_rows(source, Path(source))
+    else:
+        read_targets(source, "", Budgets([0.5]))  # which says what there is
 

@@ -8,6 +8,7 @@ from bdsa.report.lines import Line, columns, latency_conditions, table_lines, wi
 from bdsa.report.missing import Missing
 from bdsa.report.networks import DataTable
 from bdsa.report.published import describe_source
+from bdsa.runs.files import spreadsheet_text
 
 CSV_BEGIN = ("data", "split", "model", "networks", "settings", "budget", "top1", "top1_deviation")  # of every report
 _CSV_END = ("conditional_fraction", "macs", "share_of_dense_macs", "latency_ms", "speedup", "published_top1",
@@ -55,21 +56,31 @@ def as_markdown(tables: list[DataTable], missing: list[Missing], problems: list[
     for table in tables:
         lines = table_lines(table, budgets)
         wide, long = wide_rows(table, lines), long_rows(table, lines)
-        parts += [f"## {table.title}", "Top-1 in percent, models x budgets:", markdown(*wide, _texts(wide[0])),
+        parts += [f"## {markdown_text(table.title)}",
+                  "Top-1 in percent, models x budgets:", markdown(*wide, _texts(wide[0])),
                   "Everything that was measured:", markdown(*long, _texts(long[0])),
-                  "\n".join(f"- {note}" for note in notes(table, lines))]
+                  "\n".join(f"- {markdown_text(note)}" for note in notes(table, lines))]
     if missing:
-        parts += ["## Missing runs", "\n".join(f"- {m.what}: {m.why}\n\n      {m.command}\n" for m in missing)]
+        parts += ["## Missing runs", "\n".join(map(_missing, missing))]
     if problems:
-        parts += ["## Problems", "\n".join(f"- {p}" for p in problems)]
+        parts += ["## Problems", "\n".join(f"- {markdown_text(p)}" for p in problems)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _missing(run: Missing) -> str:
+    return f"- {markdown_text(f'{run.what}: {run.why}')}\n\n      {' '.join(run.command.splitlines())}\n"
 
 
 def markdown(head: list[str], rows: list[list[str]], texts: int) -> str:
     """A table, its first `texts` columns to the left and those of numbers to the right."""
     rule = ["---" if i < texts else "---:" for i in range(len(head))]
-    cells = [[c.replace("|", r"\|") for c in row] for row in (head, rule, *rows)]
+    cells = [[markdown_text(c) for c in row] for row in (head, rule, *rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def markdown_text(text: str) -> str:
+    """Any text on one line of Markdown, as itself: no cell's end, and no HTML."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", r"\|")
 
 
 def _texts(head: list[str]) -> int:
@@ -118,7 +129,7 @@ def as_csv(tables: list[DataTable], budgets: list[float]) -> str:
     writer.writerow([*CSV_BEGIN, *["top5"] * ranked, *_CSV_END])
     for table, line in lines:
         network, cell = line.network, line.network.cells.get(line.budget)
-        writer.writerow(["" if value is None else value for value in (
+        writer.writerow(["" if value is None else spreadsheet_text(value) for value in (
             table.data, table.split, network.model, network.kind, network.label, line.budget, line.top1,
             line.deviation, *[line.top5] * ranked, line.fraction, line.macs, line.share, line.latency_ms, line.speedup,
             line.published, line.difference, table.published if line.published is not None else None, line.runs,

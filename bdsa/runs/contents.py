@@ -5,22 +5,28 @@ A missing file is None. A damaged one is a UserError that names it and says what
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bdsa.budgets import Budgets
 from bdsa.errors import UserError
 
 CONFIG, ENVIRONMENT, METRICS, RESULTS = "config.yaml", "environment.json", "metrics.jsonl", "results.json"
 CHECKPOINTS, PICTURES, LOG, LOCK = "checkpoints", "pictures", "train.log", "run.lock"
 MASK_SET = "masks.json"  # in pictures/ and visualizations/NAME/: see bdsa.report.pictures.mask_set
 
-_NUMBER = (int, float)
+_NUMBER, _SIZE = (int, float), (int, list)
 _ROW = {"name": str, "images": int, "budget": _NUMBER, "top1": _NUMBER, "conditional_fraction": _NUMBER,
         "macs": _NUMBER}
-_RESULTS = {"model": str, "data": str, "image_size": (int, list), "classes": int, "split": str, "dense_macs": _NUMBER,
+_RESULTS = {"model": str, "data": str, "image_size": _SIZE, "classes": int, "split": str, "dense_macs": _NUMBER,
             "trained_budgets": list, "rows": list}
+_MAYBE = {"top5": _NUMBER, "latency_ms": _NUMBER, "speedup": _NUMBER, "parameters": int, "epoch": int, "weights": str,
+          "validated_on": str, "raw": dict, "latency": dict}  # of results and rows, where they have them
+_SHOWN = {"parameters": int, "epoch": int, "weights": str, "validated_on": str}  # what the run itself prints
+_ABOVE_ZERO = ("images", "macs", "dense_macs", "classes", "speedup", "latency_ms")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the compiled one reads 200 configs in a second
 
 
@@ -51,19 +57,21 @@ def read_environment(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} cannot be read ({first_line(error)}): delete it, the run goes on without") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no named values: delete it, the run goes on without")
+    for key, kind in {"run_id": str, "command": str, "versions": dict}.items():
+        if not isinstance(content.get(key, kind()), kind):
+            raise UserError(f"{path} has {key}={str(content[key])[:40]}: delete it, the run goes on without")
     return content
 
 
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """The results of a finished run: whole, with a row a budget."""
+def read_results(folder: Path, shown: bool = False) -> dict[str, Any] | None:
+    """The results of a finished run: whole, with a row a budget; `shown`: with all that the run prints of them."""
     path = folder / RESULTS
     try:
         content = json.loads(path.read_text())
-        _check(content, _RESULTS)
-        for row in content["rows"]:
-            _check(row, _ROW)
-        if not content["rows"]:
-            raise ValueError("it has no rows")
+        _check(content, {**_RESULTS, **(_SHOWN if shown else {})})
+        Budgets(content["trained_budgets"])
+        for made in (content, content["raw"]) if content.get("raw") else (content,):
+            _check_rows(made)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -90,10 +98,27 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def _check_rows(content: dict[str, Any]) -> None:
+    """Raise ValueError unless `content` has rows, each whole and of a budget of its own."""
+    if not isinstance(content.get("rows"), list) or not content["rows"]:
+        raise ValueError("it has no rows")
+    for row in content["rows"]:
+        _check(row, _ROW)
+        if not 0 <= row["top1"] <= 100:
+            raise ValueError(f"'top1' is {row['top1']}")
+    Budgets(row["budget"] for row in content["rows"])
+
+
 def _check(content: Any, needs: dict[str, Any]) -> None:
-    """Raise ValueError unless `content` has the keys with values of these types."""
+    """Raise ValueError unless `content` has the keys with values of these types, and numbers that are finite."""
     if not isinstance(content, dict):
         raise ValueError(f"{str(content)[:20]!r} is no set of named values")
-    for key, kind in needs.items():
-        if not isinstance(content.get(key), kind):
-            raise ValueError(f"'{key}' is {'missing' if key not in content else repr(content[key])}")
+    asked = {**{key: kind for key, kind in _MAYBE.items() if content.get(key) is not None}, **needs}
+    for key, kind in asked.items():
+        value = content.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"'{key}' is {'missing' if key not in content else repr(value)[:40]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"'{key}' is {value}")
+        if key in _ABOVE_ZERO and value <= 0:
+            raise ValueError(f"'{key}' is {value}")

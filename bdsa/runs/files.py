@@ -35,10 +35,15 @@ def naming(path: Path) -> Iterator[None]:
     """Give an error of the file system the file's name, which it lacks where writing failed: a full disk, a quota."""
     try:
         yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
+    except Exception as error:
+        refused: BaseException | None = error
+        while refused is not None and not isinstance(refused, OSError):  # torch.save raises its own in place of it
+            refused = refused.__cause__ or refused.__context__
+        if refused is None:
+            raise
+        if refused.filename is None:
+            refused.filename = str(path)
+        raise refused from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,3 +55,8 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, readable, whole or not at all."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def spreadsheet_text(value: Any) -> Any:
+    """A cell of a CSV file; a text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -6,7 +6,9 @@ user, and the rest is still reported.
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,12 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bdsa.budgets import Budgets
 from bdsa.errors import UserError, nearest
 from bdsa.runs import contents, failures
 from bdsa.runs.name import decisive_settings, default_settings
 
-_NOT_SEARCHED = {"checkpoints", "pictures", "wandb", "evaluations", "visualizations", "__pycache__"}
-
+_NOT_SEARCHED = {"checkpoints", "pictures", "wandb", "csv", "tensorboard", "mlflow", "evaluations", "visualizations",
+                 "__pycache__"}
+_PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
 @dataclass
@@ -77,12 +81,22 @@ class Run:
         for path in made:
             try:
                 content = json.loads(path.read_text())
-                usable = content["budgets"] and content["count"] and content["measured"]
-                if usable and content["images"].startswith("data:image/"):
+                if masks_are_whole(content):
                     return content
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return None
+
+
+def masks_are_whole(content: dict[str, Any]) -> bool:
+    """Whether masks.json holds what the page shows, pictures among it; of another form it may raise KeyError too."""
+    count = content["count"]
+    columns = list(content["budgets"].values())
+    return bool(
+        columns and 0 < count <= 64 and content["measured"] > 0 and content["blocks"] > 0 and content["ratio"] > 0
+        and len(content["labels"]) == count and all(_PICTURE.fullmatch(column["masks"]) for column in columns)
+        and _PICTURE.fullmatch(content["images"]) and all(len(column["predictions"]) == count for column in columns)
+        and all(0 <= density <= 1 for column in columns for density in column["densities"]))
 
 
 def read_runs(folders: list[str], problems: list[str]) -> list[Run]:
@@ -104,7 +118,7 @@ def read_runs(folders: list[str], problems: list[str]) -> list[Run]:
         for run in runs:
             if found.setdefault(run.resolve(), run) is not run:
                 problems.append(f"{run} is given twice: it counts once")
-    runs = [run for folder in found.values() if (run := read_run(folder, problems)) is not None]
+    runs = [run for folder in found.values() if (run := _read_any(folder, problems)) is not None]
     _name_apart(runs, problems)
     return runs
 
@@ -120,6 +134,15 @@ def find_runs(folder: Path) -> list[Path]:
     return found
 
 
+def _read_any(folder: Path, problems: list[str]) -> Run | None:
+    """`read_run`, whatever is in the folder: one that is odd in a way that was not thought of is a problem too."""
+    try:
+        return read_run(folder, problems)
+    except Exception as error:
+        problems.append(f"{folder} is left out: {failures.reason(error)}")
+        return None
+
+
 def read_run(folder: Path, problems: list[str]) -> Run | None:
     """Read one folder; None, and a problem, where not even its settings can be read."""
     try:
@@ -127,8 +150,7 @@ def read_run(folder: Path, problems: list[str]) -> Run | None:
         if config is None:
             raise UserError(f"its {contents.CONFIG} cannot be read (there is none)")
         settings = {**default_settings(), **decisive_settings(config)}
-        if not isinstance(settings["budgets.targets"], list) or not isinstance(settings["model.name"], str):
-            raise UserError(f"its {contents.CONFIG} has no budgets or no model")
+        _check_settings(config, settings)
     except UserError as error:
         problems.append(f"{folder} is left out: {error}")
         return None
@@ -143,6 +165,20 @@ def read_run(folder: Path, problems: list[str]) -> Run | None:
     if run.results is None:
         run.failure = failures.read_reason(folder)
     return run
+
+
+def _check_settings(config: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise UserError where a section is missing or a value is of another type than its setting's default."""
+    if lacking := [name for name in ("model", "budgets", "data", "recipe") if not isinstance(config.get(name), dict)]:
+        raise UserError(f"its {contents.CONFIG} has no section {lacking[0]}")
+    for name, default in default_settings().items():
+        value = settings[name]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = (number if isinstance(default, (int, float)) and not isinstance(default, bool)
+                else default is None or isinstance(value, type(default)))
+        if not fits:
+            raise UserError(f"its {contents.CONFIG} has {name}={str(value)[:40]}, such as {default} was expected")
+    Budgets(settings["budgets.targets"])
 
 
 def _or_problem(read: Callable[[Path], dict[str, Any] | None], folder: Path, problems: list[str]
@@ -166,7 +202,7 @@ def _metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int) or not _has_numbers(row):
                 raise ValueError
             rows.append(row)
         except ValueError:
@@ -178,6 +214,13 @@ def _metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         problems.append(f"{path}: {'line' if len(broken) == 1 else 'lines'} {shown} cannot be read and "
                         f"{'is' if len(broken) == 1 else 'are'} left out")
     return rows
+
+
+def _has_numbers(row: dict[str, Any]) -> bool:
+    """Whether what is drawn of a row is numbers, where it has them."""
+    loss = row.get("loss") if isinstance(row.get("loss"), dict) else {}
+    drawn = [row.get("budget"), row.get("top1"), row.get("conditional_fraction"), loss.get("total")]
+    return all(v is None or (isinstance(v, (int, float)) and math.isfinite(v)) for v in drawn)
 
 
 def _name_apart(runs: list[Run], problems: list[str]) -> None:

@@ -15,6 +15,7 @@ from bdsa.budgets import DENSE
 from bdsa.config.image_size import in_words
 from bdsa.errors import UserError, nearest
 from bdsa.runs import contents
+from bdsa.runs.files import spreadsheet_text
 from bdsa.runs.name import decisive_settings
 
 PROVENANCE = ("data", "split", "runs")  # columns behind the budgets; the reader takes only numbers as budgets
@@ -162,5 +163,5 @@ def as_csv(cells: dict[str, dict[float, list[TargetRun]]], budgets: list[float])
         runs = [r for cell in row.values() for r in cell]
         places = "; ".join(f"{b:g}: {' '.join(r.folder for r in cell)}" for b, cell in row.items())
         values = [f"{mean_top1(row[b]):.3f}" if b in row else "" for b in budgets]
-        writer.writerow([model, *values, runs[0].data, runs[0].split, places])
+        writer.writerow([model, *values, *map(spreadsheet_text, (runs[0].data, runs[0].split, places))])
     return text.getvalue()

@@ -159,7 +159,7 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
     """Print the table of a finished run and where everything is, once for all processes."""
     if not is_main():
         return
-    results = read_results(run.path)
+    results = read_results(run.path, shown=True)
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     averaged = " (averaged weights)" if results["weights"] == "ema" else ""
