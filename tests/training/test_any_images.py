@@ -163,7 +163,8 @@ def test_a_teacher_reads_the_students_channels(pictures):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["model=cifar_resnet8"], ["model=resnet10t", "data.image_size=32"], ["model=convnext_atto", "model.mask_norm=batch"]])
+    ["model=cifar_resnet8"], ["model=resnet10t", "data.image_size=32"],
+    ["model=convnext_atto", "model.mask_norm=batch"]])
 def test_one_image_a_batch_is_refused_before_the_start_where_a_batch_norm_would_see_it_alone(tmp_path, arguments):
     outcome = run(train, ["recipe.batch_size=1", *arguments, "tracker=none", f"out={tmp_path}", "trainer.device=cpu"])
     assert outcome.code == 1 and outcome.err.count("\n") == 1 and not list(tmp_path.iterdir())
