@@ -42,11 +42,12 @@ class _Executors:
     def of(self, network: nn.Module, budget: str) -> _Made:
         """What was made for a budget, made now if need be, or anew where the network has changed."""
         made = self.made.get(budget)
+        new = made is None
         if made is None or not made.watch.is_current(read=network.watch_weights):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget)  # before the weights are read: what changes meanwhile is seen
                 made = _Made(watch, Executor.of(network, budget) if watch.reason is None else None)
-            self.made[budget] = made
+            self.made = {**self.made, budget: made} if new else {budget: made}  # what is old would keep old weights
             if made.executor is not None:
                 self._explain(made.executor)
         return made

@@ -11,6 +11,7 @@ from operator import attrgetter, getitem, is_, itemgetter
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.hooks import RemovableHandle
 
 from bdsa.method.masks import MaskUnit
 from bdsa.method.norms import BatchStatistics, BudgetNorm
@@ -18,7 +19,7 @@ from bdsa.sparse import native
 
 PIECE = 1 << 16  # bytes that one thread digests at a time
 _STATE = ("training", "_forward_hooks", "_forward_pre_hooks")  # of a module, that make it another one while they hold
-_version, _hooks = attrgetter("_version"), [itemgetter(key) for key in _STATE]
+_version, _training = attrgetter("_version"), itemgetter("training")
 
 
 class Watch:
@@ -56,6 +57,7 @@ class Watch:
         self.counted = [t for t in self.tensors if not t.is_inference()]
         self.versions = list(map(_version, self.counted))
         self.contents = _contents(list(kept.values()))
+        self.handles = -1  # of hooks that were ever made, when there was none here
 
     def is_current(self, read: bool) -> bool:
         """Whether the network still computes with the same.
@@ -79,13 +81,15 @@ class Watch:
 
     def occupied(self) -> str | None:
         """What keeps a module from being replaced by a kernel now, or None: a hook, training mode, its own forward."""
-        if not any(any(map(key, self.own)) for key in _hooks) and not any("forward" in own for own in self.own):
+        handles = RemovableHandle.next_id
+        if self.handles == handles and not any(map(_training, self.own)) and not any("forward" in o for o in self.own):
             return None
         for name, module in zip(self.names, self.modules):
             if module.training:
                 return f"{name} is in training mode"
             if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
                 return f"{name} has a hook, or a forward of its own"
+        self.handles = handles
         return None
 
 
