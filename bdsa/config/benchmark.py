@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from bdsa.config.image_size import check_image_size
-from bdsa.config.names import EXECUTIONS
+from bdsa.config.names import EXECUTIONS, check_folder
 from bdsa.config.setting import setting
 from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
@@ -66,7 +66,8 @@ class LatencyConfig:
 @dataclass
 class BenchmarkConfig(TrainConfig):
     """Everything that `bdsa-benchmark` takes: a training's settings, which are what is measured, and its own."""
-    out: str | None = setting(None, "folder of benchmark.json; default: one of its own under runs/benchmarks")
+    out: str | None = setting(None, "folder of benchmark.json; default: one of its own under runs/benchmarks",
+                              check=check_folder)
     what: str = setting("training", "what is measured", choices=tuple(BENCHMARKS))
     timing: TimingConfig = field(default_factory=TimingConfig)    # of what=training
     latency: LatencyConfig = field(default_factory=LatencyConfig)  # of what=latency

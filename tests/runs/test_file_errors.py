@@ -41,7 +41,8 @@ def finished(tmp_path_factory):
     (train, [*RUN, "out=runs"]), (evaluate, ["checkpoint={run}/checkpoints/best.pt", "out=made"]),
     (visualize, ["checkpoint={run}/checkpoints/best.pt", "out=made"]),
     (export, ["checkpoint={run}/checkpoints/best.pt", "out=made.safetensors"]),
-    (targets, ["{run}", "out=made.csv"]), (report, ["{run}", "out=made"]), (compare, ["{run}", "{run}", "out=made.md"])],
+    (targets, ["{run}", "out=made.csv"]), (report, ["{run}", "out=made"]),
+    (compare, ["{run}", "{run}", "out=made.md"])],
     ids=["train", "evaluate", "visualize", "export", "targets", "report", "compare"])
 def test_a_disk_that_takes_no_more_is_one_line(finished, tmp_path, monkeypatch, main, arguments, code):
     def refuse(_: int) -> None:
