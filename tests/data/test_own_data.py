@@ -49,7 +49,6 @@ def fail(error):
     raise error
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("third, message", [
     (lambda: fail(ValueError("two\nlines")), r"cannot be read: ValueError: two \(test_own_data.py, line \d+\)$"),
     (lambda: fail(KeyError("x")), "cannot be read: KeyError: 'x'"),
@@ -63,11 +62,20 @@ def fail(error):
     (lambda: (torch.zeros(3, 16, 16), 1), r"is a Tensor: a data set gives \(PIL image, label\)"),
     (lambda: (Image.new("F", (16, 16)), 1), "cannot be used: ValueError: its pixels are floating-point"),
 ])
-def test_an_image_that_errs_is_named(workers, third, message):
+def test_an_image_that_errs_is_named(third, message):
     splits = splits_of(lambda spec: sources(Own(third)))
-    check_one_line(f"^data set 'own', val, image 2 {message}", lambda: list(eval_loader(splits.val, 2, workers)))
+    check_one_line(f"^data set 'own', val, image 2 {message}", lambda: list(eval_loader(splits.val, 2, 0)))
     check_one_line(f"^data set 'own', train, image 2 {message}",
-                   lambda: list(train_loader(splits.train, 4, workers, seed=0)))
+                   lambda: list(train_loader(splits.train, 4, 0, seed=0)))
+
+
+@pytest.mark.parametrize("third, message", [
+    (lambda: fail(ValueError("two\nlines")), "cannot be read: ValueError: two .test_own_data.py, line"),
+    (lambda: fail(SystemExit(3)), "cannot be read: SystemExit: 3"),
+    (lambda: (Image.new("RGB", (16, 16)), 2), "has the label 2")])
+def test_it_is_named_from_a_worker_too(third, message):
+    splits = splits_of(lambda spec: sources(Own(third)))
+    check_one_line(f"^data set 'own', val, image 2 {message}", lambda: list(eval_loader(splits.val, 2, 1)))
 
 
 def test_a_reading_process_that_is_killed_is_one_line():
