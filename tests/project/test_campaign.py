@@ -29,18 +29,20 @@ KINDS = ("plain", "averaged", "steered", "sandwich", "wandb")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_training_ends_as_an_undisturbed_one(kind, tmp_path, request):
     whole = request.config.getoption("--campaign")
+    if kind not in ("plain", "sandwich") and not whole:
+        pytest.skip("the short form kills two kinds of run: --campaign kills all")
     done = subprocess.run(
-        [sys.executable, SUPPORT / "killed_runs.py", kind, "25" if whole else "3", "0", tmp_path], text=True,
+        [sys.executable, SUPPORT / "killed_runs.py", kind, "25" if whole else "2", "0", tmp_path], text=True,
         capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SUPPORT), "WANDB_MODE": "offline"})
     assert done.returncode == 0, done.stderr[-2000:]
     counted = json.loads(done.stdout.splitlines()[-1])
     print(counted)
-    assert counted["wrong"] == [] and counted["kills"] >= 3
+    assert counted["wrong"] == [] and counted["kills"] >= 2
 
 
 @pytest.mark.slow
 def test_no_malformed_command_line_gives_a_traceback_hangs_or_is_accepted(tmp_path, monkeypatch, request):
-    chosen = lines()[:1000 if request.config.getoption("--campaign") else 40]
+    chosen = lines()[:1000 if request.config.getoption("--campaign") else 30]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bdsa.training.trainer, "train", accepted)
     counted: collections.Counter[str] = collections.Counter()
