@@ -49,6 +49,7 @@ def test_features_are_those_that_the_logits_come_from(name: str) -> None:
     assert not torch.equal(network.forward_features(images, budget=BUDGET), features)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_extractors_of_timm_and_torchvision_run_at_a_budget() -> None:
     network, images = network_of("resnet18"), images_of((1, 32, 32))
