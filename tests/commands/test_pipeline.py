@@ -104,7 +104,8 @@ def test_a_run_of_it_is_a_run_of_bdsa_train(made):
 
 
 def test_without_a_target_nothing_is_trained_for_it(tmp_path):
-    outcome = pipeline(tmp_path, "pipeline.single.recipe.lr=1e30", "recipe.epochs=1", "budgets.targets=[0.3]")
+    outcome = pipeline(tmp_path, "pipeline.single.recipe.optimizer=addam", "recipe.epochs=1",
+                       "budgets.targets=[0.3]")
     assert outcome.code == 1 and "1 of 1 jobs failed" in outcome.out and "a target, is missing" in outcome.out
     assert not (tmp_path / "multi").exists() and not list(tmp_path.glob("targets-*"))
 
@@ -119,6 +120,7 @@ def test_without_a_target_nothing_is_trained_for_it(tmp_path):
     (["pipeline.multi.awareness.metric=l1"], ["pipeline.multi.awareness.metric", "leave it out"]),
     (["pipeline.metric=[l1]"], ["pipeline.metric", "pipeline.metrics"]),
     (["budgets.targets=[0.3,3]"], ["budget 3"]),
+    (["recipe.momentum=nan"], ["recipe.momentum=nan is not a finite number"]),
 ])
 def test_what_it_cannot_do_is_said_before_anything_runs(tmp_path, arguments, expected):
     outcome = pipeline(tmp_path / "runs", *arguments)

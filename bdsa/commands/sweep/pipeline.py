@@ -37,7 +37,10 @@ class Pipeline(Grid):
             settings = from_omegaconf(PipelineSettings, self.config.pipeline)
             studies += self._studies(arguments)
             self._plan_singles(studies, settings, home)
-            self._run("single-budget runs", [j for s in studies for jobs in s.singles.values() for j in jobs])
+            singles = [j for s in studies for jobs in s.singles.values() for j in jobs]
+            if all(job.invalid for job in singles):  # a setting that no run of it can have
+                raise UserError(singles[0].invalid)
+            self._run("single-budget runs", singles)
             ready = [s for s in studies if all(j.state in FINISHED for jobs in s.singles.values() for j in jobs)]
             for study in ready:
                 study.targets = write_targets(study, home)

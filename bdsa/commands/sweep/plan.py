@@ -30,6 +30,7 @@ class PlannedJob:
     Attributes:
         overrides: its command line, words of NAME=VALUE.
         error: why it cannot start at all.
+        invalid: what is wrong with its settings, where it will fail by them.
         finished: it has a result from before.
         begun: it has a checkpoint to go on from.
         maximize: which number a search takes from it.
@@ -37,6 +38,7 @@ class PlannedJob:
     overrides: list[str]
     folder: Path
     error: str | None = None
+    invalid: str | None = None
     finished: bool = False
     begun: bool = False
     maximize: str | None = None
@@ -99,7 +101,8 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
     job = PlannedJob(list(overrides), folder)
     try:
         config: Any = from_omegaconf(schema, composed)
-    except UserError:  # no other job's business: it fails when its turn comes, and says so in its folder
+    except UserError as error:  # no other job's business: it fails when its turn comes, and says so in its folder
+        job.invalid = str(error)
         return job
     job.maximize = config.maximize
     try:
