@@ -25,7 +25,8 @@ from torchvision.transforms import Compose
 import bdsa
 from bdsa.budgets import DENSE
 from bdsa.data.cluttered_digits import ClutteredDigits
-from bdsa.data.transforms import PaddedCrop, ToNormalized
+from bdsa.data.crops import PaddedCrop
+from bdsa.data.transforms import ToNormalized
 from bdsa.method.losses import block_bounds, block_budget_loss, network_budget_loss
 from bdsa.method.schedule import noise_at, temperature_at
 from bdsa.models.checkpoints import ModelSpec, network_content

@@ -1,6 +1,6 @@
 """Geometry of PIL images that torchvision has not, or slower: crops with a border, and resizing to cover a rectangle.
 
-Sizes are (height, width) in pixels.
+Sizes are (height, width) in pixels, or one number for both.
 """
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
+
+from bdsa.config.image_size import height_width
 
 Size = tuple[int, int]
 
@@ -31,8 +33,8 @@ class ReflectedCrop:
     their budgets by it, and run too much where there is none.
     """
 
-    def __init__(self, size: Size, padding: Size) -> None:
-        self.size, self.padding = size, padding
+    def __init__(self, size: int | Size, padding: int | Size) -> None:
+        self.size, self.padding = height_width(size), height_width(padding)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         pixels = np.asarray(image)
@@ -54,8 +56,8 @@ class PaddedCrop:
     which makes it several times as fast as torchvision's RandomCrop.
     """
 
-    def __init__(self, size: Size, padding: Size) -> None:
-        self.size, self.padding = size, padding
+    def __init__(self, size: int | Size, padding: int | Size) -> None:
+        self.size, self.padding = height_width(size), height_width(padding)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         (height, width), (rows, columns) = self.size, self.padding

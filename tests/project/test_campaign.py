@@ -42,7 +42,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(kind, tmp_path, request):
 
 @pytest.mark.slow
 def test_no_malformed_command_line_gives_a_traceback_hangs_or_is_accepted(tmp_path, monkeypatch, request):
-    chosen = lines()[:1000 if request.config.getoption("--campaign") else 30]
+    chosen = lines()[:400 if request.config.getoption("--campaign") else 30]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bdsa.training.trainer, "train", accepted)
     counted: collections.Counter[str] = collections.Counter()
