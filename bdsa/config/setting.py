@@ -17,6 +17,10 @@ from bdsa.errors import UserError, unknown
 
 Choices = tuple[str, ...] | Callable[[], tuple[str, ...]]  # a function where plug-ins add some
 
+# What a list holds: OmegaConf converts single values, but takes a dictionary in a list of numbers.
+ITEMS: dict[str, type | tuple[type, ...]] = {
+    "list[float]": (int, float), "list[int]": int, "list[str]": str, "Any": object}
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -69,22 +73,25 @@ def setting(default: Any, meaning: str, **rule: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def rules(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Rule]]:
-    """Every setting of a config, sections included: its dotted name, its value and its rule."""
+def rules(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Rule, str]]:
+    """Every setting of a config, sections included: its dotted name, its value, its rule and its declared type."""
     for item in fields(config):
         value, name = getattr(config, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
             yield from rules(value, f"{name}.")
         elif "rule" in item.metadata:
-            yield name, value, item.metadata["rule"]
+            yield name, value, item.metadata["rule"], str(item.type)
 
 
 def check_settings(config: Any, prefix: str = "") -> None:
     """Raise UserError for the first value that breaks its setting's rule; None is always allowed where it can be."""
-    for name, value, rule in rules(config, prefix):
+    for name, value, rule, declared in rules(config, prefix):
         if rule.check is not None and value is not None:
             rule.check(value)
         for item in value if isinstance(value, list) else [value]:
+            kind = declared.removesuffix(" | None")
+            if isinstance(value, list) and not isinstance(item, ITEMS[kind]):
+                raise UserError(f"{name}={value}: {item} is of the wrong type for {kind}")
             if isinstance(item, str) and rule.choices is not None and item not in rule.known:
                 raise unknown(f"value of {name}", item, rule.known)
             if isinstance(item, (int, float)) and not isinstance(item, bool) and (broken := rule.broken_by(item)):

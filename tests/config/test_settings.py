@@ -71,3 +71,12 @@ def test_a_choice_gets_the_nearest_spelling():
     with pytest.raises(UserError, match=message):
         check_settings(config)
     assert any("(cosine | multistep | constant)" in line for line in described_settings(TrainConfig, {}))
+
+
+@pytest.mark.parametrize("section, name, wrong", [("budgets", "temperatures", {"a": 1}), ("tracker", "tags", [1]),
+                                                  ("recipe", "milestones", "3"), ("data", "mean", None)])
+def test_a_list_holds_what_it_declares(section, name, wrong):
+    config = TrainConfig()
+    setattr(getattr(config, section), name, [wrong])
+    with pytest.raises(UserError, match=rf"{section}.{name}=.* is of the wrong type for list\["):
+        check_settings(config)
