@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from command_line import run
+from command_line import TINY, run
 from malformed import lines
 
 import bdsa.training.trainer
@@ -38,6 +39,27 @@ def test_a_killed_training_ends_as_an_undisturbed_one(kind, tmp_path, request):
     counted = json.loads(done.stdout.splitlines()[-1])
     print(counted)
     assert counted["wrong"] == [] and counted["kills"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_where_one_of_two_processes_is_killed_the_other_does_not_hang(tmp_path):
+    launched = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bdsa.commands",
+         "train", *TINY, "trainer.threads=1", "recipe.epochs=5000", "trainer.pictures=0", f"out={tmp_path}",
+         "name=two"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 200
+        while not (tmp_path / "two/checkpoints/last.pt").exists():
+            assert time.monotonic() < deadline and launched.poll() is None, "no epoch was trained"
+            time.sleep(0.2)
+        ranks = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+        os.kill(int(ranks[-1]), signal.SIGKILL)
+        assert launched.wait(timeout=60) != 0
+        assert not any(Path(f"/proc/{rank}/cmdline").exists() for rank in ranks)
+    finally:
+        launched.kill()
 
 
 @pytest.mark.slow
