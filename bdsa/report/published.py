@@ -46,7 +46,7 @@ def describe_source(table: DataTable, why: bool = True) -> str:
     reason = f"; {table.why_published}" if why else ""
     if table.published in _KNOWN:
         return (f"Published: {PAPER}, top-1 of the authors' networks for a single budget "
-                f"(bdsa/published_targets/{table.published}.csv{reason}).")
+                f"(bdsa/config/published_targets/{table.published}.csv{reason}).")
     return f"Published: {table.published}{f' ({table.why_published})' if why else ''}."
 
 
