@@ -8,6 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bdsa.errors import UserError
+from bdsa.ranks import is_main
+
+PROBE = ".bdsa"  # a file that is made and removed, to see whether one can be
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -44,6 +49,22 @@ def naming(path: Path) -> Iterator[None]:
         if refused.filename is None:
             refused.filename = str(path)
         raise refused from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that results will go to, before any of them is worked out; rank 0 alone does.
+
+    Raises:
+        UserError: if nothing can be written there.
+    """
+    if not is_main():
+        return
+    try:
+        with replacing(folder / PROBE):
+            pass
+        (folder / PROBE).unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another out=...") from error
 
 
 def write_text(path: Path, text: str) -> None:

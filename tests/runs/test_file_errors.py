@@ -109,3 +109,19 @@ def test_rows_written_before_the_disk_was_full_are_kept(tmp_path, monkeypatch):
         with pytest.raises(OSError) as caught:
             metrics.append({"epoch": 2})
     assert caught.value.filename == str(Path(metrics.path)) and metrics.read()[0] == {"epoch": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("main, words, work", [
+    (evaluate, ["checkpoint={best}"], "bdsa.commands.evaluate.evaluate"),
+    (visualize, ["checkpoint={best}"], "bdsa.commands.visualize.ask"),
+    (benchmark, [*TINY], "bdsa.commands.benchmark.training.take_turns"),
+    (benchmark, ["what=latency", "latency.checkpoint={best}", "latency.peers=[eager]"],
+     "bdsa.commands.benchmark.latency.measured"),
+])
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_work(finished, monkeypatch, main, words, work):
+    monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it has begun"))
+    words = [w.format(best=finished / "checkpoints/best.pt") for w in words]
+    outcome = run(main, [*words, "out=/proc/nothing/here"])
+    assert outcome.code == 1 and outcome.err.count("\n") <= 1, outcome.err
+    assert outcome.err.startswith("error: /proc/nothing/here cannot be written to"), outcome.err

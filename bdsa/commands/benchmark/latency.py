@@ -24,7 +24,7 @@ from bdsa.machine import processor
 from bdsa.models.dense_copy import dense_copy
 from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment
-from bdsa.runs.files import write_json
+from bdsa.runs.files import make_folder, write_json
 from bdsa.sparse.latency import Engine, network_engine, time_engines
 
 INPUTS = 4  # that take turns, at least: an engine must not get used to one
@@ -55,13 +55,13 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
     sizes = config.latency.batch_sizes
     subject = find_subject(config, named, max(IMAGES, INPUTS * max(sizes)))
     home = benchmark_folder(config, subject.source, subject.name, "cpu")
+    make_folder(home)
     results = []
     for size in sizes:
         folder = home / f"batch{size}" if len(sizes) > 1 else home
         inputs, masks = batches(subject, size, config)
         result = {**measured(config, subject, peers, inputs, masks), "missing": lacking, "load_before": load,
                   "cores": os.cpu_count(), "environment": environment("cpu"), "settings": asdict(config)}
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "benchmark.json", result)
         speedup_picture(result, folder / "speedup.png")
         report(result, folder)

@@ -20,7 +20,7 @@ from bdsa.config.settings import AwarenessConfig
 from bdsa.data.loaders import EpochLoader, train_loader
 from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment
-from bdsa.runs.files import write_json
+from bdsa.runs.files import make_folder, write_json
 from bdsa.sparse.stopwatch import Timed, take_turns
 from bdsa.training.assembly import Assembly, assemble, create_network
 from bdsa.training.device import choose_device
@@ -53,6 +53,8 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     device = choose_device(config.trainer)
     assembly = assemble(config, device)
     assembly.splits.train.draw()
+    folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
+    make_folder(folder)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     batches = held_batches(config, assembly, device)
     works = {v: Steps(config, assembly, v, batches, device) for v in variants(config)}
@@ -76,8 +78,6 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
               "image_size": assembly.splits.image_size, "batch_size": size, "steps": count, "rounds": timing.rounds,
               "rows": rows, "verdict": verdict(rows[-2], rows[-1]), "load_before": load, "cores": os.cpu_count(),
               "environment": environment(str(device)), "settings": asdict(config)}
-    folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "benchmark.json", result)
     report(result, folder / "benchmark.json")
     return result

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from bdsa.budgets import DENSE
+from bdsa.budgets import Budget
 from bdsa.report.intervals import accuracy_range, wilson
 from bdsa.report.pictures.axes import GREY, CountFormatter, draw_densities, finish, new_figure, save
 from bdsa.report.pictures.line_styles import line_styles
@@ -105,10 +105,10 @@ def accuracy_cost_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *
 
 def _label(row: Mapping[str, Any], trained: bool, wide: bool) -> str:
     """What stands below a point: its budget, and what there is room for."""
-    lines = [f"{row['budget']:g}" + (" (dense)" if wide and row["budget"] == DENSE else "")]
+    lines = [f"{row['budget']:g}" + (" (dense)" if wide and Budget(row["budget"]).is_dense else "")]
     if wide and not trained:
         lines.append("not trained")
-    elif wide and row.get("conditional_fraction") is not None and row["budget"] != DENSE:
+    elif wide and row.get("conditional_fraction") is not None and not Budget(row["budget"]).is_dense:
         lines.append(f"fraction {row['conditional_fraction']:.2f}")
     return "\n".join(lines)
 
