@@ -26,7 +26,7 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.ranks import is_main
 from bdsa.report.progress import progress_bar
 from bdsa.report.results_table import print_table
-from bdsa.runs.files import make_folder, write_json
+from bdsa.runs.files import check_writable, write_json
 from bdsa.sparse.execution import break_even, use_break_even
 from bdsa.training.device import choose_device
 from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
@@ -59,7 +59,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.shard())
     network.execution = config.execution
     folder = _folder(config, name, splits.name, split)
-    distributed.together(lambda: make_folder(folder))
+    distributed.together(lambda: check_writable(folder))
     if config.execution == "auto" and (found := _kept_execution(folder, len(network.adaptive_blocks()))):
         use_break_even(network, found)
     with progress_bar() as bar:

@@ -29,7 +29,7 @@ from bdsa.report.pictures.run import density_picture
 from bdsa.report.progress import progress_bar
 from bdsa.report.terminal import human_count
 from bdsa.runs.contents import MASK_SET
-from bdsa.runs.files import make_folder, write_json
+from bdsa.runs.files import check_writable, write_json
 from bdsa.training.device import choose_device
 
 COUNT = 8      # images, where nobody said how many
@@ -60,8 +60,9 @@ def visualize(config: VisualizeConfig, named: Collection[str] = ()) -> dict[str,
         shown, source = _of_files(config, content, network, files, named)
     check_image_size(network, name, list(shown.images.shape[2:]))
     folder = _folder(config, source)
-    make_folder(folder)
+    check_writable(folder)
     answers = ask(network.to(device).eval(), shown.images, budgets, device)
+    folder.mkdir(parents=True, exist_ok=True)
     blocks = block_labels(network)
     dense = network.dense_macs(tuple(shown.images.shape[2:]))
     columns = [MaskColumn(a.budget, a.masks, a.fractions, [shown.classes[p] for p in a.predictions]) for a in answers]

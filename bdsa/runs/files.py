@@ -51,18 +51,21 @@ def naming(path: Path) -> Iterator[None]:
         raise refused from None
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder that results will go to, before any of them is worked out; rank 0 alone does.
+def check_writable(folder: Path) -> None:
+    """See that results can go to a folder before any of them is worked out; nothing is left behind. Rank 0 alone does.
 
     Raises:
         UserError: if nothing can be written there.
     """
     if not is_main():
         return
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with replacing(folder / PROBE):
             pass
         (folder / PROBE).unlink()
+        for made in missing:
+            made.rmdir()
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another out=...") from error
 

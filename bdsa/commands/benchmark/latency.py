@@ -24,7 +24,7 @@ from bdsa.machine import processor
 from bdsa.models.dense_copy import dense_copy
 from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment
-from bdsa.runs.files import make_folder, write_json
+from bdsa.runs.files import check_writable, write_json
 from bdsa.sparse.latency import Engine, network_engine, time_engines
 
 INPUTS = 4  # that take turns, at least: an engine must not get used to one
@@ -55,7 +55,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
     sizes = config.latency.batch_sizes
     subject = find_subject(config, named, max(IMAGES, INPUTS * max(sizes)))
     home = benchmark_folder(config, subject.source, subject.name, "cpu")
-    make_folder(home)
+    check_writable(home)
     results = []
     for size in sizes:
         folder = home / f"batch{size}" if len(sizes) > 1 else home

@@ -20,7 +20,7 @@ from bdsa.config.settings import AwarenessConfig
 from bdsa.data.loaders import EpochLoader, train_loader
 from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment
-from bdsa.runs.files import make_folder, write_json
+from bdsa.runs.files import check_writable, write_json
 from bdsa.sparse.stopwatch import Timed, take_turns
 from bdsa.training.assembly import Assembly, assemble, create_network
 from bdsa.training.device import choose_device
@@ -54,7 +54,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     assembly = assemble(config, device)
     assembly.splits.train.draw()
     folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
-    make_folder(folder)
+    check_writable(folder)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     batches = held_batches(config, assembly, device)
     works = {v: Steps(config, assembly, v, batches, device) for v in variants(config)}
