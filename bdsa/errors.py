@@ -25,6 +25,11 @@ def nearest(word: object, known: Iterable[object]) -> str:
     return f" (did you mean '{by_text[close[0]]}'?)" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in its first line; its kind where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def unknown(what: str, word: object, known: Iterable[object], limit: int = 12) -> UserError:
     """Build the error for a name that is not among `known`; long lists are cut to `limit` names."""
     names = [str(k) for k in known]

@@ -1,8 +1,6 @@
 """Two runs or two sweeps side by side: `bdsa-compare`; see --help."""
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from rich import box
@@ -10,10 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bdsa.budgets import Budget
-from bdsa.commands.folder_arguments import folders_and_settings
-from bdsa.commands.one_line import one_line
+from bdsa.commands.folder_arguments import launch_for_folders
 from bdsa.config.commands import CompareConfig
-from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.report.comparison import MEASURES, Comparison, Pair, compare
 from bdsa.report.tables import markdown, markdown_text
@@ -42,13 +38,7 @@ _FORMS = {"top1": ".2f", "top5": ".2f", "conditional_fraction": ".3f", "latency_
 
 def main() -> None:
     """Entry point of bdsa-compare."""
-    arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        print(HELP + "\n".join(described_settings(CompareConfig, asdict(CompareConfig()))))
-        return
-    with one_line():
-        folders, config = folders_and_settings(arguments, CompareConfig, "out=comparison.md")
-        show(folders, config)
+    launch_for_folders(show, CompareConfig, HELP, "out=comparison.md")
 
 
 def show(folders: list[str], config: CompareConfig) -> None:
@@ -73,7 +63,6 @@ def show(folders: list[str], config: CompareConfig) -> None:
     remarks = [*found.remarks, *problems]
     _print(folders, found, remarks)
     if config.out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, as_markdown(folders, found, remarks))
         print(f"  {'comparison':<11}{out}")
 

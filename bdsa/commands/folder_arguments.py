@@ -2,13 +2,32 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from bdsa.commands.one_line import one_line
 from bdsa.config.overrides import check_overrides
-from bdsa.config.schema import from_omegaconf
+from bdsa.config.schema import described_settings, from_omegaconf
 from bdsa.errors import UserError
+
+
+def launch_for_folders(work: Callable[[list[str], Any], None], schema: type, help_text: str, example: str) -> None:
+    """Run `work(folders, settings)` for the command line, or print the help; an error is one line.
+
+    Args:
+        help_text: what stands above the settings.
+        schema, example: see `folders_and_settings`.
+    """
+    arguments = sys.argv[1:]
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text + "\n".join(described_settings(schema, asdict(schema()))))
+        return
+    with one_line():
+        work(*folders_and_settings(arguments, schema, example))
 
 
 def folders_and_settings(arguments: list[str], schema: type, example: str) -> tuple[list[str], Any]:

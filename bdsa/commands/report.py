@@ -2,18 +2,15 @@
 from __future__ import annotations
 
 import csv
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from bdsa.commands.folder_arguments import folders_and_settings
-from bdsa.commands.one_line import one_line
+from bdsa.commands.folder_arguments import launch_for_folders
 from bdsa.config.commands import ReportConfig
-from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.report.lines import table_lines
 from bdsa.report.missing import Missing, missing_runs
@@ -50,12 +47,7 @@ _SHOWN = 10  # missing runs on the terminal, at most: the report has all
 
 def main() -> None:
     """Entry point of bdsa-report."""
-    arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        print(HELP + "\n".join(described_settings(ReportConfig, asdict(ReportConfig()))))
-        return
-    with one_line():
-        report(*folders_and_settings(arguments, ReportConfig, "out=report"))
+    launch_for_folders(report, ReportConfig, HELP, "out=report")
 
 
 def report(folders: list[str], config: ReportConfig) -> None:
@@ -77,7 +69,6 @@ def report(folders: list[str], config: ReportConfig) -> None:
     made = _made(runs, config, problems)
     tables, missing = made.tables, made.missing
 
-    out.mkdir(parents=True, exist_ok=True)
     for old in (out / "plots").glob("*.p[nd][gf]"):  # of a report with more tables
         old.unlink()
     write_text(out / "report.csv", made.texts["csv"])

@@ -1,15 +1,11 @@
 """Make the targets file of awareness from finished single-budget runs: `bdsa-targets`; see --help."""
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from bdsa.budgets import Budgets
-from bdsa.commands.folder_arguments import folders_and_settings
-from bdsa.commands.one_line import one_line
+from bdsa.commands.folder_arguments import launch_for_folders
 from bdsa.config.commands import TargetsConfig
-from bdsa.config.schema import described_settings
 from bdsa.errors import UserError
 from bdsa.runs.files import write_text
 from bdsa.runs.selection import meets_budgets
@@ -31,12 +27,7 @@ Settings:
 
 def main() -> None:
     """Entry point of bdsa-targets: bare words are folders, NAME=VALUE are settings."""
-    arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        print(HELP + "\n".join(described_settings(TargetsConfig, asdict(TargetsConfig()))))
-        return
-    with one_line():
-        collect(*folders_and_settings(arguments, TargetsConfig, "out=targets.csv"))
+    launch_for_folders(collect, TargetsConfig, HELP, "out=targets.csv")
 
 
 def collect(folders: list[str], config: TargetsConfig) -> None:
@@ -51,7 +42,6 @@ def collect(folders: list[str], config: TargetsConfig) -> None:
     runs = read_runs(folders, config.dense)
     cells = table(runs)
     budgets = sorted({r.budget for r in runs} | set(Budgets(config.budgets) if config.budgets else ()))
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, as_csv(cells, budgets))
     for model, row in cells.items():
         for budget, cell in row.items():

@@ -48,8 +48,6 @@ def visualize(config: VisualizeConfig, named: Collection[str] = ()) -> dict[str,
         UserError: for bad input, before anything is written.
     """
     device = choose_device(TrainerConfig(device=config.trainer.device, threads=config.trainer.threads))
-    if config.out is not None and Path(config.out).exists() and not Path(config.out).is_dir():
-        raise UserError(f"out={config.out} is a file: name a folder")
     files = None if config.images is None else find_image_files(config.images)
     stored = checkpoints.open_network(config.checkpoint, config.published, config.budgets.targets)
     network, name, content = stored.network, stored.name, stored.content

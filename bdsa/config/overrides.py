@@ -15,7 +15,7 @@ from bdsa.config.names import WEIGHT_SUFFIXES
 from bdsa.config.pipeline import STAGE_SETTINGS
 from bdsa.config.quoting import quoted_argument
 from bdsa.config.schema import setting_names, unknown_setting
-from bdsa.errors import UserError, nearest, unknown
+from bdsa.errors import UserError, first_line, nearest, unknown
 
 # Below these any name is allowed: another library checks them, or the pipeline.
 FREE = ("model.args.", *STAGE_SETTINGS)
@@ -81,7 +81,7 @@ def _parsed(argument: str, schema: type) -> Override:
             raise UserError(f"{argument} holds characters with a meaning of their own; quoted for a shell: "
                             f"{quoted_argument(argument)}") from error
         shown = argument if argument.isprintable() else repr(argument)
-        raise UserError(f"cannot read {shown}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read {shown}: {first_line(error)}") from error
 
 
 def _check_list(name: str, override: Override) -> None:

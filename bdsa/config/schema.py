@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from bdsa.config.plugins import load_plugins
 from bdsa.config.setting import check_settings
-from bdsa.errors import UserError, nearest
+from bdsa.errors import UserError, first_line, nearest
 
 
 def from_omegaconf(schema: type, composed: DictConfig) -> Any:
@@ -26,7 +26,7 @@ def from_omegaconf(schema: type, composed: DictConfig) -> Any:
     except ConfigKeyError as error:
         raise unknown_setting(error.full_key, schema) from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{error.full_key}: {first_line(error)}") from error
     check_settings(config)
     if hasattr(config, "check"):  # what no single value decides
         config.check()

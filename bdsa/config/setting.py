@@ -88,8 +88,8 @@ def check_settings(config: Any, prefix: str = "") -> None:
     for name, value, rule, declared in rules(config, prefix):
         if rule.check is not None and value is not None:
             rule.check(value)
+        kind = declared.removesuffix(" | None")
         for item in value if isinstance(value, list) else [value]:
-            kind = declared.removesuffix(" | None")
             if isinstance(value, list) and not isinstance(item, ITEMS[kind]):
                 raise UserError(f"{name}={value}: {item} is of the wrong type for {kind}")
             if isinstance(item, str) and rule.choices is not None and item not in rule.known:

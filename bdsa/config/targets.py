@@ -5,7 +5,7 @@ import csv
 from pathlib import Path
 
 from bdsa.budgets import Budgets
-from bdsa.errors import UserError, nearest, unknown
+from bdsa.errors import UserError, first_line, nearest, unknown
 
 SHIPPED = Path(__file__).parent / "published_targets"
 
@@ -53,7 +53,7 @@ def read_rows(source: str, path: Path) -> dict[str, dict[str, str]]:
                 if name:
                     table[name] = line
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"targets file {source} is not a CSV file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"targets file {source} is not a CSV file: {first_line(error)}") from error
     if not table:
         raise UserError(f"targets file {source} has no column 'model' or no rows: its first line must be "
                         f"model,0.3,0.5,...")

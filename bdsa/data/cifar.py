@@ -5,7 +5,7 @@ from torchvision import datasets
 
 from bdsa.data.image_folder import check_root
 from bdsa.data.registry import DataSpec, Sources, register_dataset
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 
 
 @register_dataset("cifar10", image_size=32, reads=("root", "download"))
@@ -27,7 +27,7 @@ def _build(kind: type[datasets.CIFAR10], spec: DataSpec) -> Sources:
         test = kind(str(root), train=False)
     except (RuntimeError, OSError) as error:      # missing or damaged; no network, no space
         if spec.download:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"cannot download {spec.name} to '{root}': {reason}") from error
         raise UserError(f"{spec.name} is missing or damaged in '{root}' (expected {kind.base_folder}): "
                         f"set data.download=true to fetch it") from error

@@ -9,7 +9,7 @@ import warnings
 from PIL import Image, ImageOps
 
 from bdsa.data.image_modes import in_mode
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
           (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
@@ -60,4 +60,4 @@ def _reason(error: Exception) -> str:
         return f"it is too large to be true ({str(error).splitlines()[0].split(', ')[0]})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

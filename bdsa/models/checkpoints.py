@@ -16,7 +16,7 @@ from timm.models import is_model, split_model_name_tag
 
 from bdsa.budgets import Budgets
 from bdsa.config import loaded
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 from bdsa.models.digest import Digesting, advice
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
@@ -24,7 +24,6 @@ from bdsa.models.published import load_published_checkpoint
 from bdsa.models.stated import check_content
 from bdsa.models.weights import check_fit, load_completely, read_file, state_dict_of
 from bdsa.ranks import is_main
-from bdsa.runs.contents import first_line
 from bdsa.runs.files import replacing
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bdsa.config.names import WEIGHT_SUFFIXES
-from bdsa.errors import UserError, nearest
+from bdsa.errors import UserError, first_line, nearest
 from bdsa.models.digest import advice, check_digest
 
 # Numbers that many training scripts leave in their checkpoints (best_prec1 and the like).
@@ -212,7 +212,7 @@ def load_dense_weights(model: nn.Module, path: str | Path, reset_head: bool = Fa
         except KeyError as error:
             raise UserError(f"{path} does not fit {type(model).__name__}: unknown {error}") from error
         except Exception as error:  # the mapping takes tensors apart before it knows whose they are
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            said = first_line(error)
             raise UserError(f"{path} does not fit {type(model).__name__}: {said}") from error
     own = model.state_dict()
     head = [k for k, v in own.items() if k.endswith((".fc.weight", ".fc.bias")) or k in ("fc.weight", "fc.bias")]

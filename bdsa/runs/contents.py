@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from bdsa.budgets import Budgets
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 
 CONFIG, ENVIRONMENT, METRICS, RESULTS = "config.yaml", "environment.json", "metrics.jsonl", "results.json"
 CHECKPOINTS, PICTURES, LOG, LOCK = "checkpoints", "pictures", "train.log", "run.lock"
@@ -91,11 +91,6 @@ def command_of(folder: Path) -> str:
 def row_of(results: dict[str, Any], budget: float) -> dict[str, Any] | None:
     """The row of a budget, where the results have one."""
     return next((row for row in results["rows"] if row["budget"] == budget), None)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in its first line."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _check_rows(content: dict[str, Any]) -> None:

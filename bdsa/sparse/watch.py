@@ -42,8 +42,8 @@ class Watch:
         self.children = _Slots((d, k, v) for d in self.trees for k, v in d.items())
         held = [(d, k, v) for m in everything for d in _tensors_of(m, budget) for k, v in d.items()]
         tensors = [v for _, _, v in held if v is not None]
-        self.reason = _unusual_tensors(tensors) or _unusual_modules(named) or _not_finite(tensors)
-        readable = _unusual_tensors(tensors) is None
+        unusual = _unusual_tensors(tensors)
+        self.reason, readable = unusual or _unusual_modules(named) or _not_finite(tensors), unusual is None
         present = [slot for slot in held if slot[2] is not None and readable]
         self.others = _Slots(slot for slot in held if slot[2] is None or not readable)  # seen when they are replaced
         # A matrix may be seen in another way with its memory unchanged; a vector cannot.

@@ -24,13 +24,12 @@ from bdsa.data.class_names import shortened
 from bdsa.data.fingerprint import difference
 from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 from bdsa.method.awareness import awareness_weights
 from bdsa.models import checkpoints
 from bdsa.models.digest import advice
 from bdsa.models.weights import load_completely
 from bdsa.report.progress import duration, progress_bar
-from bdsa.runs.contents import first_line
 from bdsa.runs.folder import RunFolder
 from bdsa.runs.selection import BestEpochs, epoch_tolerance
 from bdsa.runs.tracker import NoTracker

@@ -13,13 +13,11 @@ from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.errors import UserError
 
 
-def check_start(config: BenchmarkConfig) -> None:
-    """Raise UserError for what no benchmark can do: several processes, or a folder that is a file."""
+def check_alone() -> None:
+    """Raise UserError in several processes, of which no benchmark can make one."""
     if ranks.world() > 1:
         raise UserError(f"bdsa-benchmark measures one process and was started in {ranks.world()}: start it without "
                         f"a launcher")
-    if config.out is not None and Path(config.out).exists() and not Path(config.out).is_dir():
-        raise UserError(f"out={config.out} is a file: name a folder")
 
 
 def benchmark_folder(config: BenchmarkConfig, source: str, model: str, device: str) -> Path:

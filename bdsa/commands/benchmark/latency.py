@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bdsa.budgets import Budget
 from bdsa.commands.benchmark.engines import check_agreement, dense_engines, missing
-from bdsa.commands.benchmark.folder import benchmark_folder, check_start
+from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
 from bdsa.commands.benchmark.latency_report import break_even, report, speedup_picture
 from bdsa.commands.benchmark.profile import write_profiles
 from bdsa.commands.benchmark.subject import Subject, find_subject
@@ -43,7 +43,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
     Raises:
         UserError: for bad input, before anything is written.
     """
-    check_start(config)
+    check_alone()
     check_device(config)
     lacking = [reason for reason in map(missing, config.latency.peers) if reason]
     peers = [peer for peer in config.latency.peers if missing(peer) is None]

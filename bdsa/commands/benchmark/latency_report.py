@@ -14,8 +14,6 @@ from rich.table import Table
 from bdsa.config.image_size import in_words
 from bdsa.report.terminal import counted, print_whole
 
-GOAL = 0.85  # efficiency that is asked for; a row below it wants an explanation: latency.profile=true
-
 
 def latency_table(result: Mapping[str, Any]) -> Table:
     """Build the table: the dense engines, then a row a budget.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bdsa.budgets import DENSE, Budgets
-from bdsa.commands.benchmark.folder import benchmark_folder, check_start
+from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
 from bdsa.commands.benchmark.training_report import report, verdict
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.config.settings import AwarenessConfig
@@ -48,7 +48,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     Raises:
         UserError: for bad input, before anything is written.
     """
-    check_start(config)
+    check_alone()
     config = replace(config, awareness=AwarenessConfig())  # its weights change no step's time
     device = choose_device(config.trainer)
     assembly = assemble(config, device)

@@ -27,7 +27,7 @@ from bdsa.commands.job import Job, worth
 from bdsa.commands.one_line import as_user_error
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing, check_folders, plan
 from bdsa.commands.sweep.report import report
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 from bdsa.runs import failures
 
 ALIASES = {"model": "model.name"}  # two spellings of one setting: the command line's replaces the sweep's
@@ -169,7 +169,7 @@ def combinations(params: dict[str, str], arguments: Sequence[str]) -> list[list[
         own = parser.parse_overrides([f"{name}={values}" for name, values in params.items()])
         given = parser.parse_overrides(list(arguments))
     except HydraException as error:
-        raise UserError(f"cannot read the sweep: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot read the sweep: {first_line(error)}") from error
     replaced = {_setting(o) for o in given}
     kept = {o.get_key_element(): o for o in own if _setting(o) not in replaced}
     kept.update({o.get_key_element(): o for o in given})  # of one that is given twice, the last counts
