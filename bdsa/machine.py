@@ -29,6 +29,11 @@ def processor_flags() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has products of bfloat16: AMX, AVX512-BF16 or ARM's."""
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(processor_flags().split())
+
+
 def spare_cores() -> int:
     """Cores of this machine that may read ahead while one process each trains, at most `MOST_WORKERS`.
 

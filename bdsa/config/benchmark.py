@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any
 
 from bdsa.config.image_size import check_image_size
-from bdsa.config.names import EXECUTIONS, check_folder
+from bdsa.config.names import EXECUTIONS, PRECISIONS, check_folder
 from bdsa.config.setting import setting
 from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
 
 # what= -> the module whose `benchmark(config, named)` measures it
-BENCHMARKS = {"training": "bdsa.commands.benchmark.training", "latency": "bdsa.commands.benchmark.latency"}
+BENCHMARKS = {"training": "bdsa.commands.benchmark.training", "latency": "bdsa.commands.benchmark.latency",
+              "table": "bdsa.commands.benchmark.latency_table"}
 PEERS = ("eager", "folded", "compile", "frozen", "onnxruntime", "openvino")
 MASKS = ("synthetic", "model")
 
@@ -36,7 +37,11 @@ class LatencyConfig:
     image_size: Any = setting(None, "synthetic: pixels, or [height,width]; default: the model's own",
                               check=partial(check_image_size, "latency.image_size"))
     execution: str = setting("sparse", "of the adaptive network", choices=EXECUTIONS)
+    precision: str | None = setting(None, "of the adaptive network; auto: what it takes by itself; default: float32, "
+                                          "and bfloat16 where the processor multiplies it", choices=PRECISIONS)
     peers: list[str] = setting(list(PEERS), "dense engines: all, or some of these", choices=PEERS)
+    int8: bool = setting(False, "also time onnxruntime and openvino in int8, which count apart")
+    break_even: bool = setting(True, "also find the density from which masked or a dense engine is faster")
     rounds: int = setting(20, "that are timed, every engine and budget in turn; the median counts",
                           above=0, at_most=1e6)
     seconds: float = setting(0.1, "of a turn, at least, and one inference at least", above=0, at_most=3600)
@@ -66,7 +71,8 @@ class LatencyConfig:
 @dataclass
 class BenchmarkConfig(TrainConfig):
     """Everything that `bdsa-benchmark` takes: a training's settings, which are what is measured, and its own."""
-    out: str | None = setting(None, "folder of benchmark.json; default: one of its own under runs/benchmarks",
+    out: str | None = setting(None, "folder of benchmark.json; default: one of its own under runs/benchmarks; of "
+                                "what=table: what to read, runs/benchmarks",
                               check=check_folder)
     what: str = setting("training", "what is measured", choices=tuple(BENCHMARKS))
     timing: TimingConfig = field(default_factory=TimingConfig)    # of what=training

@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,21 @@ def environment(device: str) -> dict[str, Any]:
     """What a result depends on beside the settings: command, versions, commit, processor, device."""
     import torch
 
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return {"command": command(), "commit": commit(),
-            "python": platform.python_version(), "versions": versions, "platform": platform.platform(),
+            "python": platform.python_version(), "versions": versions(PACKAGES), "platform": platform.platform(),
             "processor": processor(), "threads": torch.get_num_threads(), "device": device,
             "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else None}
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """The installed version of each package; None of one that is not here."""
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def in_sweep() -> bool:

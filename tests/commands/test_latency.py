@@ -7,26 +7,24 @@ from statistics import median
 
 import pytest
 import torch
-from command_line import TINY, run
+from command_line import BRIEF, TINY, run
 from network_cases import adaptive, images_of, perturb
 from timm.models.resnet import BasicBlock
 from torch import nn
 
-import bdsa.commands.benchmark.engines
-from bdsa.commands.benchmark.engines import dense_engines
-from bdsa.commands.benchmark.latency_report import break_even
+from bdsa.commands.benchmark.break_even import break_evens, in_words
 from bdsa.commands.benchmark.profile import labelled, profile_budget
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
 from bdsa.commands.entry_points import benchmark as benchmark_main
 from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import train as train_main
-from bdsa.machine import has_compiler
+from bdsa.machine import multiplies_bfloat16
 from bdsa.models.checkpoints import read_checkpoint
 from bdsa.models.dense_copy import dense_copy, fold_batch_norms
 from bdsa.sparse.latency import time_engines
 from bdsa.training.run_latency import add_latency
 
-QUICK = ["what=latency", "trainer.threads=1", "latency.rounds=3", "latency.seconds=0.001", "latency.execution=masked"]
+QUICK = [*BRIEF, "latency.execution=masked", "latency.precision=float32"]
 SMALL = [*QUICK, "model=cifar_resnet8", "latency.peers=[eager,folded]"]
 
 
@@ -106,13 +104,23 @@ def measured(tmp_path_factory):
 def test_the_file_has_the_figures_and_what_they_follow_from(measured):
     for size, made in zip((1, 3), measured[2], strict=True):
         assert (made["model"], made["batch_size"], made["threads"]) == ("cifar_resnet8", size, 1) and made["processor"]
-        assert list(made["peers"]) == ["eager", "folded"] and made["image_size"] == 32
-        assert made["peers"] == {n: median(ms) for n, ms in made["peer_rounds_ms"].items()}
-        assert made["best_dense_ms"] == made["peers"][made["best_peer"]] == min(made["peers"].values())
-        assert [r["budget"] for r in made["rows"]] == [0.3, 0.6, 1.0]
+        engines = [(peer["engine"], peer["precision"]) for peer in made["peers"]]
+        half = [(name, "bfloat16") for name in ("eager", "folded")] * multiplies_bfloat16()
+        assert sorted(engines) == sorted([("eager", "float32"), ("folded", "float32"), *half])
+        assert made["image_size"] == 32 and made["break_even"] == []  # masked execution is the other way itself
+        for peer in made["peers"]:
+            assert peer["ms"] == median(peer["rounds_ms"]) and len(peer["rounds_ms"]) == 3
+            assert peer["logits_apart"] < (1e-3 if peer["precision"] == "float32" else 0.1)
+        by_precision = {p: min(peer["ms"] for peer in made["peers"] if peer["precision"] == p) for _, p in engines}
+        assert {p: made["fastest"][p]["ms"] for p in by_precision} == by_precision
+        fastest = made["fastest"]["any"]["ms"]
+        assert fastest == min(by_precision.values())
+        assert [(r["budget"], r["precision"]) for r in made["rows"]] == [(b, "float32") for b in (0.3, 0.6, 1.0)]
         for row in made["rows"]:
             assert len(row["rounds_ms"]) == 3 and row["ms"] == median(row["rounds_ms"]) > 0
-            assert row["speedup"] == pytest.approx(made["best_dense_ms"] / row["ms"])
+            assert row["speedup"] == pytest.approx(fastest / row["ms"])
+            assert row["speedup_same_precision"] == pytest.approx(by_precision["float32"] / row["ms"])
+            assert row["speedup_int8"] is None and row["logits_apart"] < 1e-5 and row["decisions_differ"] is None
             assert row["efficiency"] == pytest.approx(row["speedup"] * row["macs_ratio"])
             assert row["conditional_fraction"] == pytest.approx(row["budget"], abs=0.02)
         low, high, dense = made["rows"]
@@ -127,14 +135,14 @@ def test_table_picture_and_profiles(measured):
     for made in results:
         for row in made["rows"]:
             line = next(x for x in outcome.out.splitlines() if f"budget {row['budget']:g} " in x
-                        and f"{row['ms']:.2f}" in x)
-            assert f"{row['speedup']:.2f}" in line and f"{100 * row['macs_ratio']:.1f} %" in line
+                        and f" {row['ms']:.2f} " in x)
+            assert f"{row['speedup']:.2f}" in line and "float32" in line and f"{100 * row['macs_ratio']:.1f} %" in line
         home = folder / f"batch{made['batch_size']}"
         assert (home / "speedup.png").stat().st_size > 5000 and str(home / "benchmark.json") in outcome.out
         assert sorted(p.name for p in home.glob("profile*")) == [
-            f"profile-{b}.{kind}" for b in ("b030", "b060") for kind in ("json", "txt")]
-        found = json.loads((home / "profile-b030.json").read_text())
-        assert "layer3.0" in (home / "profile-b030.txt").read_text() and found["ms"] == made["rows"][0]["ms"]
+            f"profile-{b}-float32.{kind}" for b in ("b030", "b060") for kind in ("json", "txt")]
+        found = json.loads((home / "profile-b030-float32.json").read_text())
+        assert "layer3.0" in (home / "profile-b030-float32.txt").read_text() and found["ms"] == made["rows"][0]["ms"]
         assert found["profiled_ms"] == pytest.approx(sum(found["kinds"].values()))
 
 
@@ -152,17 +160,70 @@ def test_a_profile_finds_every_block_and_its_macs(execution):
     assert sum(p["macs"] for p in blocks) == pytest.approx(ran)
     assert all(p["ms"] > 0 and p["kinds"]["mask unit"] > 0 for p in blocks)
     assert any("head" in p["name"] for p in found["places"])
+    assert ("sparse branch" in found["kinds"]) == (execution == "sparse")  # it was that execution
     before = set(network.layer1[0].__dict__)
     with labelled(network, 0.3, execution):
-        assert "run" in network.layer1[0].__dict__
+        assert ("run" in network.layer1[0].__dict__) == (execution == "masked")
     assert set(network.layer1[0].__dict__) == before - {"run"}
 
 
-def test_where_the_speedup_crosses_one():
-    rows = [{"budget": b, "density": d, "macs_ratio": d + 0.1, "speedup": s}
-            for b, d, s in ((0.3, 0.2, 2.0), (0.5, 0.4, 1.5), (1.0, 0.9, 0.5))]
-    assert break_even(rows) == pytest.approx({"budget": 0.75, "density": 0.65, "macs_ratio": 0.75})
-    assert break_even(rows[:2]) is None and break_even(rows[:1]) is None
+def test_where_another_way_becomes_the_faster_one():
+    rows = [{"precision": p, "density": d, "ms": ms} for p, d, ms in (
+        ("float32", 0.2, 10.0), ("bfloat16", 0.2, 4.0), ("float32", 0.4, 20.0), ("bfloat16", 0.4, 6.0),
+        ("float32", 1.0, 1.0))]                                 # the dense network goes another way
+    probed = [{"precision": p, "density": d, "ms": ms} for p, d, ms in (
+        ("float32", 0.8, 40.0), ("float32", None, 30.0), ("bfloat16", None, 5.0))]
+    fastest = {"any": {"title": "b in bfloat16", "ms": 3.0}, "bfloat16": {"title": "b in bfloat16", "ms": 3.0},
+               "float32": {"title": "a in float32", "ms": 50.0}}
+    found = break_evens(rows, probed, fastest)
+    assert {(c["precision"], c["against"]): c["density"] for c in found} == {
+        ("float32", "masked in float32"): pytest.approx(0.6), ("float32", "a in float32"): None,
+        ("float32", "b in bfloat16"): 0.0, ("bfloat16", "masked in bfloat16"): pytest.approx(0.3),
+        ("bfloat16", "b in bfloat16"): 0.0}
+    said = [in_words(c, "sparse") for c in found]
+    assert said[0] == "sparse in float32 is slower than masked in float32 from density 0.60"
+    assert said[1] == "sparse in float32 is faster than a in float32 up to density 0.80, the largest measured"
+    assert said[2] == "sparse in float32 is slower than b in bfloat16 from density 0.20, the smallest measured"
+
+
+@pytest.mark.slow
+def test_larger_densities_and_masked_execution_are_measured_for_the_break_even(tmp_path):
+    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}", "latency.batch_sizes=[3]", "budgets.targets=[0.3,0.7]",
+                                   "latency.execution=sparse"])
+    assert outcome.code == 0, outcome.err
+    made = json.loads((tmp_path / "benchmark.json").read_text())
+    probed, masked = made["probes"]                             # 0.7 is measured anyway
+    assert made["rows"][1]["density"] < probed["density"] < 1 and masked["density"] is None
+    against = {crossed["against"] for crossed in made["break_even"]}
+    assert against == {"masked in float32", made["fastest"]["float32"]["title"], made["fastest"]["any"]["title"]}
+    for crossed in made["break_even"]:
+        assert crossed["from"] == made["rows"][0]["density"] and crossed["to"] == probed["density"]
+        assert f"note: {in_words(crossed, 'sparse')}" in outcome.out
+
+
+@pytest.mark.slow
+def test_finished_benchmarks_become_markdown(measured, tmp_path):
+    _, folder, results = measured
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "benchmark.json").write_text("{}")
+    outcome = run(benchmark_main, ["what=table", f"out={folder}"])
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    for made in results:
+        fastest, (low, middle, _) = made["fastest"]["any"], made["rows"]
+        begins = f"| cifar_resnet8 | {made['batch_size']} |"
+        short = next(x for x in lines if x.startswith(f"{begins} {100 * low['macs_ratio']:.1f} / "))
+        assert f"{fastest['title']}, {fastest['ms']:.1f} ms | {low['ms']:.1f} ms, float32 |" in short
+        assert f"| {low['speedup']:.2f} |" in short and short.endswith(f"| {middle['speedup']:.2f} |")
+        for row in made["rows"]:
+            share = f"{100 * row['macs_ratio']:.1f} %"
+            long = next(x for x in lines if x.startswith(f"{begins} {row['budget']:g} | {share} | float32 |"))
+            assert f"| {row['speedup_same_precision']:.2f} |" in long and f"| {row['efficiency']:.2f} |" in long
+    assert sum(x.startswith("| eager | float32 |") for x in lines) == 1
+    assert f"note: {folder / 'damaged' / 'benchmark.json'} is damaged or of an older version" in outcome.out
+    assert sum(x.startswith("| ---") for x in lines) == 3
+    outcome = run(benchmark_main, ["what=table", f"out={tmp_path}"])
+    assert outcome.code == 1 and f"{tmp_path} holds no benchmark.json of what=latency" in outcome.err
 
 
 @pytest.fixture(scope="module")
@@ -233,49 +294,6 @@ def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, argum
                                    f"out={tmp_path}/out"])
     assert outcome.code == 1 and expected in outcome.err and outcome.err.strip().count("\n") == 0
     assert not (tmp_path / "out").exists()
-
-
-def test_an_engine_that_is_not_installed_is_said_to_be_missing(monkeypatch, tmp_path):
-    there = bdsa.commands.benchmark.engines.importlib.util.find_spec
-    monkeypatch.setattr(bdsa.commands.benchmark.engines.importlib.util, "find_spec",
-                        lambda name, *rest: None if name == "openvino" else there(name, *rest) or name == "onnx")
-    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/a", "latency.batch_sizes=[1]", "budgets.targets=[0.5]",
-                                   "latency.peers=[eager,openvino]"])
-    assert outcome.code == 0, outcome.err
-    said = "openvino is left out, openvino not being installed: pip install 'bdsa[peers]'"
-    made = json.loads((tmp_path / "a/benchmark.json").read_text())
-    assert f"note: {said}" in outcome.out and made["missing"] == [said] and list(made["peers"]) == ["eager"]
-    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/b", "latency.peers=[openvino]"])
-    assert outcome.code == 1 and "no dense engine is left" in outcome.err and said in outcome.err
-
-
-def test_an_engine_that_gives_other_logits_is_an_error(monkeypatch, tmp_path):
-    monkeypatch.setitem(bdsa.commands.benchmark.engines.BUILDERS, "folded", lambda network, inputs: (
-        lambda number: network(inputs[number]) + torch.tensor([0.1] + [0.0] * 9)))
-    outcome = run(benchmark_main, [*SMALL, f"out={tmp_path}/out", "latency.batch_sizes=[1]"])
-    assert outcome.code == 1 and "folded gives other logits (apart by 0.1" in outcome.err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_exported_networks_agree(name):
-    pytest.importorskip(name)
-    pytest.importorskip("onnx")
-    x = [images_of((32, 32), batch=3), torch.ones(3, 3, 32, 32)]
-    network = dense_copy(perturb(adaptive("cifar_resnet20"), x[0]))
-    engine = dense_engines([name], network, x)[name]             # compares the first input itself
-    with torch.inference_mode():
-        assert torch.allclose(torch.as_tensor(engine(1)), network(x[1]), atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
-def test_compiled_networks_agree():
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)).eval()
-    engines = dense_engines(["compile", "frozen"], network, [torch.randn(2, 3, 8, 8)])
-    with torch.inference_mode():
-        assert torch.allclose(engines["compile"](0), engines["frozen"](0), atol=1e-5)
 
 
 @pytest.mark.slow

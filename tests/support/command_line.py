@@ -15,6 +15,9 @@ TINY = ["model=cifar_resnet8", "data.image_size=32", "data.train_images=96", "da
         "trainer.eval_batch_size=20", "trainer.pictures=2", "budgets.calibration_images=40",
         "budgets.temperatures=[5,2.5,1]", "budgets.noise_until=0.5", "tracker=none"]
 
+# A latency that is measured so shortly that it says nothing.
+BRIEF = ["what=latency", "trainer.threads=1", "latency.rounds=3", "latency.seconds=0.001"]
+
 
 @dataclass
 class Outcome:

@@ -48,28 +48,29 @@ KINDS = {"mask unit": "bdsa::(unit|products|decide)", "sparse branch": "bdsa::(b
 OTHER = "other operators"
 
 
-def write_profiles(network: AdaptiveNetwork, inputs: Sequence[Tensor],
+def write_profiles(networks: Mapping[str, AdaptiveNetwork], inputs: Sequence[Tensor],
                    masks: Mapping[float, Sequence[Sequence[Tensor]]], result: Mapping[str, Any], folder: Path) -> None:
-    """Write profile-<budget>.txt and .json for every budget of a benchmark, and print the totals.
+    """Write profile-<budget>-<precision>.txt and .json for every row of a benchmark, and print the totals.
 
     Args:
-        network: in eval mode.
+        networks: in eval mode, by precision.
         inputs, masks: what the benchmark ran on; see `bdsa.commands.benchmark.latency.batches`.
         result: the content of benchmark.json.
         folder: where it is kept.
     """
-    macs = result["batch_size"] * network.dense_macs(tuple(inputs[0].shape[2:]))
     for row in (r for r in result["rows"] if not Budget(r["budget"]).is_dense):
-        found = {"dense_gmacs_per_second": 1e-6 * macs / result["best_dense_ms"],
+        network = networks[row["precision"]]
+        macs = result["batch_size"] * network.dense_macs(tuple(inputs[0].shape[2:]))
+        found = {"dense_gmacs_per_second": 1e-6 * macs / result["fastest"]["any"]["ms"],
                  **profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))}
-        path = folder / f"profile-{row['name']}.json"
-        write_json(path, {**{key: row[key] for key in ("budget", "ms", "speedup", "efficiency")}, **found})
+        path = folder / f"profile-{row['name']}-{row['precision']}.json"
+        write_json(path, {**{key: row[key] for key in ("budget", "precision", "ms", "speedup", "efficiency")}, **found})
         text = io.StringIO()
         for table in (places_table(found, row), operators_table(found)):
             print_whole(table, text)
         write_text(path.with_suffix(".txt"), text.getvalue())
         shares = ", ".join(f"{kind} {100 * ms / found['profiled_ms']:.0f} %" for kind, ms in found["kinds"].items())
-        print(f"budget {row['budget']:g}, efficiency {row['efficiency']:.2f}: {shares}")
+        print(f"budget {row['budget']:g} in {row['precision']}, efficiency {row['efficiency']:.2f}: {shares}")
         print(f"  profile    {path.with_suffix('.txt')}")
 
 
@@ -150,7 +151,8 @@ def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterato
         setattr(module, method, _ranged(getattr(module, method), label))
         wrapped.append((module, method))
 
-    for module, name in _places(network).items():
+    # A network whose modules have methods of their own does not run sparsely.
+    for module, name in _places(network).items() if execution == "masked" else ():
         method = "run" if isinstance(module, AdaptiveBlock) else "forward_head" if module is network else "forward"
         wrap(module, method, PLACE + name)
         for unit in module.mask_units.values() if isinstance(module, AdaptiveBlock) else ():
@@ -214,8 +216,9 @@ def _macs(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: float,
 def places_table(found: Mapping[str, Any], row: Mapping[str, Any]) -> Table:
     """A line a place, its milliseconds by kind, and how fast its MACs ran."""
     kinds = list(found["kinds"])
-    title = (f"budget {row['budget']:g}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, efficiency "
-             f"{row['efficiency']:.2f}; the fastest dense engine runs {found['dense_gmacs_per_second']:.1f} GMACs/s\n"
+    title = (f"budget {row['budget']:g} in {row['precision']}: {row['ms']:.2f} ms, speedup {row['speedup']:.2f}, "
+             f"efficiency {row['efficiency']:.2f}; the fastest dense engine runs "
+             f"{found['dense_gmacs_per_second']:.1f} GMACs/s\n"
              f"profiled milliseconds by place and kind")
     table = _table(title, "", "ms", *kinds, "MMACs", "GMACs/s")
     for place in [*found["places"], {"name": "all", "ms": found["profiled_ms"], "kinds": found["kinds"]}]:

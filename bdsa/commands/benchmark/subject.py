@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from bdsa.budgets import Budget, Budgets
 from bdsa.commands.asked_data import data_settings
@@ -20,6 +21,8 @@ from bdsa.models.factory import check_image_size, create_model, input_channels
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.evaluation import evaluated_budgets
 
+CALIBRATION = 128  # training images, at least, that a quantisation sees
+
 
 @dataclass
 class Subject:
@@ -27,12 +30,14 @@ class Subject:
 
     Attributes:
         source: what the images are: "synthetic", or data set and split.
+        calibration: other images like them, [M, 3, H, W], for quantisation: training images where there are some.
     """
     network: AdaptiveNetwork
     name: str
     budgets: list[Budget]
     images: Tensor
     source: str
+    calibration: Tensor
 
 
 def find_subject(config: BenchmarkConfig, named: frozenset[str], count: int) -> Subject:
@@ -54,10 +59,11 @@ def find_subject(config: BenchmarkConfig, named: frozenset[str], count: int) -> 
         network, name, content = _trained(config, named)
         budgets = evaluated_budgets(network.budgets, config.budgets.targets if _names(named, "budgets") else None)
     if config.latency.asked_masks == "model":
-        images, source = _test_images(config, named, content, network, name, count)
+        images, source, calibration = _test_images(config, named, content, network, name, count)
     else:
-        images, source = _noise(config, content, network, name, count), "synthetic"
-    return Subject(network.eval().to(memory_format=torch.channels_last), name, budgets, images, source)
+        images, source = _noise(config, content, network, name, 2 * count), "synthetic"
+        images, calibration = images[:count], images[count:]
+    return Subject(network.eval().to(memory_format=torch.channels_last), name, budgets, images, source, calibration)
 
 
 def _names(named: frozenset[str], group: str) -> bool:
@@ -102,8 +108,8 @@ def _trained(config: BenchmarkConfig, named: frozenset[str]) -> tuple[AdaptiveNe
 
 
 def _test_images(config: BenchmarkConfig, named: frozenset[str], content: dict, network: AdaptiveNetwork, name: str,
-                 count: int) -> tuple[Tensor, str]:
-    """Images of the reported split of the network's data, and what to call them."""
+                 count: int) -> tuple[Tensor, str, Tensor]:
+    """Images of the reported split of the network's data, what to call them, and training images if int8 needs them."""
     asked = config.data
     if "data" not in named:  # the default data set of bdsa-benchmark is not what was asked for
         chosen = {f.name: getattr(asked, f.name) for f in fields(DataConfig) if f"data.{f.name}" in named}
@@ -114,9 +120,16 @@ def _test_images(config: BenchmarkConfig, named: frozenset[str], content: dict, 
                         f"{len(splits.classes)}")
     check_image_size(network, name, splits.image_size)
     dataset = get_split(splits, splits.reported)
+    images = _first(dataset, count)
+    calibration = _first(splits.train_eval, max(count, CALIBRATION)) if config.latency.int8 else images[:0]
+    return images, f"{splits.name}-{splits.reported}", calibration
+
+
+def _first(dataset: Dataset, count: int) -> Tensor:
+    """The first images [count, C, H, W]; of a smaller data set some are taken again."""
     few = limited(dataset, count)
     images = torch.stack([few[i][0] for i in range(len(few))])
-    return images[torch.arange(count) % len(few)], f"{splits.name}-{splits.reported}"
+    return images[torch.arange(count) % len(few)]
 
 
 def _noise(config: BenchmarkConfig, content: dict | None, network: AdaptiveNetwork, name: str, count: int) -> Tensor:

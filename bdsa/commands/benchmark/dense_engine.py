@@ -1,0 +1,38 @@
+"""A dense engine: who runs the network, at which precision, and how far its logits are from float32's."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bdsa.sparse.latency import Engine
+
+
+@dataclass
+class DenseEngine:
+    """One engine at one precision.
+
+    Attributes:
+        name: of the engine, one of `latency.peers`.
+        precision: that it computes in.
+        run: runs it on an input, by number.
+        way: how it was brought to this precision; empty where there is only one way.
+        logits_apart: the largest difference from float32's logits, as a share of their spread.
+    """
+    name: str
+    precision: str
+    run: Engine
+    way: str = ""
+    logits_apart: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """What to call it: "openvino in bfloat16"."""
+        return f"{self.name} in {self.precision}"
+
+
+def logits_of(engine: Engine, inputs: int) -> Tensor:
+    """An engine's logits of all inputs, one after the other: float32 [inputs * B, classes]."""
+    with torch.inference_mode():
+        return torch.cat([torch.as_tensor(engine(number)).float().clone() for number in range(inputs)])

@@ -1,0 +1,129 @@
+"""The adaptive network as an engine of the benchmark: at a precision, at a budget, on masks."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdsa.budgets import Budget
+from bdsa.commands.benchmark.dense_engine import logits_of
+from bdsa.commands.benchmark.engines import check_agreement, tolerance
+from bdsa.config.benchmark import BenchmarkConfig
+from bdsa.errors import UserError
+from bdsa.machine import multiplies_bfloat16
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse.latency import Engine, network_engine
+
+Masks = Sequence[Sequence[Tensor]]  # for every input, a mask a block
+
+
+@dataclass
+class Reference:
+    """What masked execution in float32 says of the inputs at a budget.
+
+    Attributes:
+        logits: [inputs * B, classes].
+        masks: for every input, what each block decided, bool [B, 1, h, w].
+    """
+    logits: Tensor
+    masks: list[list[Tensor]]
+
+    @classmethod
+    def of(cls, network: AdaptiveNetwork, budget: float, inputs: Sequence[Tensor], masks: Masks | None) -> Reference:
+        """Ask a network in float32; its execution is left masked."""
+        network.execution = "masked"
+        with torch.inference_mode():
+            found = [network(x, budget=budget, return_usage=True, masks=None if masks is None else masks[number])
+                     for number, x in enumerate(inputs)]
+        return cls(torch.cat([logits for logits, _ in found]), [usage.masks for _, usage in found])
+
+
+@dataclass
+class OwnEngine:
+    """The network at a precision and a budget, ready to be timed.
+
+    Attributes:
+        key: its name among the engines that take turns.
+        row: what a row of benchmark.json says of it, without its times.
+    """
+    key: str
+    run: Engine
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+def at_precisions(network: AdaptiveNetwork, asked: str | None) -> dict[str, AdaptiveNetwork]:
+    """The network by the precision that it runs at; a copy for each, because it keeps packed weights for one.
+
+    Args:
+        network: in float32.
+        asked: "float32", "bfloat16", "auto" or None, which is all that pays on this processor.
+    """
+    if asked is None:
+        wanted = ["float32", "bfloat16"] if multiplies_bfloat16() and hasattr(network, "precision") else ["float32"]
+    else:
+        wanted = [asked]
+    found = {}
+    for precision in wanted:
+        found[precision] = copied = copy.deepcopy(network)
+        if hasattr(copied, "precision"):
+            copied.precision = precision
+        elif precision == "bfloat16":
+            raise UserError("latency.precision=bfloat16: this network has float32 alone")
+    return found
+
+
+def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, precision: str, budget: Budget,
+               inputs: Sequence[Tensor], masks: Masks | None, reference: Reference) -> OwnEngine:
+    """A budget at a precision: what it runs on the inputs, on average, and the engine to be timed.
+
+    Raises:
+        UserError: if the execution gives other logits than masked execution in float32.
+    """
+    dense = network.dense_macs(tuple(inputs[0].shape[2:]))
+    execution = config.latency.execution
+    run = network_engine(network, inputs, budget, execution, masks)
+    logits = logits_of(run, len(inputs))  # the first may be recorded, and the next ones are played
+    own = masks is None and precision != "float32"  # where a mask differs, logits may do so by any amount
+    apart = check_agreement(f"latency.execution={execution} in {precision}", logits, reference.logits,
+                            float("inf") if own else tolerance(precision))
+    density, fraction, macs, differ, positions = [], [], [], 0, 0
+    with torch.inference_mode():
+        for number, x in enumerate(inputs):
+            _, usage = network(x, budget=budget, return_usage=True, masks=None if masks is None else masks[number])
+            density.append(sum(float(m.float().mean()) for m in usage.masks) / len(usage.masks))
+            fraction.append(float(usage.conditional_fraction.mean()))
+            macs.append(float(usage.macs.mean()))
+            differ += sum(int((a != b).sum()) for a, b in zip(usage.masks, reference.masks[number], strict=True))
+            positions += sum(m.numel() for m in usage.masks)
+    mean = {"density": density, "conditional_fraction": fraction, "macs_ratio": [m / dense for m in macs]}
+    return OwnEngine(f"{budget.name} {precision}", run, {
+        "name": budget.name, "budget": float(budget), "precision": precision, "logits_apart": apart,
+        "decisions_differ": None if masks is not None or budget.is_dense else differ / positions,
+        **{key: sum(values) / len(values) for key, values in mean.items()}})
+
+
+def timed_row(row: dict[str, Any], rounds_ms: list[float], fastest: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The row with its times.
+
+    Args:
+        row: see `own_engine`.
+        rounds_ms: milliseconds of each round.
+        fastest: the fastest dense engine by precision; "any": of all float precisions; of int8, if it was timed.
+
+    Returns:
+        Also ms, speedup (over the fastest dense engine at any float precision), efficiency (speedup's share of
+        1 / macs_ratio), speedup_same_precision and speedup_int8; None where there is no such engine.
+    """
+    ms = median(rounds_ms)
+
+    def over(precision: str) -> float | None:
+        return fastest[precision]["ms"] / ms if precision in fastest else None
+
+    speedup = fastest["any"]["ms"] / ms
+    return {**row, "ms": ms, "speedup": speedup, "speedup_same_precision": over(row["precision"]),
+            "speedup_int8": over("int8"), "efficiency": speedup * row["macs_ratio"], "rounds_ms": rounds_ms}
