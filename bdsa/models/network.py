@@ -17,7 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from bdsa.budgets import DENSE, Budgets
-from bdsa.config.names import EXECUTIONS
+from bdsa.config.names import EXECUTIONS, PRECISIONS
 from bdsa.errors import UserError, unknown
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asking, budget_around
@@ -32,6 +32,7 @@ class AdaptiveNetwork(nn.Module):
     budgets: Budgets
     feature_info: list[dict[str, Any]]  # timm's: channels and reduction of each stage
     _execution = "masked"
+    _precision = "float32"
     watch_weights = True
 
     @property
@@ -64,6 +65,24 @@ class AdaptiveNetwork(nn.Module):
         if value not in EXECUTIONS:
             raise unknown("execution", value, EXECUTIONS)
         self._execution = value
+
+    @property
+    def precision(self) -> str:
+        """The type in which the network computes in evaluation mode without gradients, on a CPU.
+
+        "float32"; "bfloat16": maps and weights are rounded to bfloat16 and sums are float32, for sparse, automatic
+        and masked execution alike, at the speed of AMX or AVX512-BF16 where the processor has them; "auto": bfloat16
+        where it has them, and where the logits for the first images stay within 2 % of their spread, else float32.
+        The network's own weights stay float32, and so do training and what needs gradients. Mask units decide from
+        float32 sums of the rounded map: positions whose logit is nearly zero may be decided otherwise.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        if value not in PRECISIONS:
+            raise unknown("precision", value, PRECISIONS)
+        self._precision = value
 
     def weights_changed(self) -> None:
         """Say that weights have changed in a way that is not seen; needed only as `execution` describes."""
@@ -149,12 +168,13 @@ class AdaptiveNetwork(nn.Module):
             budget = DENSE if around is None else around
         asked = self.budgets.require(budget)
         plain = asked.is_dense and not return_usage
-        if plain and self._execution == "masked":
+        as_trained = self._execution == "masked" and self._precision == "float32"
+        if plain and as_trained:
             return self._dense(x)
         request = Request(None if asked.is_dense else asked.name, temperature, noise, differentiable_dilation,
                           published_cost, shard)
         size = tuple(x.shape[2:])
-        if (plain or not asked.is_dense) and self._execution != "masked" and not is_compiling():
+        if (plain or not asked.is_dense) and not as_trained and not is_compiling():
             ran = _sparse().run_sparse(self, x, asked.name, None if plain else masks, return_usage)
             if ran is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]

@@ -31,10 +31,11 @@ def batch_class(x: Tensor) -> str:
     return str(max(size for size in (1, 2, 8, 64) if size <= max(1, len(x))))
 
 
-def conditions(x: Tensor) -> dict[str, Any]:
-    """What break-even densities depend on beside network and batch: processor or accelerator, threads, image size."""
+def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
+    """What break-even densities depend on beside network and batch: processor or accelerator, threads, type, size."""
     name = torch.cuda.get_device_name(x.device) if x.is_cuda else processor()
-    return {"processor": name, "threads": torch.get_num_threads(), "image_size": list(x.shape[2:])}
+    return {"processor": name, "threads": torch.get_num_threads(), "precision": str(dtype).removeprefix("torch."),
+            "image_size": list(x.shape[2:])}
 
 
 def calibrate(executor: Executor, x: Tensor) -> list[float]:

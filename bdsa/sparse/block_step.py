@@ -74,7 +74,7 @@ class BlockStep:
         """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""
         cannot_record()
         if self.folded is None:
-            self.folded = folded_block(self.block, self.budget)
+            self.folded = folded_block(self.block, self.budget).to(x.dtype)
         y = self.folded.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.budget)
         return y.permute(0, 2, 3, 1).contiguous()
 

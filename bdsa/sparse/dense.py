@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterable
 from timm.layers import LayerNorm2d, NormMlpClassifierHead, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
+import torch
 from torch import Tensor, nn
 
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.sparse import operators
-from bdsa.sparse.packing import folded, pack, rows_first
+from bdsa.sparse.packing import Form, folded, pack, rows_first
 from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.workspace import Workspace
 
 Step = Callable[[Tensor, Workspace, str], Tensor]  # [B, H, W, C], rooms and a name in them -> [B, h, w, C']
 
 
-def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
+def dense_steps(modules: Iterable[nn.Module], form: Form) -> list[Step]:
     """Steps that do what the modules do one after another, in evaluation mode.
 
     Args:
         modules: of a network's trunk; what the kernels do not know runs as it is.
-        width: columns of a panel.
+        form: of the matrices.
     """
     left = [leaf for module in modules for leaf in _leaves(module)]
     steps: list[Step] = []
@@ -36,7 +37,7 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
             pool = bool(left) and _known_pool(left[0])
             if pool:
                 left.pop(0)
-            steps.append(Convolution(module, norm, relu, pool, width))
+            steps.append(Convolution(module, norm, relu, pool, form))
         elif type(module) is LayerNorm2d:
             steps.append(_LayerNorm(module))
         else:
@@ -44,7 +45,7 @@ def dense_steps(modules: Iterable[nn.Module], width: int) -> list[Step]:
     return steps
 
 
-def head_steps(network: nn.Module, width: int) -> list[Step] | None:
+def head_steps(network: nn.Module, form: Form) -> list[Step] | None:
     """Steps from a network's last map to its logits [B, 1, 1, classes]; None for a head that is not known."""
     if type(network).forward_head is ConvNeXt.forward_head:
         head = network.head
@@ -59,16 +60,17 @@ def head_steps(network: nn.Module, width: int) -> list[Step] | None:
     if not averages or type(norm) not in (nn.Identity, LayerNorm2d) or type(classifier) is not nn.Linear:
         return None
     norms: list[Step] = [] if type(norm) is nn.Identity else [_LayerNorm(norm)]
-    return [_Mean(), *norms, Convolution(classifier, None, False, False, width)]
+    return [_Mean(), *norms, Convolution(classifier, None, False, False, form, torch.float32)]
 
 
 class Convolution:
     """A convolution with the norm, the relu and the max pooling behind it, if there are any."""
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, relu: bool, pool: bool,
-                 width: int) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module | None, relu: bool, pool: bool, form: Form,
+                 dtype: torch.dtype | None = None) -> None:
         weight, bias = folded(layer, norm)
-        self.matrix, self.channels = pack(rows_first(weight), bias, width), weight.shape[1]
+        self.matrix, self.channels = pack(rows_first(weight), bias, form), weight.shape[1]
+        self.dtype = dtype  # of the results, where it is not that of the map
         self.stride, self.padding = (layer.stride[0], layer.padding[0]) if isinstance(layer, nn.Conv2d) else (1, 0)
         self.activation = "relu" if relu else "none"
         self.pool = pool
@@ -79,7 +81,7 @@ class Convolution:
         size = self.matrix.output_size(x, self.stride)
         if self.pool:
             size = tuple((side - 1) // 2 + 1 for side in size)
-        out = workspace.room(name, (len(x), *size, self.matrix.columns), x)
+        out = workspace.room(name, (len(x), *size, self.matrix.columns), x, self.dtype)
         run = operators.convolution_pool if self.pool else operators.convolution
         run(out, x, self.matrix.weight, self.matrix.bias, self.stride, self.activation)
         return out
@@ -108,13 +110,13 @@ class _AsItIs:
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         cannot_record()
-        return self.module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+        return self.module(x.permute(0, 3, 1, 2).float()).to(x.dtype).permute(0, 2, 3, 1).contiguous()
 
 
-def padded(x: Tensor, padding: int, workspace: Workspace, name: str) -> Tensor:
-    """[B, H, W, C] of any strides with a border of zeros, in the room of that name."""
+def padded(x: Tensor, padding: int, workspace: Workspace, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """[B, H, W, C] of any strides with a border of zeros, in the room of that name, of its type or another."""
     images, height, width, channels = x.shape
-    out = workspace.room(name, (images, height + 2 * padding, width + 2 * padding, channels), x)
+    out = workspace.room(name, (images, height + 2 * padding, width + 2 * padding, channels), x, dtype)
     operators.pad(out, x, padding)
     return out
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError
 from bdsa.models.usage import BlockUsage
-from bdsa.sparse import auto, native
+from bdsa.sparse import auto, native, precision
 from bdsa.sparse.executor import Executor, refusal
 from bdsa.sparse.watch import Watch, watcher
 
@@ -27,9 +27,10 @@ _said: set[str] = set()
 
 @dataclass
 class _Made:
-    """An executor, or None where there can be none, and what it was made from."""
+    """An executor, or None where there can be none, and what it was made from and for: a setting of `precision`."""
     watch: Watch
     executor: Executor | None
+    precision: str
 
 
 class _Executors:
@@ -39,28 +40,34 @@ class _Executors:
         self.made: dict[str, _Made] = {}
         self.found: dict[str, Any] | None = None
 
-    def of(self, network: nn.Module, budget: str) -> _Made:
-        """What was made for a budget, made now if need be, or anew where the network has changed."""
+    def of(self, network: nn.Module, budget: str, x: Tensor | None = None) -> _Made:
+        """What was made for a budget, made now if need be, or anew where the network or its precision has changed.
+
+        Args:
+            x: images by which a precision of "auto" is judged; None: they are not at hand.
+        """
         made = self.made.get(budget)
         new = made is None
-        if made is None or not made.watch.is_current(read=network.watch_weights):
+        if made is None or made.precision != network.precision or not made.watch.is_current(read=network.watch_weights):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget)  # before the weights are read: what changes meanwhile is seen
-                made = _Made(watch, Executor.of(network, budget) if watch.reason is None else None)
-            self.made = {**self.made, budget: made} if new else {budget: made}  # what is old would keep old weights
+                executor = None if watch.reason else _executor(network, budget, x)
+                made = _Made(watch, executor, network.precision)
+            same = {name: kept for name, kept in self.made.items() if kept.precision == made.precision}
+            self.made = {**same, budget: made} if new else {budget: made}  # what is old would keep old weights
             if made.executor is not None:
                 self._explain(made.executor)
         return made
 
-    def choose(self, executor: Executor, x: Tensor, automatic: bool) -> None:
-        """Set which way the executor's blocks go: sparsely, or as a calibration on this machine says."""
+    def choose(self, executor: Executor, x: Tensor, execution: str) -> None:
+        """Set which way the executor's blocks go: sparsely, masked, or as a calibration on this machine says."""
         batch = auto.batch_class(x)
-        case = (automatic, x.device, batch, x.shape[2:], torch.get_num_threads())
+        case = (execution, x.device, batch, x.shape[2:], torch.get_num_threads())
         if executor.chosen_for == case:
             return
-        densities = [auto.ALWAYS] * len(executor.blocks())
-        if automatic:
-            here = auto.conditions(x)
+        densities = [auto.NEVER if execution == "masked" else auto.ALWAYS] * len(executor.blocks())
+        if execution == "auto":
+            here = auto.conditions(x, executor.dtype)
             if self.found is None or any(self.found.get(key) != value for key, value in here.items()):
                 self.found = {**here, "blocks": {}}
             if batch not in self.found["blocks"]:
@@ -75,6 +82,23 @@ class _Executors:
             _say_once(f"sparse execution without its native kernels, which is slower: {reason}")
         for reason in sorted(executor.masked_because()):
             _say_once(f"blocks with {reason} have no sparse form and run masked")
+
+
+def _executor(network: nn.Module, budget: str, x: Tensor | None) -> Executor:
+    """A new executor, of the type that the network's precision means for images such as x."""
+    dtype = precision.dtype_of(network.precision)
+    made = Executor.of(network, budget, native.form(dtype))
+    if network.precision != "auto" or dtype == torch.float32 or x is None:
+        return made
+    exact = Executor.of(network, budget, native.form())
+    wanted, used = exact.classify(x[:8], None, budget != DENSE.name, network.forward_head)
+    masks = [each.mask for each in used] or None
+    apart = precision.distance(made.classify(x[:8], masks, False, network.forward_head)[0], wanted)
+    if apart <= precision.LIMIT:
+        return made
+    _say_once(f"float32 instead of bfloat16: logits are {apart:.1%} of their spread away, "
+              f"more than {precision.LIMIT:.0%}")
+    return exact
 
 
 def executor_of(network: nn.Module, budget: str) -> Executor:
@@ -97,7 +121,7 @@ def forget(network: nn.Module) -> None:
 def break_even(network: nn.Module) -> dict[str, Any] | None:
     """What `execution = "auto"` has found for a network, to be kept; None before its first call.
 
-    A dictionary for JSON: processor, threads, image_size and "blocks": by the smallest batch of a class, the density
+    A dictionary for JSON: processor, threads, precision, image_size and "blocks": by the smallest batch of a class, the density
     above which each block runs masked (2: never, -1: always).
     """
     return _kept(network).found
@@ -127,21 +151,28 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
         _say_once("sparse execution carries no gradient: masked execution runs instead; wrap the call in "
                   "torch.inference_mode()")
         return None
+    half = precision.dtype_of(network.precision) != torch.float32
+    if not half and network.execution == "masked":
+        return None
     own = "the network has a forward_head of its own" if "forward_head" in vars(network) else None
+    if half and (reason := native.unavailable() or (None if x.device.type == "cpu" else "a CPU only")):
+        _say_once(f"float32 instead of bfloat16, whose kernels are not here: {reason}")
+        if network.execution == "masked":
+            return None
     if reason := watcher() or refusal(x) or own:
         _masked_instead(reason)
         return None
     if budget == DENSE.name and (native.unavailable() or x.device.type != "cpu"):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
-    made = kept.of(network, budget)
+    made = kept.of(network, budget, x)
     if made.executor is None or (reason := made.watch.occupied()):
         _masked_instead(reason or made.watch.reason)
         return None
     if not math.isfinite(x.sum().item()):  # masked execution carries it to positions that are not computed here
         _masked_instead("an image holds what is infinite or not a number")
         return None
-    kept.choose(made.executor, x, network.execution == "auto")
+    kept.choose(made.executor, x, network.execution)
     return made.executor.classify(x, given, count, network.forward_head)
 
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage
-from bdsa.sparse import native, operators
+from bdsa.sparse import operators
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
+from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import plan_block, why_masked
 from bdsa.sparse.recording import Recording, recorded
 from bdsa.sparse.scores import Following, Member, scorers
@@ -38,6 +39,7 @@ class Executor:
         border: zeros around the image that the first step wants.
         channels: of an image, where that is known.
         workspace: the maps' memory, and the recordings of inferences.
+        dtype: of the maps and packed weights: float32 or bfloat16.
         chosen_for: the conditions that the blocks' ways were chosen for.
         ways: the blocks' break-even densities.
         played: whether the last call was a recording's, in which no block runs masked.
@@ -46,28 +48,30 @@ class Executor:
     head: list[Step] | None = None
     border: int = 0
     channels: int | None = None
+    dtype: torch.dtype = torch.float32
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
     ways: tuple[float | None, ...] = ()
     played: bool = False
 
     @classmethod
-    def of(cls, network: nn.Module, budget: str) -> Executor:
-        """Fold and pack a network for a budget, by name."""
-        width, steps, waiting = native.panel(), [], []
+    def of(cls, network: nn.Module, budget: str, form: Form) -> Executor:
+        """Fold and pack a network for a budget, by name, in a form that this machine has (`native.form`)."""
+        steps: list[Step | BlockStep] = []
+        waiting: list[nn.Module] = []
         for module in network.trunk():
             if isinstance(module, AdaptiveBlock):
-                steps += [*dense_steps(waiting, width), BlockStep(module, budget, plan_block(module, budget, width))]
+                steps += [*dense_steps(waiting, form), BlockStep(module, budget, plan_block(module, budget, form))]
                 waiting = []
             else:
                 waiting.append(module)
-        steps += dense_steps(waiting, width)
-        _score_together(steps, budget, width)
+        steps += dense_steps(waiting, form)
+        _score_together(steps, budget, form)
         border, channels = 0, None
         if isinstance(steps[0], Convolution):
             border, steps[0].padding = steps[0].padding, 0
             channels = steps[0].channels
-        return cls(steps, head_steps(network, width), border, channels)
+        return cls(steps, head_steps(network, form), border, channels, form.dtype)
 
     @property
     def rows(self) -> list[Tensor | None]:
@@ -85,7 +89,7 @@ class Executor:
         """
         if count or torch.autograd._profiler_enabled() or self.head is None:
             features, used = self(x, given, count)
-            return (head(features) if self.head is None else self._logits(features).clone()), used
+            return (head(features.to(x.dtype)) if self.head is None else self._logits(features).clone()), used
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
         if (kept := self.workspace.recordings.get(key)) is not None:
             operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
@@ -128,7 +132,7 @@ class Executor:
         """
         if self.channels is not None and x.shape[1] != self.channels:
             raise ValueError(f"images of shape {list(x.shape)}, and the network reads {self.channels} channels")
-        return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image")
+        return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image", self.dtype)
 
     def _run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
              on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
@@ -206,7 +210,7 @@ class Executor:
         return Following(board, kept, slot.stop)
 
 
-def _score_together(steps: list[Step | BlockStep], budget: str, width: int) -> None:
+def _score_together(steps: list[Step | BlockStep], budget: str, form: Form) -> None:
     """Let the mask units of blocks that follow each other on one map read it together; the dense network has none."""
     groups: list[list[BlockStep]] = []
     before: Step | BlockStep | None = None
@@ -218,7 +222,7 @@ def _score_together(steps: list[Step | BlockStep], budget: str, width: int) -> N
                 groups.append([step])
         before = step
     for group in groups:
-        for step, scorer in zip(group, scorers([step.block.mask_units[budget] for step in group], width)):
+        for step, scorer in zip(group, scorers([step.block.mask_units[budget] for step in group], form)):
             step.scorer = scorer
 
 

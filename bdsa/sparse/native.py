@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from bdsa.sparse.build import Unavailable, library
-from bdsa.sparse.packing import Packed
+from bdsa.sparse.packing import Form, Packed, group_depth
 from bdsa.sparse.recording import call
 
+BFLOAT16_PANEL = 32
 ACTIVATIONS = {"none": 0, "relu": 1, "gelu": 2}
 
 
@@ -65,9 +66,18 @@ def unavailable() -> str | None:
     return None
 
 
-def panel() -> int:
-    """Columns of a panel of a packed matrix; 0 where there are no kernels to pack for."""
-    return 0 if unavailable() else library().bdsa_panel()
+def form(dtype: torch.dtype = torch.float32) -> Form:
+    """How matrices of a type are packed for the kernels; in one panel where there are none."""
+    if unavailable():
+        return Form()
+    return Form(library().bdsa_panel()) if dtype == torch.float32 else Form(BFLOAT16_PANEL, dtype)
+
+
+def bfloat16_instructions() -> str:
+    """How products of bfloat16 are made: AMX, AVX512-BF16, or "plain", which gains nothing."""
+    kernels = library()
+    kernels.bdsa_bfloat16_instructions.restype = c_char_p
+    return kernels.bdsa_bfloat16_instructions().decode()
 
 
 def description() -> str:
@@ -80,57 +90,58 @@ def description() -> str:
 
 def pad(out: Tensor, x: Tensor, padding: int) -> None:
     """See `operators.pad`."""
-    _call("pad", _Pad(_at(out), _at(x), x.stride(), *x.shape, padding), out, x)
+    _call("pad_to_bfloat16" if x.dtype != out.dtype else _of("pad", x), _Pad(_at(out), _at(x), x.stride(), *x.shape, padding), out, x)
 
 
 def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
-    _call("convolution", _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
+    _call("convolution_from_bfloat16" if x.dtype != out.dtype else _of("convolution", x), _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
 
 
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution_pool`."""
-    _call("convolution_pool", _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
+    _call(_of("convolution_pool", x), _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """See `operators.layer_norm`."""
     rows, channels = x.numel() // x.shape[-1], x.shape[-1]
-    _call("layer_norm", _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, eps), x, weight, bias)
+    _call(_of("layer_norm", x), _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, eps), x, weight, bias)
 
 
 def mean(out: Tensor, x: Tensor) -> None:
     """See `operators.mean`."""
-    _call("mean", _Mean(_at(out), _at(x), len(x), x.shape[1] * x.shape[2], x.shape[3]), out, x)
+    _call(_of("mean", x), _Mean(_at(out), _at(x), len(x), x.shape[1] * x.shape[2], x.shape[3]), out, x)
 
 
 def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) -> None:
     """See `operators.subsample`."""
-    _call("subsample", _Subsample(_at(out), _at(x), _at(mask), *x.shape, stride, before, *out.shape[1:]), out, x, mask)
+    _call(_of("subsample", x), _Subsample(_at(out), _at(x), _at(mask), *x.shape, stride, before, *out.shape[1:]), out, x, mask)
 
 
 def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
     """See `operators.average_pool`."""
-    _call("average_pool", _AveragePool(_at(out), _at(x), *x.shape, kernel, stride, *out.shape[1:3]), out, x)
+    _call(_of("average_pool", x), _AveragePool(_at(out), _at(x), *x.shape, kernel, stride, *out.shape[1:3]), out, x)
 
 
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    _call("products", _Products(_at(x), _board(weight, bias, out, len(bias))), out, x, weight, bias)
+    _call(_of("products", x), _Products(_at(x), _board(weight, bias, out, len(bias), x.shape[3])), out, x, weight, bias)
 
 
 def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,
            offset: float, stride: int) -> None:
     """See `operators.decide`."""
     board = pointer(_Board(None, _at(products), products.shape[1], 0))
-    _call("decide", _Decision(_at(logits), _at(mask), board, len(logits), (height, width), logits.shape[1:], panel,
+    name = "decide" if products.shape[2] == library().bdsa_panel() else "decide_bfloat16"  # they differ in the panel
+    _call(name, _Decision(_at(logits), _at(mask), board, len(logits), (height, width), logits.shape[1:], panel,
                               column, stride, offset), logits, mask, products)
 
 
 def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float, stride: int) -> None:
     """See `operators.unit`."""
     weights = _Unit(_at(taps), _at(context), x.shape[3], stride, offset)
-    _call("unit", _UnitDecision(_at(logits), _at(mask), _at(x), weights, len(x), x.shape[1:3], logits.shape[1:]),
+    _call(_of("unit", x), _UnitDecision(_at(logits), _at(mask), _at(x), weights, len(x), x.shape[1:3], logits.shape[1:]),
           logits, mask, x, taps, context)
 
 
@@ -149,12 +160,14 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
                board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     shortcut = (0, 0, 0, 0, None) if projected is None else (
-        _at(projected), *projected.shape[1:3], projected_stride, pointer(_matrix(projection, projection_bias)))
+        _at(projected), *projected.shape[1:3], projected_stride,
+        pointer(_matrix(projection, projection_bias, projected.shape[3])))
+    first = _matrix(w1, b1, x.shape[3] * (9 if w3 is None else 1))
+    second = _matrix(w2, b2, 9 * (len(b1) if group == 0 else group_depth(len(b1), group, w2.shape[3])), group)
     block = _Residual(_at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride,
-                      pointer(_matrix(w1, b1)), pointer(_matrix(w2, b2, group)),
-                      None if w3 is None else pointer(_matrix(w3, b3)), *shortcut, everywhere,
-                      _board(board, board_bias, products, columns), _at(rows))
-    _call("residual", block, out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board,
+                      pointer(first), pointer(second), None if w3 is None else pointer(_matrix(w3, b3, len(b2))),
+                      *shortcut, everywhere, _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
+    _call(_of("residual", x), block, out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board,
           board_bias, products)
 
 
@@ -163,10 +176,10 @@ def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Ten
              board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.convnext`."""
     depthwise = _Depthwise(_at(taps), _at(taps_bias), x.shape[3])
-    block = _ConvNext(_at(x), _at(mask), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1)),
-                      pointer(_matrix(w2, b2)), _at(response), response_eps,
-                      _board(board, board_bias, products, columns), _at(rows))
-    _call("convnext", block, x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products)
+    block = _ConvNext(_at(x), _at(mask), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1, x.shape[3])),
+                      pointer(_matrix(w2, b2, len(b1))), _at(response), response_eps,
+                      _board(board, board_bias, products, columns, x.shape[3]), _at(rows))
+    _call(_of("convnext", x), block, x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products)
 
 
 def pieces(places: list[tuple[int, int]]) -> ctypes.Array:
@@ -187,20 +200,27 @@ def _call(name: str, operation: ctypes.Structure, *tensors: Tensor | None) -> No
     call(getattr(library(), f"bdsa_{name}"), operation, torch.get_num_threads(), tensors)
 
 
+def _of(name: str, x: Tensor) -> str:
+    """The operation on maps of x's type."""
+    return name if x.dtype == torch.float32 else f"{name}_bfloat16"
+
+
 def _at(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
 def _dense(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> ctypes.Structure:
-    return _Dense(_at(out), _at(x), pointer(_matrix(weight, bias)), len(x), x.shape[1:3],
+    values = weight.shape[1] ** 2 * x.shape[3]  # kernels are square
+    return _Dense(_at(out), _at(x), pointer(_matrix(weight, bias, values)), len(x), x.shape[1:3],
                   Packed(weight, bias).output_size(x, stride), x.shape[3], stride, ACTIVATIONS[activation])
 
 
-def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int) -> object:
+def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int, channels: int) -> object:
     if weight is None:
         return None
-    return pointer(_Board(pointer(_matrix(weight, bias)), _at(products), products.shape[1], columns))
+    return pointer(_Board(pointer(_matrix(weight, bias, channels)), _at(products), products.shape[1], columns))
 
 
-def _matrix(weight: Tensor, bias: Tensor, group: int = 0) -> _Matrix:
-    return _Matrix(_at(weight), _at(bias), weight.shape[1], weight.shape[2], len(bias), group, len(bias))
+def _matrix(weight: Tensor, bias: Tensor, values: int, group: int = 0) -> _Matrix:
+    """values: how many a column multiplies, over all taps, without padding."""
+    return _Matrix(_at(weight), _at(bias), weight.shape[1], values // weight.shape[1], len(bias), group, len(bias))

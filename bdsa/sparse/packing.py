@@ -4,9 +4,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdsa.method.norms import BatchStatistics
+
+
+@dataclass(frozen=True)
+class Form:
+    """How matrices are packed.
+
+    Attributes:
+        width: columns of a panel; 0 for one panel as wide as the matrix.
+        dtype: of the matrices and of the maps that they are multiplied with.
+    """
+    width: int = 0
+    dtype: torch.dtype = torch.float32
+
+
+STEP = 32  # of the depth that the kernels of bfloat16 multiply at once
 
 
 @dataclass(frozen=True)
@@ -14,7 +30,8 @@ class Packed:
     """A matrix for products of rows.
 
     Attributes:
-        weight: float32 [panels, taps, depth, width], columns padded with zeros to whole panels.
+        weight: float32 [panels, taps, depth, width], columns padded with zeros to whole panels; bfloat16 in pairs of
+            rows, [panels, taps, depth / 2, width, 2], its depth padded too.
         bias: float32 [columns].
     """
     weight: Tensor
@@ -31,37 +48,40 @@ class Packed:
         return self.weight.permute(1, 2, 0, 3).reshape(taps, depth, panels * width)[..., :self.columns]
 
     def output_size(self, x: Tensor, stride: int) -> tuple[int, int]:
-        """Height and width of a convolution of x [B, H, W, C] without padding, whose kernel rows are the taps.
+        """Height and width of a convolution of x [B, H, W, C] without padding, of a square kernel whose rows are the taps.
 
         Raises:
             ValueError: for a map that is smaller than the kernel.
         """
-        _, taps, depth, _ = self.weight.shape
-        size = (x.shape[1] - taps) // stride + 1, (x.shape[2] - depth // x.shape[3]) // stride + 1
+        taps = self.weight.shape[1]
+        size = (x.shape[1] - taps) // stride + 1, (x.shape[2] - taps) // stride + 1
         if min(size) < 1:
-            raise ValueError(f"the image is too small for this network: a {taps}x{depth // x.shape[3]} kernel meets a "
+            raise ValueError(f"the image is too small for this network: a {taps}x{taps} kernel meets a "
                              f"map of {x.shape[1]}x{x.shape[2]}")
         return size
 
 
-def pack(matrix: Tensor, bias: Tensor, width: int) -> Packed:
-    """Pack a matrix.
-
-    Args:
-        matrix: [taps, depth, columns].
-        bias: [columns].
-        width: columns of a panel; 0 for one panel as wide as the matrix.
-    """
+def pack(matrix: Tensor, bias: Tensor, form: Form) -> Packed:
+    """Pack a matrix [taps, depth, columns] with its bias [columns]."""
     taps, depth, columns = matrix.shape
-    width = width or columns
+    width = form.width or columns
     panels = -(-columns // width)
     padded = matrix.new_zeros(taps, depth, panels * width, dtype=torch.float32)
     padded[..., :columns] = matrix
     weight = padded.view(taps, depth, panels, width).permute(2, 0, 1, 3).contiguous()
-    return Packed(weight, bias.float().contiguous())
+    return Packed(_in_pairs(weight, form), bias.float().contiguous())
 
 
-def pack_groups(weight: Tensor, bias: Tensor, group: int, width: int) -> Packed:
+def _in_pairs(weight: Tensor, form: Form) -> Tensor:
+    """[panels, taps, depth, width] as a form wants it: see `Packed`."""
+    if form.dtype == torch.float32:
+        return weight
+    panels, taps, depth, width = weight.shape
+    weight = F.pad(weight, (0, 0, 0, -depth % STEP))
+    return weight.view(panels, taps, -1, 2, width).transpose(3, 4).to(form.dtype).contiguous()
+
+
+def pack_groups(weight: Tensor, bias: Tensor, group: int, form: Form) -> Packed:
     """Pack a grouped convolution: of every panel only the channels that its columns read.
 
     Those of panel p begin at `first_channel(p, ...)`; products of a column with channels of another group are zeros.
@@ -70,10 +90,9 @@ def pack_groups(weight: Tensor, bias: Tensor, group: int, width: int) -> Packed:
         weight: [out, in / groups, kh, kw].
         bias: [out].
         group: channels of a group, in / groups = out / groups.
-        width: columns of a panel; 0 for one panel as wide as the matrix.
     """
     channels = len(weight)
-    width = width or channels
+    width = form.width or channels
     taps = weight.shape[2] * weight.shape[3]
     whole = weight.new_zeros(taps, channels, channels)                         # [taps, in, out], block diagonal
     for start in range(0, channels, group):
@@ -84,7 +103,7 @@ def pack_groups(weight: Tensor, bias: Tensor, group: int, width: int) -> Packed:
         first, columns = first_channel(p, channels, group, width, depth), slice(p * width, (p + 1) * width)
         part = whole[:, first:first + depth, columns]
         packed[p, :, :, :part.shape[2]] = part
-    return Packed(packed, bias.float().contiguous())
+    return Packed(_in_pairs(packed, form), bias.float().contiguous())
 
 
 def unpack_groups(packed: Tensor, channels: int, group: int) -> Tensor:

@@ -14,10 +14,13 @@ from bdsa.method.norms import NORMS, BudgetNorm
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.sparse import operators
-from bdsa.sparse.packing import Packed, budget_norm, folded, pack, pack_groups, taps_first
+from bdsa.sparse.packing import Form, Packed, budget_norm, folded, pack, pack_groups, rows_first, taps_first
 from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.scores import NOTHING, Following
 from bdsa.sparse.workspace import Workspace
+
+
+NARROW = 64  # channels up to which the three taps of a kernel's row are one in bfloat16, which pads each to 32
 
 
 class Shortcut:
@@ -28,7 +31,7 @@ class Shortcut:
         matrix, stride: the projection, which the block computes; None where there is none.
     """
 
-    def __init__(self, block: AdaptiveBlock, budget: str, width: int) -> None:
+    def __init__(self, block: AdaptiveBlock, budget: str, form: Form) -> None:
         layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
         layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
         self.budget = budget
@@ -41,7 +44,7 @@ class Shortcut:
             *self.before, convolution, norm = layers
             self.stride = convolution.stride[0]
             weight, bias = folded(convolution, budget_norm(norm, budget))
-            self.matrix = pack(taps_first(weight), bias, width)
+            self.matrix = pack(taps_first(weight), bias, form)
 
     def projected(self, x: Tensor) -> Tensor:
         """What is projected, [B, H', W', C], of the block's input x [B, H, W, C]."""
@@ -55,8 +58,8 @@ class Shortcut:
         cannot_record()
         y = x.permute(0, 3, 1, 2)
         for layer in self.before:
-            y = layer(y, self.budget) if isinstance(layer, BudgetNorm) else layer(y)
-        return y.permute(0, 2, 3, 1).contiguous()
+            y = layer(y.float(), self.budget) if isinstance(layer, BudgetNorm) else layer(y.float())
+        return y.to(x.dtype).permute(0, 2, 3, 1).contiguous()
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
         """Where the block's output goes, [B, h, w, C'], not in x's memory.
@@ -85,10 +88,10 @@ def _known_pool(layer: nn.Module) -> bool:
 class BasicPlan:
     """3x3 with the stride at D(m), 3x3 at m."""
 
-    def __init__(self, block: AdaptiveBasicBlock, budget: str, width: int) -> None:
-        self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), width)
-        self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), width)
-        self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
+    def __init__(self, block: AdaptiveBasicBlock, budget: str, form: Form) -> None:
+        self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), form)
+        self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), form)
+        self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         self.second = _with_shortcut(self.second, self.shortcut)
         self.stride = block.conv1.stride[0]
 
@@ -109,11 +112,11 @@ class BasicPlan:
 class BottleneckPlan:
     """1x1 at D(m) of the input, 3x3 with the stride and 1x1 at m."""
 
-    def __init__(self, block: AdaptiveBottleneck, budget: str, width: int) -> None:
+    def __init__(self, block: AdaptiveBottleneck, budget: str, form: Form) -> None:
         layers = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
-        self.matrices = [pack_layer(layer, budget_norm(norm, budget), width) for layer, norm in layers]
+        self.matrices = [pack_layer(layer, budget_norm(norm, budget), form) for layer, norm in layers]
         self.group = block.conv2.in_channels // block.conv2.groups if block.conv2.groups > 1 else 0
-        self.shortcut = None if block.downsample is None else Shortcut(block, budget, width)
+        self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         self.matrices[-1] = _with_shortcut(self.matrices[-1], self.shortcut)
         self.stride = block.conv2.stride[0]
 
@@ -129,7 +132,7 @@ class ConvNeXtPlan:
 
     shortcut = None
 
-    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str, width: int) -> None:
+    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str, form: Form) -> None:
         spatial, norm = block.conv_dw, budget_norm(block.norm, budget)
         channels, side = spatial.in_channels, spatial.kernel_size[0]
         padded = -(-channels // 16) * 16
@@ -150,7 +153,7 @@ class ConvNeXtPlan:
         if block.gamma is not None:
             scale = block.gamma.detach().double()
             w2, b2 = w2 * scale[:, None, None, None], b2 * scale
-        self.first, self.second = pack(taps_first(w1), b1, width), pack(taps_first(w2), b2, width)
+        self.first, self.second = pack(taps_first(w1), b1, form), pack(taps_first(w2), b2, form)
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`; `identity` is x."""
@@ -162,9 +165,9 @@ Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan
 KINDS = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, AdaptiveConvNeXtBlock: ConvNeXtPlan}
 
 
-def plan_block(block: AdaptiveBlock, budget: str, width: int) -> Plan | None:
-    """Plan a block in evaluation mode, in float32; None where `why_masked` says that it has no sparse form."""
-    return None if why_masked(block) else KINDS[type(block)](block, budget, width)
+def plan_block(block: AdaptiveBlock, budget: str, form: Form) -> Plan | None:
+    """Plan a block in evaluation mode; None where `why_masked` says that it has no sparse form."""
+    return None if why_masked(block) else KINDS[type(block)](block, budget, form)
 
 
 def _with_shortcut(last: Packed, shortcut: Shortcut | None) -> Packed:
@@ -234,9 +237,10 @@ def plain_convolution(layer: nn.Module, kernel: int | None, grouped: bool = Fals
     return layer.padding == ((side - 1) // 2,) * 2 and side in (1, 3) and layer.stride[0] == layer.stride[1]
 
 
-def pack_layer(layer: nn.Conv2d, norm: nn.Module, width: int) -> Packed:
-    """A convolution and its batch norm, a tap a position of the kernel."""
+def pack_layer(layer: nn.Conv2d, norm: nn.Module, form: Form) -> Packed:
+    """A convolution and its batch norm, a tap a position of the kernel; of few channels in bfloat16, a row of it."""
     weight, bias = folded(layer, norm)
     if layer.groups > 1:
-        return pack_groups(weight, bias, layer.in_channels // layer.groups, width)
-    return pack(taps_first(weight), bias, width)
+        return pack_groups(weight, bias, layer.in_channels // layer.groups, form)
+    by_rows = form.dtype != torch.float32 and layer.in_channels <= NARROW
+    return pack(rows_first(weight) if by_rows else taps_first(weight), bias, form)

@@ -7,14 +7,14 @@ one of few channels, is faster when it reads the map itself.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from bdsa.method.masks import MaskUnit
 from bdsa.sparse import operators
-from bdsa.sparse.packing import pack, taps_first
+from bdsa.sparse.packing import Form, pack, taps_first
 from bdsa.sparse.workspace import Workspace
 
 COLUMNS = 10       # products a unit
@@ -39,12 +39,12 @@ class Board:
 
     Args:
         units: trained mask units of one number of channels, in the order in which they decide.
-        width: columns of a panel; 0 for one panel as wide as the matrix.
+        form: of the matrix.
     """
 
-    def __init__(self, units: list[MaskUnit], width: int) -> None:
-        a_panel = len(units) if width == 0 else max(1, width // COLUMNS)
-        width = width or len(units) * COLUMNS
+    def __init__(self, units: list[MaskUnit], form: Form) -> None:
+        a_panel = len(units) if form.width == 0 else max(1, form.width // COLUMNS)
+        width = form.width or len(units) * COLUMNS
         matrices, self.slots = [], []
         for i, unit in enumerate(reversed(units)):
             columns, offset = _columns(unit)
@@ -53,13 +53,13 @@ class Board:
             matrices += [columns.new_zeros(len(columns), gap), columns]
             self.slots.insert(0, Slot(panel, column, panel * width + column + COLUMNS, offset, unit.conv.stride[0]))
         matrix = torch.cat(matrices, dim=1)
-        packed = pack(matrix[None], matrix.new_zeros(matrix.shape[1]), width)
-        self.weight, self.bias = packed.weight, packed.bias
+        packed = pack(matrix[None], matrix.new_zeros(matrix.shape[1]), replace(form, width=width))
+        self.weight, self.bias, self.width = packed.weight, packed.bias, width
 
     def room(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Memory for the products of a map x [B, H, W, C]: [panels, B * H * W, width]."""
-        shape = (self.weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], self.weight.shape[3])
-        return workspace.room("products", shape, x)
+        shape = (self.weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], self.width)
+        return workspace.room("products", shape, x, torch.float32)
 
     def products(self, x: Tensor, workspace: Workspace) -> Tensor:
         """The products of a map x [B, H, W, C]."""
@@ -116,21 +116,21 @@ class Alone:
         return logits, mask
 
 
-def scorers(units: list[MaskUnit], width: int) -> list[Member | Alone]:
+def scorers(units: list[MaskUnit], form: Form) -> list[Member | Alone]:
     """How units that look at one map, in the order in which they decide, get their logits.
 
     Args:
-        width: columns of a panel.
+        form: of a board's matrix.
     """
     if len(units) == 1 or units[0].conv.in_channels <= FEW_CHANNELS:
         return [Alone(unit) for unit in units]
-    board = Board(units, width)
+    board = Board(units, form)
     return [Member(board, slot) for slot in board.slots]
 
 
 def _rooms(x: Tensor, stride: int, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
     shape = (len(x), *((size - 1) // stride + 1 for size in x.shape[1:3]))
-    return workspace.room(f"{name} logits", shape, x), workspace.room(f"{name} mask", shape, x, torch.bool)
+    return workspace.room(f"{name} logits", shape, x, torch.float32), workspace.room(f"{name} mask", shape, x, torch.bool)
 
 
 def _columns(unit: MaskUnit) -> tuple[Tensor, float]:

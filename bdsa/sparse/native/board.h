@@ -6,35 +6,38 @@
 // made anew only where a block ran.
 #pragma once
 
-#include "rows.h"
+#include "products.h"
 #include "team.h"
 
+template <typename E>
 struct Board {
-    const Matrix* matrix;  // depth: channels; columns: ten a unit, no unit in two panels
+    static constexpr int PANEL = Shape<E>::PANEL;
+    const Matrix<E>* matrix;  // depth: channels; columns: ten a unit, no unit in two panels
     float* products;       // [panels][positions][PANEL]
     int64_t positions;     // of all images
     int columns;           // from here on are those of units that have decided already
 
     // New products for rows first..last of `rows`, or of the list of positions, of maps [count][channels] whose first
     // row is position `from`.
-    void update(const float* maps, const Position* list, int first, int last, int64_t from) const {
-        Matrix left = *matrix;
+    void update(const E* maps, const Position* list, int first, int last, int64_t from) const {
+        Matrix<E> left = *matrix;
         left.columns = columns;
-        const Part part{{list ? Source::POSITIONS : Source::IN_ORDER, maps}, &left};
-        const Target target{products + from * PANEL, PANEL, !list, 0, (size_t)positions * PANEL};
+        const Part<E> part{{list ? Source<E>::POSITIONS : Source<E>::MAP, maps}, &left};
+        const Target<float> target(products + from * PANEL, PANEL, list ? Target<float>::BY_INDEX : Target<float>::IN_ORDER, 0,
+                                   (size_t)positions * PANEL);
         product(list, first, last, part, target, Finish{NONE, false});
     }
 
     // The same for `count` rows of maps, shared by a team.
-    void update(const float* maps, const Position* list, int count, int64_t from, Team& team) const {
-        const Units units = cut(count, team.threads);
+    void update(const E* maps, const Position* list, int count, int64_t from, Team& team) const {
+        const Units<E> units = cut(count, team.threads);
         team.share(units.count(), [&](int u) { update(maps, list, units.first(u), units.last(u), from); });
         team.wait();
     }
 
-    Units cut(int count, int threads) const {
-        const Part part{{Source::IN_ORDER, nullptr}, matrix};
-        return Units(count, &part, 1, threads, true);
+    Units<E> cut(int count, int threads) const {
+        const Part<E> part{{Source<E>::MAP, nullptr}, matrix};
+        return Units<E>(count, &part, 1, threads, true);
     }
 
     // Rows first..last of one image's logits and of its mask.
@@ -69,20 +72,25 @@ struct Board {
 };
 
 // Products of every position of x [images][height][width][channels] with the units' columns.
+template <typename E>
 struct Products {
-    const float* x;
-    const Board* board;
+    const E* x;
+    const Board<E>* board;
 
     void run(int threads) const {
-        in_parallel(threads, 1, [&](Team team) { board->update(x, nullptr, (int)board->positions, 0, team); });
+        in_parallel(threads, 1, [&](Team team) {
+            const Registers<E> registers;
+            board->update(x, nullptr, (int)board->positions, 0, team);
+        });
     }
 };
 
 // One unit's logits [images][to.height][to.width] from the products, and its mask: where they are not negative.
+template <typename E>
 struct Decision {
     float* logits;
     uint8_t* mask;
-    const Board* board;
+    const Board<E>* board;
     int images;
     Grid from, to;
     int panel, column, stride;

@@ -6,28 +6,30 @@
 #include "group.h"
 
 // x += fc2(response(gelu(fc1(normalise(depthwise(x)))))) at m, in place.
+template <typename E>
 struct ConvNext {
-    float* x;             // [images][height][width][channels]
+    E* x;             // [images][height][width][channels]
     const uint8_t* mask;  // [images][height][width]
     int images, height, width;
     const Depthwise* depthwise;
     float eps;
-    const Matrix *first, *second;
+    const Matrix<E> *first, *second;
     const float* response;  // [first.columns], the weight of a global response norm, or null
     float response_eps;
-    const Board* board;
+    const Board<E>* board;
     int64_t* rows;
 
     void run(int threads) const;
 };
 
 // ConvNeXt v2's global response norm over an image's active rows, its bias left out: h * (1 + weight * size / mean size),
-// where the size of a channel is the root of the sum of its squares. rows: [starts[images]][width].
+// where the size of a channel is the root of the sum of its squares. rows: of all images.
+template <typename E>
 struct Response {
     const float* weight;
     float eps;
     int width;
-    float* rows;
+    Rows<E> rows;
     const int* starts;  // [images + 1], an image's first row
     float* sizes;       // [images][width]
 
@@ -39,7 +41,10 @@ struct Response {
         float* size = sizes + (size_t)image * width;
         std::fill(size + first, size + last, 0.0f);
         for (int i = starts[image]; i < starts[image + 1]; i++)
-            for (int c = first; c < last; c++) size[c] += rows[(size_t)i * width + c] * rows[(size_t)i * width + c];
+            in_pieces(first, last, [&](int from, int to) {
+                const E* row = rows.at(i, from);
+                for (int c = from; c < to; c++) size[c] += widen(row[c - from]) * widen(row[c - from]);
+            });
         for (int c = first; c < last; c++) size[c] = std::sqrt(size[c]);
     }
 
@@ -51,32 +56,46 @@ struct Response {
         const float scale = 1.0f / ((float)(total / width) + eps);
         const int count = starts[image + 1] - starts[image];
         for (int i = starts[image] + count * band / bands; i < starts[image] + count * (band + 1) / bands; i++)
-            for (int c = 0; c < width; c++) rows[(size_t)i * width + c] *= 1.0f + weight[c] * size[c] * scale;
+            in_pieces(0, width, [&](int from, int to) {
+                E* row = rows.at(i, from);
+                for (int c = from; c < to; c++)
+                    row[c - from] = rounded<E>(widen(row[c - from]) * (1.0f + weight[c] * size[c] * scale));
+            });
+    }
+
+    // Columns that lie side by side in `Rows`.
+    template <typename Work>
+    static void in_pieces(int first, int last, const Work& work) {
+        constexpr int PIECE = Shape<E>::DEPTH == 1 ? CHANNELS : Shape<E>::DEPTH;
+        for (int c = first; c < last; c += PIECE) work(c, std::min(last, c + PIECE));
     }
 };
 
-inline void ConvNext::run(int threads) const {
-    static thread_local Workspace own;
+template <typename E>
+void ConvNext<E>::run(int threads) const {
+    static thread_local Workspace<E> own;
     const Grid grid{height, width};
     const int group = group_size(images, grid), channels = depthwise->channels;
     Position* active = own.active.at_least((size_t)group * grid.size());
-    float* narrow = own.first.at_least((size_t)group * grid.size() * channels);
-    float* hidden = own.second.at_least((size_t)group * grid.size() * first->columns);
+    const size_t most = (size_t)group * grid.size();
+    const Rows<E> narrow(own.first.at_least(Rows<E>::size(most, channels)), channels);
+    const Rows<E> hidden(own.second.at_least(Rows<E>::size(most, first->columns)), first->columns);
     int* starts = own.starts.at_least(group + 1);
     float* sizes = response ? own.sizes.at_least((size_t)group * first->columns) : nullptr;
-    const Response respond{response, response_eps, first->columns, hidden, starts, sizes};
+    const Response<E> respond{response, response_eps, first->columns, hidden, starts, sizes};
     const bool at_once = !response && first->bytes() + second->bytes() <= NEAR_BYTES;  // both 1x1 of some rows
-    const Part opening{{Source::IN_ORDER, narrow}, first}, closing{{Source::IN_ORDER, hidden}, second};
-    const Part both[2] = {closing, opening};
-    const Target to_hidden{hidden, (size_t)first->columns, true};
+    const Part<E> opening{{Source<E>::ROWS, narrow.base}, first}, closing{{Source<E>::ROWS, hidden.base}, second};
+    const Part<E> both[2] = {closing, opening};
+    const Target<E> to_hidden(hidden);
     const Finish gelu{GELU, false}, add{NONE, true};
     int total = 0;
     rows[0] = rows[1] = 0;
     in_parallel(threads, 6 * ((images + group - 1) / group), [&](Team team) {
+        const Registers<E> registers;
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
             const int64_t at = (int64_t)start * grid.size();
-            float* maps = x + (size_t)at * channels;
+            E* maps = x + (size_t)at * channels;
             if (team.thread == 0) {
                 rows[1] += total = list_active(mask + at, count, grid, active);
                 for (int image = 0, i = 0; image <= count; starts[image++] = i)
@@ -92,8 +111,8 @@ inline void ConvNext::run(int threads) const {
             team.wait();
 
             if (!at_once) {
-                const Units opened(total, &opening, 1, team.threads);
-                team.share(opened.count(), [&](int u) { opened.run(u, active, &opening, 1, to_hidden, gelu); });
+                const Units<E> opened(total, &opening, 1, team.threads);
+                team.share(opened.count(), [&](int u) { product(opened, u, active, &opening, 1, to_hidden, gelu); });
                 team.wait();
             }
             if (response) {
@@ -103,11 +122,11 @@ inline void ConvNext::run(int threads) const {
                 team.share(count * bands, [&](int u) { respond.apply(u / bands, u % bands, bands); });
                 team.wait();
             }
-            const Units ends = at_once ? Units(total, both, 2, team.threads, true) : Units(total, &closing, 1, team.threads);
+            const Units<E> ends = at_once ? Units<E>(total, both, 2, team.threads, true) : Units<E>(total, &closing, 1, team.threads);
             const bool near = board && ends.columns == 1;
             team.share(ends.count(), [&](int u) {
                 if (at_once) product(active, ends.first(u), ends.last(u), opening, to_hidden, gelu);
-                ends.run(u, active, &closing, 1, Target{maps, (size_t)channels, false}, add);
+                product(ends, u, active, &closing, 1, Target<E>(maps, (size_t)channels, Target<E>::BY_INDEX), add);
                 if (near) board->update(maps, active, ends.first(u), ends.last(u), at);  // rows are whole
             });
             team.wait();

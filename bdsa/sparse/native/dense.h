@@ -1,49 +1,91 @@
 // Convolutions of whole maps without padding, for what is dense in every budget: stem, down-sampling between stages.
 #pragma once
 
-#include "rows.h"
+#include "products.h"
 #include "team.h"
 
 // out[b][i][j] = act(bias + W x[b][i * stride ...][j * stride ...]). A tap is a row of the kernel:
-// matrix.taps = kernel height, matrix.depth = kernel width * channels.
+// matrix.taps = kernel height, matrix.depth = kernel width * channels. T: of the results, float where E is.
+template <typename E, typename T>
 struct Dense {
-    float* out;      // [images][to.height][to.width][matrix.columns]
-    const float* x;  // [images][from.height][from.width][channels], already padded
-    const Matrix* matrix;
+    T* out;      // [images][to.height][to.width][matrix.columns]
+    const E* x;  // [images][from.height][from.width][channels], already padded
+    const Matrix<E>* matrix;
     int images;
     Grid from, to;
     int channels, stride, activation;
 
     void run(int threads) const;
 
-    Part part() const {
-        Source lines{Source::LINES, x};
+    bool of_image() const { return channels <= FEW; }
+
+    Part<E> part() const {
+        if (from.size() == 1) return {{Source<E>::MAP, x}, matrix};  // an image is a row
+        Source<E> lines{Source<E>::LINES, x};
         lines.grid = from, lines.stride = stride, lines.outputs = to, lines.channels = channels;
         return {lines, matrix};
     }
 
     // Outputs first..last, counted over all images, at some panels; rows: the first one's.
-    void convolve(int first, int last, int first_panel, int last_panel, float* rows) const {
-        const Part all = part();
-        const Target target{rows, (size_t)matrix->columns, true, first};
+    void convolve(int first, int last, int first_panel, int last_panel, T* rows) const {
+        const Part<E> all = part();
+        const Target<T> target(rows, (size_t)matrix->columns, Target<T>::IN_ORDER, first);
         product(nullptr, first, last, &all, 1, first_panel, last_panel, target, Finish{activation, false});
     }
 
     // One row of outputs of an image, `line` of all, all panels.
-    void convolve_line(int line, float* rows) const {
-        const int step = stride * channels;
-        if (step == 3) return convolve_images<3>(line, rows);
-        if (step == 6) return convolve_images<6>(line, rows);
-        if (step == 12) return convolve_images<12>(line, rows);
+    void convolve_line(int line, T* rows) const {
+        if constexpr (sizeof(E) == sizeof(float)) {
+            const int step = stride * channels;
+            if (step == 3) return convolve_images<3>(line, rows);
+            if (step == 6) return convolve_images<6>(line, rows);
+            if (step == 12) return convolve_images<12>(line, rows);
+        } else if (of_image()) return convolve_in_place(line, rows);
         convolve(line * to.width, (line + 1) * to.width, 0, matrix->panels(), rows);
     }
 
 private:
-    // The same for the layer that reads an image. Outputs that are neighbours read APART floats apart: one pointer
+    static constexpr int FEW = 4;  // channels of an image, at most
+
+    const E* line_of(int line) const {
+        return x + ((size_t)(line / to.height) * from.height + line % to.height * stride) * from.width * channels;
+    }
+
+    // Of bfloat16, for the layer that reads an image: tiles are read where they lie. A step takes 32 values of a row
+    // where the kernel has fewer: those beyond meet zeros of the matrix, and must be within the map.
+    void convolve_in_place(int line, T* results) const {
+        const E* start = line_of(line);
+        const size_t apart = (size_t)stride * channels, left = x + images * (size_t)from.size() * channels - start;
+        const int steps = matrix->padded() / TILE_DEPTH;
+        alignas(64) float sums[TILE_ROWS * TILE_COLUMNS];
+        for (int first = 0; first < to.width; first += TILE_ROWS) {
+            const int rows = std::min(TILE_ROWS, to.width - first);
+            const size_t end = (size_t)(matrix->taps - 1) * from.width * channels +
+                               (first + (rows + ROWS_READ - 1) / ROWS_READ * ROWS_READ) * apart + matrix->padded();
+            if (matrix->taps > MOST_TAPS || end > left) {  // beyond the last image's end
+                convolve(line * to.width + first, line * to.width + first + rows, 0, matrix->panels(),
+                         results + (size_t)first * matrix->columns);
+                continue;
+            }
+            Operand operands[MOST_TAPS];
+            for (int panel = 0; panel < matrix->panels(); panel++) {
+                for (int tap = 0; tap < matrix->taps; tap++)
+                    operands[tap] = {start + (size_t)tap * from.width * channels + first * apart, apart, TILE_DEPTH,
+                                     matrix->panel(panel) + tap * steps * PANEL_STEP, steps};
+                const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix->columns - column);
+                multiply_tile(operands, matrix->taps, rows, columns, sums);
+                T* out[TILE_ROWS];
+                for (int i = 0; i < rows; i++) out[i] = results + (size_t)(first + i) * matrix->columns + column;
+                finish_tile(sums, matrix->bias + column, out, rows, columns, false, Finish{activation, false});
+            }
+        }
+    }
+
+    // Of float32, for the layer that reads an image. Outputs that are neighbours read APART values apart: one pointer
     // serves a whole tile, which leaves registers for more rows.
     template <int APART>
     void convolve_images(int line, float* results) const {
-        const float* start = x + ((size_t)(line / to.height) * from.height + line % to.height * stride) * from.width * channels;
+        const float* start = line_of(line);
         for (int panel = 0; panel < matrix->panels(); panel++) {
             const int column = panel * PANEL, columns = std::min(PANEL, matrix->columns - column);
             const int most = columns > LANES ? ROWS_OF_2 : ROWS_OF_1, tiles = (to.width + most - 1) / most;
@@ -57,6 +99,7 @@ private:
         }
     }
 
+    static constexpr int MOST_TAPS = 8;
     static constexpr int ROWS_OF_2 = MAX_ROWS + MAX_ROWS / 6;  // 14 x 2 accumulators with AVX-512
     static constexpr int ROWS_OF_1 = MAX_ROWS + MAX_ROWS / 3;  // 16
 
@@ -81,14 +124,16 @@ private:
     }
 };
 
-inline void Dense::run(int threads) const {
-    const Part all = part();
+template <typename E, typename T>
+void Dense<E, T>::run(int threads) const {
+    const Part<E> all = part();
     in_parallel(threads, 1, [&](Team team) {
-        if (channels == 3) {  // an image
+        const Registers<E> registers;
+        if (of_image()) {
             team.share(images * to.height, [&](int line) { convolve_line(line, out + (size_t)line * to.width * matrix->columns); });
             return;
         }
-        const Units units(images * to.size(), &all, 1, team.threads);
+        const Units<E> units(images * to.size(), &all, 1, team.threads);
         team.share(units.count(), [&](int u) {
             const int first = units.first(u);
             convolve(first, units.last(u), units.first_panel(u), units.last_panel(u), out + (size_t)first * matrix->columns);
@@ -97,25 +142,25 @@ inline void Dense::run(int threads) const {
 }
 
 // target = max(target, source), and not a number where one of them is not.
-inline void larger(float* target, const float* source, int count) {
-    int i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        const Vector old = load(target + i), other = load(source + i);
-        store(target + i, (other > old) | (other != other) ? other : old);
+template <typename E>
+inline void larger(E* target, const E* source, int count) {
+    for (int i = 0; i < count; i += LANES) {
+        const int some = std::min(LANES, count - i);
+        const Vector old = load_some(target + i, some), other = load_some(source + i, some);
+        store_some(target + i, (other > old) | (other != other) ? other : old, some);
     }
-    for (; i < count; i++)
-        if (source[i] > target[i] || source[i] != source[i]) target[i] = source[i];
 }
 
 // The same convolution, then the largest of each 3x3 window of stride 2 and padding 1. The convolution itself is never
 // written: a thread holds three lines of it at a time. inner.out: [images][h][w][columns].
+template <typename E>
 struct DensePool {
-    Dense inner;
+    Dense<E, E> inner;
 
     Grid size() const { return {(inner.to.height - 1) / 2 + 1, (inner.to.width - 1) / 2 + 1}; }
 
     // Some lines of one image's outputs.
-    void pool(int image, int first, int last, float* lines) const {
+    void pool(int image, int first, int last, E* lines) const {
         const int columns = inner.matrix->columns;
         const size_t line = (size_t)inner.to.width * columns;
         int next = 0;  // the first line that is not held
@@ -124,9 +169,9 @@ struct DensePool {
             for (next = std::max(next, top); next <= bottom; next++)
                 inner.convolve_line(image * inner.to.height + next, lines + next % 3 * line);
             for (int column = 0; column < size().width; column++) {
-                float* target = inner.out + (((size_t)image * size().height + row) * size().width + column) * columns;
+                E* target = inner.out + (((size_t)image * size().height + row) * size().width + column) * columns;
                 const int left = std::max(0, 2 * column - 1), right = std::min(inner.to.width - 1, 2 * column + 1);
-                std::memcpy(target, lines + top % 3 * line + (size_t)left * columns, columns * sizeof(float));
+                std::memcpy((void*)target, lines + top % 3 * line + (size_t)left * columns, columns * sizeof(E));
                 for (int y = top; y <= bottom; y++)
                     for (int z = left; z <= right; z++)
                         if (y > top || z > left) larger(target, lines + y % 3 * line + (size_t)z * columns, columns);
@@ -138,8 +183,9 @@ struct DensePool {
         const int height = size().height;
         const int bands = inner.images >= 2 * threads ? 1 : std::min(height, 2 * threads);  // of an image: units
         in_parallel(threads, 1, [&](Team team) {
-            static thread_local Buffer<float> held;
-            float* lines = held.at_least((size_t)3 * inner.to.width * inner.matrix->columns);
+            const Registers<E> registers;
+            static thread_local Buffer<E> held;
+            E* lines = held.at_least((size_t)3 * inner.to.width * inner.matrix->columns);
             team.share(inner.images * bands, [&](int u) {
                 pool(u / bands, height * (u % bands) / bands, height * (u % bands + 1) / bands, lines);
             });

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "positions.h"
+#include "rows.h"
 
 constexpr int RUN = 6;  // neighbouring active positions that are computed together: they share what they read
 
@@ -16,7 +16,7 @@ struct Depthwise {
 };
 
 // x - mean(x), divided by the root of var(x) + eps: a layer norm whose weight and bias are in what follows it.
-inline void normalise(float* row, int channels, float eps) {
+inline const float* normalise(float* row, int channels, float eps) {
     Vector sums = {};
     int c = 0;
     float total = 0;
@@ -33,12 +33,20 @@ inline void normalise(float* row, int channels, float eps) {
     const float scale = 1.0f / std::sqrt((square + sum_of(squares)) / channels + eps);
     for (c = 0; c + LANES <= channels; c += LANES) store(row + c, (load(row + c) - mean) * scale);
     for (; c < channels; c++) row[c] = (row[c] - mean) * scale;
+    return row;
 }
 
-// LENGTH neighbours in a row of a map. x: [height][width][channels] of one image; out: [LENGTH][channels].
+// A row of float32 as the i-th of `rows`, with zeros up to its padded depth.
+template <typename E>
+inline void round_row(const float* row, int channels, const Rows<E>& rows, int i) {
+    for (int c = 0; c < rows.depth; c += LANES)
+        store(rows.at(i, c), load_some(row + c, std::max(0, std::min(LANES, channels - c))));
+}
+
+// LENGTH neighbours in a row of a map. x: [height][width][channels] of one image; out: [LENGTH][channels] of float32.
 // Channels beyond the last whole vector are read one by one into a vector that is padded with zeros.
-template <int KERNEL, int LENGTH>
-void convolve_run(const float* x, Grid grid, const Depthwise& layer, int row, int column,
+template <int KERNEL, int LENGTH, typename E>
+void convolve_run(const E* x, Grid grid, const Depthwise& layer, int row, int column,
                   float* out) {
     constexpr int REACH = LENGTH + KERNEL - 1, PADDING = KERNEL / 2;
     const int channels = layer.channels, padded = layer.padded();
@@ -48,39 +56,37 @@ void convolve_run(const float* x, Grid grid, const Depthwise& layer, int row, in
         Vector sums[LENGTH];
         for (int i = 0; i < LENGTH; i++) sums[i] = load(layer.bias + c);
         for (int y = top; y <= bottom; y++) {
-            const float* line = x + (size_t)y * grid.width * channels + c;
+            const E* line = x + (size_t)y * grid.width * channels + c;
             const float* taps = layer.weights + (size_t)(y - row + PADDING) * KERNEL * padded + c;
             Vector weights[KERNEL];
             for (int k = 0; k < KERNEL; k++) weights[k] = load(taps + (size_t)k * padded);
             for (int j = 0; j < REACH; j++) {
                 const int at = column + j - PADDING;
                 if ((unsigned)at >= (unsigned)grid.width) continue;
-                Vector value = {};
-                const float* source = line + (size_t)at * channels;
-                if (count == LANES) value = load(source);
-                else std::memcpy(&value, source, count * sizeof(float));
+                const Vector value = load_some(line + (size_t)at * channels, count);
                 for (int i = 0; i < LENGTH; i++)
                     if (j - i >= 0 && j - i < KERNEL) sums[i] += value * weights[j - i];
             }
         }
-        for (int i = 0; i < LENGTH; i++) {
-            if (count == LANES) store(out + (size_t)i * channels + c, sums[i]);
-            else std::memcpy(out + (size_t)i * channels + c, &sums[i], count * sizeof(float));
-        }
+        for (int i = 0; i < LENGTH; i++) store_some(out + (size_t)i * channels + c, sums[i], count);
     }
 }
 
-template <int KERNEL>
-void convolve_runs(const float* x, Grid grid, const Depthwise& layer, float eps, const Position* positions, int first,
-                   int last, float* out) {
+// Positions first..last of maps [images][height][width][channels], whose results become as many rows.
+template <int KERNEL, typename E>
+void convolve_runs(const E* x, Grid grid, const Depthwise& layer, float eps, const Position* positions, int first,
+                   int last, const Rows<E>& out) {
+    static thread_local Buffer<float> kept;
+    float* scratch = kept.at_least((size_t)RUN * layer.channels);
     for (int i = first; i < last;) {
         const Position& p = positions[i];
         int length = 1;
         while (length < RUN && i + length < last && positions[i + length].index == p.index + length &&
                positions[i + length].column == p.column + length)  // not the next row or image
             length++;
-        const float* image = x + (size_t)(p.index / grid.size()) * grid.size() * layer.channels;
-        float* rows = out + (size_t)i * layer.channels;
+        const E* image = x + (size_t)(p.index / grid.size()) * grid.size() * layer.channels;
+        float* rows = scratch;
+        if constexpr (Shape<E>::DEPTH == 1) rows = out.at(i, 0);
         const auto run = [&](auto of) {
             convolve_run<KERNEL, decltype(of)::value>(image, grid, layer, p.row, p.column, rows);
         };
@@ -92,7 +98,10 @@ void convolve_runs(const float* x, Grid grid, const Depthwise& layer, float eps,
             case 5: run(std::integral_constant<int, 5>{}); break;
             default: run(std::integral_constant<int, RUN>{});
         }
-        for (int k = 0; k < length; k++) normalise(rows + (size_t)k * layer.channels, layer.channels, eps);
+        for (int k = 0; k < length; k++) {
+            const float* row = normalise(rows + (size_t)k * layer.channels, layer.channels, eps);
+            if constexpr (Shape<E>::DEPTH > 1) round_row(row, layer.channels, out, i + k);
+        }
         i += length;
     }
 }

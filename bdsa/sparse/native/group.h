@@ -1,4 +1,4 @@
-// Residual blocks at the positions that a mask selects. Maps are [images][height][width][channels] of float32.
+// Residual blocks at the positions that a mask selects. Maps are [images][height][width][channels] of float32 or bfloat16.
 //
 // A block goes through its images in groups, so that what one layer writes is still near when the next one reads
 // it; within a group all threads share every layer. Positions that are not selected keep the block's identity.
@@ -14,14 +14,16 @@ inline int group_size(int images, Grid grid) {
 }
 
 // What a calling thread keeps between calls.
+template <typename E>
 struct Workspace {
     Buffer<Position> active, passive, dilated;
-    Buffer<float> first, second, zeros, sizes;
+    Buffer<E> first, second, zeros;
+    Buffer<float> sizes;
     Buffer<int> starts;
     Buffer<uint8_t> map, scratch;
-    const float* zero_row(int count) {
-        float* row = zeros.at_least(count);
-        std::memset(row, 0, count * sizeof(float));
+    const E* zero_row(int count) {
+        E* row = zeros.at_least(count);
+        std::memset((void*)row, 0, count * sizeof(E));
         return row;
     }
 };

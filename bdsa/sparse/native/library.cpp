@@ -1,4 +1,5 @@
 // What the library offers, as plain C functions: an operation is a structure of pointers and sizes that knows how to run.
+// Those on maps are there twice, for float32 and for bfloat16.
 #include "contents.h"
 #include "convnext.h"
 #include "dense.h"
@@ -15,22 +16,29 @@ struct Call {
 
 extern "C" {
 
-#define OPERATION(name, Type) \
-    void name(const Type* operation, int threads) { operation->run(threads); }
+#define OPERATION(name, ...) \
+    void bdsa_##name(const __VA_ARGS__* operation, int threads) { operation->run(threads); }
+#define OPERATIONS(name, Type) \
+    OPERATION(name, Type<float>) \
+    OPERATION(name##_bfloat16, Type<Bfloat16>)
 
-OPERATION(bdsa_pad, Pad)
-OPERATION(bdsa_convolution, Dense)
-OPERATION(bdsa_convolution_pool, DensePool)
-OPERATION(bdsa_layer_norm, LayerNorm)
-OPERATION(bdsa_mean, Mean)
-OPERATION(bdsa_subsample, Subsample)
-OPERATION(bdsa_average_pool, AveragePool)
-OPERATION(bdsa_products, Products)
-OPERATION(bdsa_decide, Decision)
-OPERATION(bdsa_unit, UnitDecision)
-OPERATION(bdsa_residual, Residual)
-OPERATION(bdsa_convnext, ConvNext)
-OPERATION(bdsa_contents, Contents)
+OPERATION(contents, Contents)
+OPERATION(pad, Pad<float, float>)
+OPERATION(pad_bfloat16, Pad<Bfloat16, Bfloat16>)
+OPERATION(pad_to_bfloat16, Pad<float, Bfloat16>)
+OPERATION(convolution, Dense<float, float>)
+OPERATION(convolution_bfloat16, Dense<Bfloat16, Bfloat16>)
+OPERATION(convolution_from_bfloat16, Dense<Bfloat16, float>)
+OPERATIONS(convolution_pool, DensePool)
+OPERATIONS(layer_norm, LayerNorm)
+OPERATIONS(mean, Mean)
+OPERATIONS(subsample, Subsample)
+OPERATIONS(average_pool, AveragePool)
+OPERATIONS(products, Products)
+OPERATIONS(decide, Decision)
+OPERATIONS(unit, UnitDecision)
+OPERATIONS(residual, Residual)
+OPERATIONS(convnext, ConvNext)
 
 void bdsa_play(const Call* calls, int count) {
     for (int i = 0; i < count; i++) calls[i].function(calls[i].operation, calls[i].threads);
@@ -47,6 +55,17 @@ const char* bdsa_instructions() {
     return "AVX";
 #elif defined(__aarch64__)
     return "NEON";
+#else
+    return "plain";
+#endif
+}
+
+// How products of bfloat16 are made; "plain" is no faster than float32.
+const char* bdsa_bfloat16_instructions() {
+#if defined(__AMX_BF16__)
+    return "AMX";
+#elif defined(__AVX512BF16__)
+    return "AVX512-BF16";
 #else
     return "plain";
 #endif

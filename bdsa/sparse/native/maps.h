@@ -1,4 +1,4 @@
-// What else happens to maps, [images][height][width][channels] of float32: padding, pooling, norms, shortcuts without weights.
+// What else happens to maps, [images][height][width][channels] of either type: padding, pooling, norms, shortcuts without weights.
 #pragma once
 
 #include <algorithm>
@@ -6,32 +6,44 @@
 #include "depthwise.h"
 #include "team.h"
 
-// A map of any strides (of image, row, column, channel, in floats) with a border of zeros:
+// A map of any strides (of image, row, column, channel, in values), of one type or another, with a border of zeros:
 // out[images][height + 2 * padding][width + 2 * padding][channels].
+template <typename From, typename To>
 struct Pad {
-    float* out;
-    const float* x;
+    To* out;
+    const From* x;
     int64_t strides[4];
     int images, height, width, channels, padding;
+
+    static void convert(From from, To& to) {
+        if constexpr (sizeof(From) == sizeof(To)) to = from;
+        else to = rounded<To>(widen(from));
+    }
+
+    static void copy_values(const From* from, To* to, int count) {
+        int i = 0;
+        if constexpr (sizeof(From) == sizeof(To)) i = count, std::memcpy((void*)to, from, (size_t)count * sizeof(To));
+        for (; i < count; i += LANES) store_some(to + i, load_some(from + i, std::min(LANES, count - i)), std::min(LANES, count - i));
+    }
 
     void copy(int line) const {
         const int lines = height + 2 * padding, image = line / lines, y = line % lines - padding;
         const size_t size = (size_t)(width + 2 * padding) * channels, rim = (size_t)padding * channels;
-        float* target = out + line * size;
+        To* target = out + line * size;
         if (y < 0 || y >= height) {
-            std::memset(target, 0, size * sizeof(float));
+            std::memset((void*)target, 0, size * sizeof(To));
             return;
         }
-        const float* source = x + image * strides[0] + y * strides[1];
-        std::memset(target, 0, rim * sizeof(float));
-        std::memset(target + size - rim, 0, rim * sizeof(float));
+        const From* source = x + image * strides[0] + y * strides[1];
+        std::memset((void*)target, 0, rim * sizeof(To));
+        std::memset((void*)(target + size - rim), 0, rim * sizeof(To));
         target += rim;
         if (strides[3] == 1 && strides[2] == channels) {
-            std::memcpy(target, source, (size_t)width * channels * sizeof(float));
+            copy_values(source, target, width * channels);
             return;
         }
         for (int i = 0; i < width; i++)
-            for (int c = 0; c < channels; c++) target[i * channels + c] = source[i * strides[2] + c * strides[3]];
+            for (int c = 0; c < channels; c++) convert(source[i * strides[2] + c * strides[3]], target[i * channels + c]);
     }
 
     void run(int threads) const {
@@ -45,8 +57,9 @@ struct Pad {
 };
 
 // Every row of [rows][channels] normalised over its channels in place, then times weight plus bias where there are any.
+template <typename E>
 struct LayerNorm {
-    float* x;
+    E* x;
     const float *weight, *bias;
     int64_t rows;
     int channels;
@@ -56,11 +69,18 @@ struct LayerNorm {
         const int bands = (int)std::min<int64_t>(rows, 8 * threads);
         in_parallel(threads, 1, [&](Team team) {
             team.share(bands, [&](int band) {
+                static thread_local Buffer<float> kept;
                 for (int64_t i = rows * band / bands; i < rows * (band + 1) / bands; i++) {
-                    float* row = x + i * channels;
+                    E* own = x + i * channels;
+                    float* row = kept.at_least(channels);
+                    if constexpr (sizeof(E) == sizeof(float)) row = own;
+                    else for (int c = 0; c < channels; c++) row[c] = widen(own[c]);
                     normalise(row, channels, eps);
                     if (weight)
                         for (int c = 0; c < channels; c++) row[c] = row[c] * weight[c] + bias[c];
+                    if constexpr (sizeof(E) != sizeof(float))
+                        for (int c = 0; c < channels; c += LANES)
+                            store_some(own + c, load_some(row + c, std::min(LANES, channels - c)), std::min(LANES, channels - c));
                 }
             });
         });
@@ -68,9 +88,10 @@ struct LayerNorm {
 };
 
 // The mean over positions: x [images][positions][channels] -> out [images][channels].
+template <typename E>
 struct Mean {
-    float* out;
-    const float* x;
+    E* out;
+    const E* x;
     int images, positions, channels;
 
     static constexpr int CHANNELS = 256;  // of a unit
@@ -80,13 +101,13 @@ struct Mean {
         in_parallel(threads, 1, [&](Team team) {
             team.share(images * parts, [&](int u) {
                 const int image = u / parts, first = u % parts * CHANNELS, last = std::min(channels, first + CHANNELS);
-                float* target = out + (size_t)image * channels;
-                std::fill(target + first, target + last, 0.0f);
+                float sums[CHANNELS] = {};
                 for (int i = 0; i < positions; i++) {
-                    const float* row = x + ((size_t)image * positions + i) * channels;
-                    for (int c = first; c < last; c++) target[c] += row[c];
+                    const E* row = x + ((size_t)image * positions + i) * channels;
+                    for (int c = first; c < last; c++) sums[c - first] += widen(row[c]);
                 }
-                for (int c = first; c < last; c++) target[c] /= positions;
+                E* target = out + (size_t)image * channels;
+                for (int c = first; c < last; c++) target[c] = rounded<E>(sums[c - first] / positions);
             });
         });
     }
@@ -94,9 +115,10 @@ struct Mean {
 
 // The identity of a block whose shortcut takes every stride-th position and puts `before` channels of zeros in front of
 // its own, the rest behind: out[images][out_height][out_width][out_channels], activated by a relu where the mask is not.
+template <typename E>
 struct Subsample {
-    float* out;
-    const float* x;
+    E* out;
+    const E* x;
     const uint8_t* mask;
     int images, height, width, channels, stride, before, out_height, out_width, out_channels;
 
@@ -106,10 +128,10 @@ struct Subsample {
                 const int image = line / out_height, row = line % out_height * stride;
                 for (int column = 0; column < out_width; column++) {
                     const size_t at = (size_t)line * out_width + column;
-                    const float* source = x + (((size_t)image * height + row) * width + column * stride) * channels;
-                    float* target = out + at * out_channels;
-                    std::memset(target, 0, out_channels * sizeof(float));
-                    for (int c = 0; c < channels; c++) target[before + c] = !mask[at] && source[c] < 0 ? 0 : source[c];
+                    const E* source = x + (((size_t)image * height + row) * width + column * stride) * channels;
+                    E* target = out + at * out_channels;
+                    std::memset((void*)target, 0, out_channels * sizeof(E));
+                    for (int c = 0; c < channels; c++) target[before + c] = !mask[at] && widen(source[c]) < 0 ? E{} : source[c];
                 }
             });
         });
@@ -118,9 +140,10 @@ struct Subsample {
 
 // The mean of each kernel x kernel window, of those cut off by the border over what is left:
 // out[images][out_height][out_width][channels].
+template <typename E>
 struct AveragePool {
-    float* out;
-    const float* x;
+    E* out;
+    const E* x;
     int images, height, width, channels, kernel, stride, out_height, out_width;
 
     void run(int threads) const {
@@ -130,13 +153,16 @@ struct AveragePool {
                 for (int column = 0; column < out_width; column++) {
                     const int left = column * stride, right = std::min(width, left + kernel);
                     const float share = 1.0f / ((bottom - top) * (right - left));
-                    float* target = out + ((size_t)line * out_width + column) * channels;
-                    std::fill(target, target + channels, 0.0f);
+                    static thread_local Buffer<float> kept;
+                    float* sums = kept.at_least(channels);
+                    std::fill(sums, sums + channels, 0.0f);
                     for (int y = top; y < bottom; y++)
                         for (int z = left; z < right; z++) {
-                            const float* source = x + (((size_t)image * height + y) * width + z) * channels;
-                            for (int c = 0; c < channels; c++) target[c] += source[c] * share;
+                            const E* source = x + (((size_t)image * height + y) * width + z) * channels;
+                            for (int c = 0; c < channels; c++) sums[c] += widen(source[c]) * share;
                         }
+                    E* target = out + ((size_t)line * out_width + column) * channels;
+                    for (int c = 0; c < channels; c++) target[c] = rounded<E>(sums[c]);
                 }
             });
         });

@@ -2,28 +2,41 @@
 //
 // Rows are given by pointers, so that nothing is gathered: a tap of a convolution is the row of a neighbouring
 // position, or a row of zeros beyond the border. A matrix is packed in panels of two vectors of columns,
-// [panels][taps * depth][2 * LANES], padded with zeros. A block's last layer and its shortcut are two parts of one
-// product: their sum never leaves the registers.
+// [panels][taps * depth][2 * LANES], padded with zeros; of bfloat16 as `tiles.h` wants it. A block's last layer and its
+// shortcut are two parts of one product: their sum never leaves the registers.
 #pragma once
 
 #include <algorithm>
 
-#include "vector.h"
+#include "tiles.h"
 
 constexpr int PANEL = 2 * LANES;
 constexpr int AHEAD = 48;  // rows of a panel that are fetched before they are needed: a core cannot hide the wait itself
 
 constexpr int STEP = 16, FETCHED_A_STEP = 3;  // so many columns of the rows, then so many places of results are fetched
 
+// How a type is multiplied: columns of a panel, rows of a tile, and what the depth of a tap is padded to.
+template <typename E>
+struct Shape {
+    static constexpr int PANEL = ::PANEL, ROWS = MAX_ROWS, DEPTH = 1;
+};
+template <>
+struct Shape<Bfloat16> {
+    static constexpr int PANEL = TILE_COLUMNS, ROWS = TILE_ROWS, DEPTH = TILE_DEPTH;
+};
+
+template <typename E>
 struct Matrix {
-    const float* packed;
+    static constexpr int PANEL = Shape<E>::PANEL;
+    const E* packed;
     const float* bias;  // [columns]
     int taps, depth, columns;
     int group = 0, channels = 0;  // of a grouped convolution: a panel has only the channels that its columns read
     int first_channel(int panel) const { return group ? std::min(panel * PANEL / group * group, channels - depth) : 0; }
     int panels() const { return (columns + PANEL - 1) / PANEL; }
-    size_t bytes() const { return (size_t)taps * depth * columns * sizeof(float); }
-    const float* panel(int index) const { return packed + (size_t)index * taps * depth * PANEL; }
+    int padded() const { return (depth + Shape<E>::DEPTH - 1) / Shape<E>::DEPTH * Shape<E>::DEPTH; }
+    size_t bytes() const { return (size_t)taps * depth * columns * sizeof(E); }
+    const E* panel(int index) const { return packed + (size_t)index * taps * padded() * PANEL; }
 };
 
 // One summand of a tile: a panel of a matrix.

@@ -9,49 +9,54 @@
 //
 // Without a projection, `out` holds the identity. With one, it is computed here, at m as part of the last layer, whose
 // bias then includes its own, and elsewhere alone.
+template <typename E>
 struct Residual {
-    float* out;           // [images][out_height][out_width][channels]
-    const float* x;       // [images][height][width][first.depth]
+    E* out;           // [images][out_height][out_width][channels]
+    const E* x;       // [images][height][width][channels]
     const uint8_t* mask;  // [images][out_height][out_width]
     int images, height, width, out_height, out_width, stride;
-    const Matrix *first, *second, *third;
-    const float* projected;  // [images][projected_height][projected_width][projection.depth]
+    const Matrix<E> *first, *second, *third;
+    const E* projected;  // [images][projected_height][projected_width][projection.depth]
     int projected_height, projected_width, projected_stride;
-    const Matrix* projection;
+    const Matrix<E>* projection;
     int everywhere;      // whether the identity is not x: all of the board's products are new
-    const Board* board;  // of the mask units that will look at the output, or null
+    const Board<E>* board;  // of the mask units that will look at the output, or null
     int64_t* rows;       // how many rows were computed at D(m) and at m
 
     void run(int threads) const;
-    Part part_of_projection(int start, Grid grid, Grid to, const float* zeros) const;
+    Part<E> part_of_projection(int start, Grid grid, Grid to, const E* zeros) const;
 };
 
-inline void Residual::run(int threads) const {
-    static thread_local Workspace own;
+template <typename E>
+void Residual<E>::run(int threads) const {
+    static thread_local Workspace<E> own;
     const Grid from{height, width}, to{out_height, out_width}, inner = third ? from : to;
     const Grid projected_from{projected_height, projected_width};
     const int group = group_size(images, to), middle = first->columns, step = third ? stride : 1;
-    const Matrix& last = third ? *third : *second;
+    const int channels = third ? first->depth : first->taps * first->depth / 9;  // a tap may be a row of the kernel
+    const Matrix<E>& last = third ? *third : *second;
     Position* active = own.active.at_least((size_t)group * to.size());
     Position* passive = projection ? own.passive.at_least((size_t)group * to.size()) : nullptr;
     Position* dilated = own.dilated.at_least((size_t)group * inner.size());
-    float* hidden = own.first.at_least((size_t)group * inner.size() * middle);
-    float* narrow = third ? own.second.at_least((size_t)group * to.size() * second->columns) : nullptr;
+    E* hidden = own.first.at_least((size_t)group * inner.size() * middle);
+    const Rows<E> narrow(third ? own.second.at_least(Rows<E>::size((size_t)group * to.size(), second->columns)) : nullptr,
+                         second->columns);
     uint8_t* map = own.map.at_least((size_t)group * inner.size());
     uint8_t* scratch = own.scratch.at_least((size_t)out_height * (inner.width + 2 + stride));
-    const float* zeros = own.zero_row(3 * std::max(first->depth, middle));
+    const E* zeros = own.zero_row(3 * std::max(channels, middle));
     const Finish relu{RELU, false}, close{RELU, !projection};
-    const Target to_hidden{hidden, (size_t)middle, false}, to_narrow{narrow, (size_t)second->columns, true};
+    const Target<E> to_hidden(hidden, (size_t)middle, Target<E>::BY_INDEX), to_narrow(narrow);
     const size_t weights = second->bytes() + (third ? third->bytes() : 0) + (projection ? projection->bytes() : 0);
     const bool at_once = third && weights <= NEAR_BYTES;  // 3x3 and 1x1 of some rows, while they are near
     int actives = 0, passives = 0, dilations = 0;
     rows[0] = rows[1] = 0;
     in_parallel(threads, 4 * ((images + group - 1) / group), [&](Team team) {
+        const Registers<E> registers;
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
             const int64_t at = (int64_t)start * to.size();
-            const float* input = x + (size_t)start * from.size() * first->depth;
-            float* result = out + (size_t)at * last.columns;
+            const E* input = x + (size_t)start * from.size() * channels;
+            E* result = out + (size_t)at * last.columns;
             if (team.thread == 0) {
                 dilate(mask + at, count, to, inner, step, scratch, map);
                 rows[0] += dilations = list_active(map, count, inner, dilated);
@@ -62,34 +67,34 @@ inline void Residual::run(int threads) const {
             }
             team.wait();
 
-            Part opening{{Source::POSITIONS, input}, first};
-            if (!third) opening.source = {Source::WINDOWS, input, from, stride, 3, zeros, to, first->depth};
-            const Units opened(dilations, &opening, 1, team.threads);
-            team.share(opened.count(), [&](int u) { opened.run(u, dilated, &opening, 1, to_hidden, relu); });
+            Part<E> opening{{Source<E>::POSITIONS, input}, first};
+            if (!third) opening.source = {Source<E>::WINDOWS, input, from, stride, 3, zeros, to, channels};
+            const Units<E> opened(dilations, &opening, 1, team.threads);
+            team.share(opened.count(), [&](int u) { product(opened, u, dilated, &opening, 1, to_hidden, relu); });
             team.wait();
 
-            const Part spatial{{Source::WINDOWS, hidden, inner, step, 3, zeros, to, middle}, second};
+            const Part<E> spatial{{Source<E>::WINDOWS, hidden, inner, step, 3, zeros, to, middle}, second};
             if (third && !at_once) {
-                const Units middles(actives, &spatial, 1, team.threads);
-                team.share(middles.count(), [&](int u) { middles.run(u, active, &spatial, 1, to_narrow, relu); });
+                const Units<E> middles(actives, &spatial, 1, team.threads);
+                team.share(middles.count(), [&](int u) { product(middles, u, active, &spatial, 1, to_narrow, relu); });
                 team.wait();
             }
-            const Part shortcut = part_of_projection(start, projected_from, to, zeros);
-            const Part closing[2] = {third ? Part{{Source::IN_ORDER, narrow}, third} : spatial, shortcut};
-            const Part both[2] = {closing[0], spatial};
-            const Units ends = at_once ? Units(actives, both, 2, team.threads, true)
-                                       : Units(actives, closing, projection ? 2 : 1, team.threads);
-            const Units others = projection ? Units(passives, &shortcut, 1, team.threads) : Units();
+            const Part<E> shortcut = part_of_projection(start, projected_from, to, zeros);
+            const Part<E> closing[2] = {third ? Part<E>{{Source<E>::ROWS, narrow.base}, third} : spatial, shortcut};
+            const Part<E> both[2] = {closing[0], spatial};
+            const Units<E> ends = at_once ? Units<E>(actives, both, 2, team.threads, true)
+                                       : Units<E>(actives, closing, projection ? 2 : 1, team.threads);
+            const Units<E> others = projection ? Units<E>(passives, &shortcut, 1, team.threads) : Units<E>();
             const bool near = board && (projection || !everywhere) && ends.columns == 1 && others.columns == 1;
-            const Target target{result, (size_t)last.columns, false};
+            const Target<E> target(result, (size_t)last.columns, Target<E>::BY_INDEX);
             team.share(ends.count() + others.count(), [&](int u) {
                 const bool at_m = u < ends.count();
-                const Units& units = at_m ? ends : others;
+                const Units<E>& units = at_m ? ends : others;
                 const Position* list = at_m ? active : passive;
                 const int v = at_m ? u : u - ends.count();
                 if (at_m && at_once) product(list, units.first(v), units.last(v), spatial, to_narrow, relu);
-                if (at_m) units.run(v, list, closing, projection ? 2 : 1, target, close);
-                else units.run(v, list, &shortcut, 1, target, relu);
+                if (at_m) product(units, v, list, closing, projection ? 2 : 1, target, close);
+                else product(units, v, list, &shortcut, 1, target, relu);
                 if (near) board->update(result, list, units.first(v), units.last(v), at);  // rows are whole
             });
             team.wait();
@@ -100,8 +105,9 @@ inline void Residual::run(int threads) const {
     });
 }
 
-inline Part Residual::part_of_projection(int start, Grid grid, Grid to, const float* zeros) const {
+template <typename E>
+Part<E> Residual<E>::part_of_projection(int start, Grid grid, Grid to, const E* zeros) const {
     if (!projection) return {};
-    const float* maps = projected + (size_t)start * grid.size() * projection->depth;
-    return {{Source::WINDOWS, maps, grid, projected_stride, 1, zeros, to, projection->depth}, projection};
+    const E* maps = projected + (size_t)start * grid.size() * projection->depth;
+    return {{Source<E>::WINDOWS, maps, grid, projected_stride, 1, zeros, to, projection->depth}, projection};
 }

@@ -2,9 +2,11 @@
 // larger than the map.
 #pragma once
 
+#include "bfloat16.h"
 #include "positions.h"
 #include "team.h"
 
+template <typename E>
 struct Unit {
     const float* taps;     // [9][channels]
     const float* context;  // [channels]
@@ -12,7 +14,7 @@ struct Unit {
     float offset;
 
     // The bias of one image's logits, with the linear layer's part. map: [height][width][channels].
-    float bias(const float* map, Grid from) const {
+    float bias(const E* map, Grid from) const {
         float total = 0;
         int c = 0;
         for (; c + LANES <= channels; c += LANES) {
@@ -22,14 +24,14 @@ struct Unit {
         }
         for (; c < channels; c++) {
             float sum = 0;
-            for (int i = 0; i < from.size(); i++) sum += map[(size_t)i * channels + c];
+            for (int i = 0; i < from.size(); i++) sum += widen(map[(size_t)i * channels + c]);
             total += sum * context[c];
         }
         return offset + total / from.size();
     }
 
     // Rows first..last of one image's logits and of its mask.
-    void decide(const float* map, Grid from, Grid to, float bias, int first, int last, float* logits, uint8_t* mask) const {
+    void decide(const E* map, Grid from, Grid to, float bias, int first, int last, float* logits, uint8_t* mask) const {
         const int inner = std::min(to.width, (from.width - 2) / stride + 1);  // columns whose window ends within the map
         for (int row = first; row < last; row++) {
             float* line = logits + (size_t)row * to.width;
@@ -51,24 +53,24 @@ struct Unit {
     }
 
 private:
-    static float dot(const float* a, const float* b, int count) {
+    static float dot(const E* a, const float* b, int count) {
         Vector sums = {};
         float rest = 0;
         int k = 0;
         for (; k + LANES <= count; k += LANES) sums += load(a + k) * load(b + k);
-        for (; k < count; k++) rest += a[k] * b[k];
+        for (; k < count; k++) rest += widen(a[k]) * b[k];
         return rest + sum_of(sums);
     }
 
     // Columns first..last of a row, whose windows lie within the map from left to right. VECTORS: of a kernel's row, whose
     // columns and channels lie side by side; 0: any number.
     template <int VECTORS>
-    void dots(const float* map, Grid from, int row, int top, int bottom, int first, int last, float bias, float* out) const {
+    void dots(const E* map, Grid from, int row, int top, int bottom, int first, int last, float bias, float* out) const {
         for (int column = first; column < last; column++) {
             float logit = bias;
             Vector sums[3] = {};
             for (int dy = top; dy < bottom; dy++) {
-                const float* x = map + ((size_t)(row * stride + dy - 1) * from.width + column * stride - 1) * channels;
+                const E* x = map + ((size_t)(row * stride + dy - 1) * from.width + column * stride - 1) * channels;
                 const float* weights = taps + (size_t)dy * 3 * channels;
                 if constexpr (VECTORS > 0)
                     for (int v = 0; v < VECTORS; v++) sums[v % 3] += load(x + v * LANES) * load(weights + v * LANES);
@@ -81,17 +83,18 @@ private:
 };
 
 // Logits and masks [images][to.height][to.width] of maps x [images][from.height][from.width][channels].
+template <typename E>
 struct UnitDecision {
     float* logits;
     uint8_t* mask;
-    const float* x;
-    Unit unit;
+    const E* x;
+    Unit<E> unit;
     int images;
     Grid from, to;
 
     void run(int threads) const {
         in_bands(threads, images, to.height, [&](int image, int first, int last) {
-            const float* map = x + (size_t)image * from.size() * unit.channels;
+            const E* map = x + (size_t)image * from.size() * unit.channels;
             const size_t at = (size_t)image * to.size();
             unit.decide(map, from, to, unit.bias(map, from), first, last, logits + at, mask + at);
         });

@@ -1,0 +1,27 @@
+"""In which type an inference computes: float32, or bfloat16 where the processor multiplies it natively."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bdsa.sparse import native
+
+LIMIT = 0.02  # of the spread of float32's logits, that bfloat16's may be away with the same masks
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What a setting of `AdaptiveNetwork.precision` means on this machine, before a network is looked at."""
+    if precision == "auto":
+        return torch.bfloat16 if is_native() else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def is_native() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32, and the kernels use it."""
+    return not native.unavailable() and native.bfloat16_instructions() != "plain"
+
+
+def distance(logits: Tensor, exact: Tensor) -> float:
+    """The largest difference of logits [B, classes] from exact ones, over the spread of these; 0 where they are equal."""
+    apart, spread = (logits - exact).abs().max().item(), (exact.max() - exact.min()).item()
+    return 0.0 if apart == 0 else apart / max(spread, 1e-12)
