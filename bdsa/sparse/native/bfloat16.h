@@ -51,6 +51,11 @@ inline void store(Bfloat16* p, Vector v) {
 #endif
 }
 
+// 64 bytes.
+inline void copy_line(Bfloat16* to, const Bfloat16* from) {
+    for (int i = 0; i < 16; i += LANES) store((float*)to + i, load((const float*)from + i));
+}
+
 // The first `count` lanes, the others zeros.
 template <typename E>
 inline Vector load_some(const E* p, int count) {

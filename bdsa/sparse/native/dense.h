@@ -76,7 +76,7 @@ private:
                 multiply_tile(operands, matrix->taps, rows, columns, sums);
                 T* out[TILE_ROWS];
                 for (int i = 0; i < rows; i++) out[i] = results + (size_t)(first + i) * matrix->columns + column;
-                finish_tile(sums, matrix->bias + column, out, rows, columns, false, Finish{activation, false});
+                finish_tile(sums, matrix->bias + column, out, 0, rows, columns, false, Finish{activation, false});
             }
         }
     }
@@ -142,8 +142,7 @@ void Dense<E, T>::run(int threads) const {
 }
 
 // target = max(target, source), and not a number where one of them is not.
-template <typename E>
-inline void larger(E* target, const E* source, int count) {
+inline void larger(float* target, const float* source, int count) {
     for (int i = 0; i < count; i += LANES) {
         const int some = std::min(LANES, count - i);
         const Vector old = load_some(target + i, some), other = load_some(source + i, some);
@@ -151,8 +150,17 @@ inline void larger(E* target, const E* source, int count) {
     }
 }
 
+inline void larger(Bfloat16* target, const Bfloat16* source, int count) {
+    const auto order = [](int bits) {  // of the values, as integers; what is not a number is the largest
+        const int magnitude = bits & 0x7FFF;
+        return (int16_t)(magnitude > 0x7F80 ? 0x7FFF : (int16_t)bits < 0 ? -magnitude : magnitude);
+    };
+    for (int i = 0; i < count; i++)
+        target[i].bits = order(source[i].bits) > order(target[i].bits) ? source[i].bits : target[i].bits;
+}
+
 // The same convolution, then the largest of each 3x3 window of stride 2 and padding 1. The convolution itself is never
-// written: a thread holds three lines of it at a time. inner.out: [images][h][w][columns].
+// written: a thread holds three lines of it at a time, and what is largest of them. inner.out: [images][h][w][columns].
 template <typename E>
 struct DensePool {
     Dense<E, E> inner;
@@ -168,13 +176,14 @@ struct DensePool {
             const int top = std::max(0, 2 * row - 1), bottom = std::min(inner.to.height - 1, 2 * row + 1);
             for (next = std::max(next, top); next <= bottom; next++)
                 inner.convolve_line(image * inner.to.height + next, lines + next % 3 * line);
+            E* down = lines + 3 * line;  // the largest of each column of the three lines
+            std::memcpy((void*)down, lines + top % 3 * line, line * sizeof(E));
+            for (int y = top + 1; y <= bottom; y++) larger(down, lines + y % 3 * line, (int)line);
             for (int column = 0; column < size().width; column++) {
                 E* target = inner.out + (((size_t)image * size().height + row) * size().width + column) * columns;
                 const int left = std::max(0, 2 * column - 1), right = std::min(inner.to.width - 1, 2 * column + 1);
-                std::memcpy((void*)target, lines + top % 3 * line + (size_t)left * columns, columns * sizeof(E));
-                for (int y = top; y <= bottom; y++)
-                    for (int z = left; z <= right; z++)
-                        if (y > top || z > left) larger(target, lines + y % 3 * line + (size_t)z * columns, columns);
+                std::memcpy((void*)target, down + (size_t)left * columns, columns * sizeof(E));
+                for (int z = left + 1; z <= right; z++) larger(target, down + (size_t)z * columns, columns);
             }
         }
     }
@@ -185,7 +194,7 @@ struct DensePool {
         in_parallel(threads, 1, [&](Team team) {
             const Registers<E> registers;
             static thread_local Buffer<E> held;
-            E* lines = held.at_least((size_t)3 * inner.to.width * inner.matrix->columns);
+            E* lines = held.at_least((size_t)4 * inner.to.width * inner.matrix->columns);
             team.share(inner.images * bands, [&](int u) {
                 pool(u / bands, height * (u % bands) / bands, height * (u % bands + 1) / bands, lines);
             });

@@ -3,7 +3,9 @@
 
 #include "rows.h"
 
-constexpr size_t GATHERED_BYTES = 256 << 10;  // of rows, that all panels read before the next ones are gathered
+// Bytes of rows that all panels read before the next ones are gathered: more where the weights are not near.
+constexpr size_t GATHERED_BYTES = 256 << 10, GATHERED_FOR_MUCH = 1 << 20, MUCH = 512 << 10;
+constexpr int ROWS_AHEAD = 6;  // whose memory is fetched while one is copied
 
 // A tile's rows, tap by tap: out[tap][step][32][32]; what is beyond a tap's depth becomes zeros.
 // rows: [taps][32] pointers; first: where in a row the channels begin.
@@ -14,8 +16,9 @@ inline void gather(const Bfloat16* const* rows, int count, int taps, int depth, 
         for (int i = 0; i < count; i++) {
             const Bfloat16* from = rows[i] + first;
             Bfloat16* to = out + i * TILE_DEPTH;
-            for (int step = 0; step < whole; step++, from += TILE_DEPTH, to += STEP)
-                std::memcpy(to, from, TILE_DEPTH * sizeof(Bfloat16));
+            if (taps == 1 && i + ROWS_AHEAD < count)
+                for (int step = 0; step < whole; step++) __builtin_prefetch(rows[i + ROWS_AHEAD] + first + step * TILE_DEPTH);
+            for (int step = 0; step < whole; step++, from += TILE_DEPTH, to += STEP) copy_line(to, from);
             if (rest) {
                 std::memcpy(to, from, rest * sizeof(Bfloat16));
                 std::memset(to + rest, 0, (TILE_DEPTH - rest) * sizeof(Bfloat16));
@@ -24,22 +27,61 @@ inline void gather(const Bfloat16* const* rows, int count, int taps, int depth, 
 }
 
 // Results of a tile, [32][32] sums, finished and put where they go: float32 as it is, bfloat16 rounded.
+// out: [32] rows, of which `offset` is where the panel's columns go.
+template <int ACTIVATION, bool ADD, typename T>
+inline void finish_whole(const float* sums, const float* bias, T* const* out, size_t offset, int rows) {
+    Vector shifts[TILE_COLUMNS / LANES];
+    for (int v = 0; v < TILE_COLUMNS / LANES; v++) shifts[v] = load(bias + v * LANES);
+    for (int i = 0; i < rows; i++, sums += TILE_COLUMNS) {
+        T* to = out[i] + offset;
+        Vector values[TILE_COLUMNS / LANES];
+        for (int v = 0; v < TILE_COLUMNS / LANES; v++) {
+            values[v] = load(sums + v * LANES) + shifts[v];
+            if (ADD) values[v] += load(to + v * LANES);
+            values[v] = activate(values[v], ACTIVATION);
+        }
+#if defined(__AVX512BF16__)
+        if constexpr (sizeof(T) == sizeof(Bfloat16)) {
+            const __m512bh both = _mm512_cvtne2ps_pbh((__m512)values[1], (__m512)values[0]);
+            std::memcpy((void*)to, &both, sizeof both);
+            continue;
+        }
+#endif
+        for (int v = 0; v < TILE_COLUMNS / LANES; v++) store(to + v * LANES, values[v]);
+    }
+}
+
+// The same of a panel with fewer columns; fill: whether zeros go in the place of the others.
 template <typename T>
-inline void finish_tile(const float* sums, const float* bias, T* const* out, int rows, int columns, bool fill,
-                        Finish finish) {
+inline void finish_some(const float* sums, const float* bias, T* const* out, size_t offset, int rows, int columns,
+                        bool fill, Finish finish) {
     for (int v = 0; v < TILE_COLUMNS; v += LANES) {
         const int some = std::min(LANES, columns - v);
         if (some <= 0) {
-            for (int i = 0; fill && i < rows; i++) store(out[i] + v, Vector{});
+            for (int i = 0; fill && i < rows; i++) store(out[i] + offset + v, Vector{});
             continue;
         }
         const Vector shift = load_some(bias + v, some);
         for (int i = 0; i < rows; i++) {
+            T* to = out[i] + offset + v;
             Vector value = load(sums + i * TILE_COLUMNS + v) + shift;
-            if (finish.add) value += load_some(out[i] + v, some);
-            store_some(out[i] + v, activate(value, finish.activation), fill ? LANES : some);
+            if (finish.add) value += load_some(to, some);
+            store_some(to, activate(value, finish.activation), fill ? LANES : some);
         }
     }
+}
+
+template <typename T>
+inline void finish_tile(const float* sums, const float* bias, T* const* out, size_t offset, int rows, int columns,
+                        bool fill, Finish finish) {
+    if (columns < TILE_COLUMNS) return finish_some(sums, bias, out, offset, rows, columns, fill, finish);
+    if (finish.activation == RELU) {
+        if (finish.add) return finish_whole<RELU, true>(sums, bias, out, offset, rows);
+        return finish_whole<RELU, false>(sums, bias, out, offset, rows);
+    }
+    if (finish.activation == GELU) return finish_whole<GELU, false>(sums, bias, out, offset, rows);
+    if (finish.add) return finish_whole<NONE, true>(sums, bias, out, offset, rows);
+    finish_whole<NONE, false>(sums, bias, out, offset, rows);
 }
 
 // See `product` of float32. T: float or Bfloat16.
@@ -50,33 +92,40 @@ inline void product(const Position* positions, int first, int last, const Part<B
     static thread_local Buffer<Bfloat16> gathered;
     if (first >= last) return;
     const Matrix<Bfloat16>& main = *parts[0].matrix;
-    size_t depth = 0, pointers = 0, rim = 0;  // of a row of all parts that are gathered
-    bool direct[2] = {};
+    size_t depth = 0, pointers = 0, rim = 0, weights = 0;  // depth: of a row of all parts that are gathered
     for (int part = 0; part < count; part++) {
         const Matrix<Bfloat16>& m = *parts[part].matrix;
-        direct[part] = parts[part].source.kind == Source<Bfloat16>::ROWS;
-        if (direct[part]) continue;
+        weights += m.bytes();
+        if (parts[part].source.kind == Source<Bfloat16>::ROWS) continue;
         depth += (size_t)m.taps * m.padded(), pointers = std::max(pointers, (size_t)m.taps * TILE_ROWS);
         rim = std::max(rim, (size_t)m.taps * m.depth);
     }
-    const int a_chunk = std::min<size_t>(MAX_TILES, std::max<size_t>(1, GATHERED_BYTES / (depth * 64 + 1)));
+    const size_t most = weights > MUCH ? GATHERED_FOR_MUCH : GATHERED_BYTES;
+    const int a_chunk = std::min<size_t>(MAX_TILES, std::max<size_t>(1, most / (depth * TILE_ROWS * sizeof(Bfloat16) + 1)));
     const bool anew = main.group;  // every panel reads other channels
     const Bfloat16** table = kept.table.at_least(pointers * (anew ? a_chunk : 1));
     Bfloat16* spares = kept.rims.at_least(rim * TILE_ROWS * (anew ? a_chunk : 1));
     Bfloat16* memory = gathered.at_least(depth * TILE_ROWS * a_chunk);
+    const size_t panel_step = target.kind == Target<T>::ROWS ? TILE_ROWS * TILE_DEPTH
+                              : target.panel_stride          ? target.panel_stride : TILE_COLUMNS;
     alignas(64) float sums[TILE_ROWS * TILE_COLUMNS];
+    alignas(64) T* out[MAX_TILES][TILE_ROWS];
+    Operand operands[MAX_TILES][2];
     for (int start = first; start < last; start += a_chunk * TILE_ROWS) {
         const int here = (std::min(last, start + a_chunk * TILE_ROWS) - start + TILE_ROWS - 1) / TILE_ROWS;
-        Operand operands[MAX_TILES][2];
         Bfloat16* room = memory;
         for (int t = 0; t < here; t++) {
             const int from = start + t * TILE_ROWS, to = std::min(last, from + TILE_ROWS);
+            for (int i = from; i < to; i++) {
+                out[t][i - from] = target.row(positions ? positions[i].index : 0, i, 0, TILE_COLUMNS);
+                if (finish.add) __builtin_prefetch(out[t][i - from] + first_panel * panel_step, 1, 3);
+            }
             for (int part = 0; part < count; part++) {
                 const Part<Bfloat16>& p = parts[part];
                 const Matrix<Bfloat16>& m = *p.matrix;
                 Operand& operand = operands[t][part];
                 operand = {room, TILE_DEPTH, TILE_ROWS * TILE_DEPTH, nullptr, m.taps * m.padded() / TILE_DEPTH};
-                if (direct[part]) {
+                if (p.source.kind == Source<Bfloat16>::ROWS) {
                     operand.a = p.source.base + (size_t)from * m.padded();
                     continue;
                 }
@@ -94,19 +143,20 @@ inline void product(const Position* positions, int first, int last, const Part<B
         }
         for (int panel = first_panel; panel < last_panel; panel++) {
             const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, main.columns - column);
+            const size_t values = (size_t)operands[0][0].steps * PANEL_STEP;  // of the first part's panel
             for (int t = 0; t < here; t++) {
                 const int from = start + t * TILE_ROWS, rows = std::min(last - from, TILE_ROWS);
-                T* out[TILE_ROWS];
-                for (int i = 0; i < rows; i++) {
-                    out[i] = target.row(positions ? positions[from + i].index : 0, from + i, panel, TILE_COLUMNS);
-                    if (finish.add) __builtin_prefetch(out[i], 1, 3);
-                }
                 if (anew)
                     gather(table + t * pointers, rows, main.taps, main.depth, main.first_channel(panel),
                            const_cast<Bfloat16*>(operands[t][0].a));
                 for (int part = 0; part < count; part++) operands[t][part].b = parts[part].matrix->panel(panel);
-                multiply_tile(operands[t], count, rows, columns, sums);
-                finish_tile(sums, main.bias + column, out, rows, columns, target.kind == Target<T>::ROWS, finish);
+                const Bfloat16* next = main.panel(panel + 1) + values * t / here;
+                const Fetch ahead = panel + 1 < last_panel ? Fetch(next, values / here, operands[t][0].steps) : Fetch();
+                if (finish.add && panel + 1 < last_panel)
+                    for (int i = 0; i < rows; i++) __builtin_prefetch(out[t][i] + (panel + 1) * panel_step, 1, 3);
+                multiply_tile(operands[t], count, rows, columns, sums, ahead);
+                finish_tile(sums, main.bias + column, out[t], panel * panel_step, rows, columns,
+                            target.kind == Target<T>::ROWS, finish);
             }
         }
     }

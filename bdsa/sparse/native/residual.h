@@ -85,7 +85,8 @@ void Residual<E>::run(int threads) const {
             const Units<E> ends = at_once ? Units<E>(actives, both, 2, team.threads, true)
                                        : Units<E>(actives, closing, projection ? 2 : 1, team.threads);
             const Units<E> others = projection ? Units<E>(passives, &shortcut, 1, team.threads) : Units<E>();
-            const bool near = board && (projection || !everywhere) && ends.columns == 1 && others.columns == 1;
+            const bool again = sizeof(E) == sizeof(float) || !projection;  // bfloat16 reads a whole map without gathering it
+            const bool near = board && again && (projection || !everywhere) && ends.columns == 1 && others.columns == 1;
             const Target<E> target(result, (size_t)last.columns, Target<E>::BY_INDEX);
             team.share(ends.count() + others.count(), [&](int u) {
                 const bool at_m = u < ends.count();

@@ -23,6 +23,21 @@ struct Operand {
 
 constexpr size_t PANEL_STEP = TILE_DEPTH * TILE_COLUMNS;  // values of a panel that a step reads
 
+// What is fetched while a tile is multiplied: the panel that comes next, a part of it by each tile.
+class Fetch {
+public:
+    Fetch() = default;
+    Fetch(const Bfloat16* from, size_t count, int steps)
+        : next_((const char*)from), end_((const char*)(from + count)), lines_((int)(count * sizeof *from / 64 / steps) + 1) {}
+    void step() {
+        for (int i = 0; i < lines_ && next_ < end_; i++, next_ += 64) __builtin_prefetch(next_, 0, 2);
+    }
+
+private:
+    const char *next_ = nullptr, *end_ = nullptr;
+    int lines_ = 0;
+};
+
 #if defined(__AMX_BF16__)
 
 // The registers of AMX as tiles of 16 rows of 64 bytes, as long as this lives; others on this thread may have set them.
@@ -44,7 +59,7 @@ public:
 };
 
 template <bool LOWER, bool RIGHT>
-inline void multiply_registers(const Operand* operands, int count, float* out) {
+inline void multiply_registers(const Operand* operands, int count, float* out, Fetch ahead) {
     constexpr int WIDTH = TILE_COLUMNS * sizeof(float);
     _tile_zero(0);
     if (RIGHT) _tile_zero(1);
@@ -54,6 +69,7 @@ inline void multiply_registers(const Operand* operands, int count, float* out) {
         const Bfloat16 *a = operands[o].a, *b = operands[o].b;
         const size_t row = operands[o].row, bytes = row * sizeof(Bfloat16), step = operands[o].step;
         for (int k = 0; k < operands[o].steps; k++, a += step, b += PANEL_STEP) {
+            ahead.step();
             _tile_loadd(4, a, bytes);
             _tile_loadd(6, b, WIDTH);
             _tile_dpbf16ps(0, 4, 6);
@@ -76,12 +92,12 @@ inline void multiply_registers(const Operand* operands, int count, float* out) {
 
 // out: [32][32], of which `rows` rows and `columns` columns are needed. All 32 rows of the operands must be readable
 // where more than 16 are needed, else 16.
-inline void multiply_tile(const Operand* operands, int count, int rows, int columns, float* out) {
+inline void multiply_tile(const Operand* operands, int count, int rows, int columns, float* out, Fetch ahead = {}) {
     const bool lower = rows > 16, right = columns > 16;
-    if (lower && right) multiply_registers<true, true>(operands, count, out);
-    else if (lower) multiply_registers<true, false>(operands, count, out);
-    else if (right) multiply_registers<false, true>(operands, count, out);
-    else multiply_registers<false, false>(operands, count, out);
+    if (lower && right) multiply_registers<true, true>(operands, count, out, ahead);
+    else if (lower) multiply_registers<true, false>(operands, count, out, ahead);
+    else if (right) multiply_registers<false, true>(operands, count, out, ahead);
+    else multiply_registers<false, false>(operands, count, out, ahead);
 }
 
 constexpr int ROWS_READ = 16;  // a multiple of this many rows is read
@@ -150,7 +166,7 @@ inline void multiply_last(const Operand* operands, int count, int first, int row
 }
 
 // out: [32][32], of which `rows` rows are made.
-inline void multiply_tile(const Operand* operands, int count, int rows, int, float* out) {
+inline void multiply_tile(const Operand* operands, int count, int rows, int, float* out, Fetch = {}) {
     int first = 0;
     for (; first + ROWS_AT_ONCE <= rows; first += ROWS_AT_ONCE) multiply_rows<ROWS_AT_ONCE>(operands, count, first, out);
     multiply_last<ROWS_AT_ONCE - 1>(operands, count, first, rows - first, out);
