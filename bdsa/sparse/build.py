@@ -3,9 +3,11 @@
 The library is plain C to the outside, so that it needs neither torch's headers nor a minute: two seconds,
 once per machine, source and compiler. `BDSA_KERNELS` chooses the instructions:
 
-    native   (default) all that this processor has
-    avx2     x86-64-v3; plain: the least that every processor of its kind has
-    off      no native kernels: everything runs as PyTorch operators
+    native      (default) all that this processor has
+    amx         tiles of bfloat16, and AVX-512
+    avx512bf16  dot products of bfloat16, and AVX-512
+    avx512      x86-64-v4; avx2: x86-64-v3; plain: the least that every processor of its kind has
+    off         no native kernels: everything runs as PyTorch operators
 """
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +28,11 @@ from bdsa.errors import UserError, unknown
 from bdsa.machine import processor_flags
 
 SOURCES = Path(__file__).parent / "native"
-MACHINE_FLAGS = {"native": ["-march=native"], "avx2": ["-march=x86-64-v3"], "plain": []}
+AVX512 = ["-march=x86-64-v4"]
+WITHOUT_AMX = ["-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"]
+MACHINE_FLAGS = {"native": ["-march=native"], "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+                 "avx512bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
+NEEDED = {"amx": ["amx_bf16", "avx512_bf16"], "avx512bf16": ["avx512_bf16"], "avx512": ["avx512f"], "avx2": ["avx2"]}
 CHOICES = (*MACHINE_FLAGS, "off")
 BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno"]
 
@@ -40,18 +47,38 @@ def library() -> ctypes.CDLL:
 
     Raises:
         Unavailable: there is no compiler, it failed, or the user switched them off.
-        UserError: for a value of BDSA_KERNELS that is none of its choices.
+        UserError: for a value of BDSA_KERNELS that is none of its choices, or that this processor cannot run.
     """
     choice = os.environ.get("BDSA_KERNELS", "native")
     if choice not in CHOICES:
         raise unknown("value of BDSA_KERNELS", choice, CHOICES)
     if choice == "off":
         raise Unavailable("BDSA_KERNELS=off")
+    if lacking := missing(choice):
+        raise UserError(f"BDSA_KERNELS={choice} needs {lacking}, which this processor does not have: leave it out, and "
+                        f"all that it has is used")
+    tiles = choice in ("native", "amx") and not missing("amx")
+    if tiles and not _tiles_allowed():
+        if choice == "amx":
+            raise UserError("BDSA_KERNELS=amx: the system does not let programs use the tiles of AMX")
+        return ctypes.CDLL(str(build(choice, WITHOUT_AMX)))
     return ctypes.CDLL(str(build(choice)))
 
 
-def build(choice: str) -> Path:
-    """Compile the kernels for one of MACHINE_FLAGS unless that was done before; return the file.
+def missing(choice: str) -> str | None:
+    """What this processor lacks for a value of BDSA_KERNELS, as /proc/cpuinfo names it; None where it can run it."""
+    has = processor_flags().split()
+    return next((flag for flag in NEEDED.get(choice, []) if flag not in has), None)
+
+
+def _tiles_allowed() -> bool:
+    """Ask the system, once a process, for the registers of AMX; Linux wants that before their first use."""
+    ask_permission, tile_data = 0x1023, 18  # arch_prctl's ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return ctypes.CDLL(None).syscall(158, ask_permission, tile_data) == 0
+
+
+def build(choice: str, further: Sequence[str] = ()) -> Path:
+    """Compile the kernels for one of MACHINE_FLAGS, and further flags, unless that was done before; return the file.
 
     Raises:
         Unavailable: there is no compiler, or it failed.
@@ -60,7 +87,7 @@ def build(choice: str) -> Path:
     if compiler is None or shutil.which(compiler) is None:
         raise Unavailable(f"no C++ compiler ({compiler or 'g++, clang++'}) on this machine: install one, for example "
                           f"apt install g++")
-    flags = [*BASE_FLAGS, *MACHINE_FLAGS[choice]]
+    flags = [*BASE_FLAGS, *MACHINE_FLAGS[choice], *further]
     folder = cache_folder() / _key(compiler, flags)
     target = folder / "bdsa_kernels.so"
     if target.exists():

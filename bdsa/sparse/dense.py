@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
 from timm.layers import LayerNorm2d, NormMlpClassifierHead, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
-import torch
 from torch import Tensor, nn
 
 from bdsa.models.cifar_resnet import CifarResNet

@@ -121,8 +121,8 @@ def forget(network: nn.Module) -> None:
 def break_even(network: nn.Module) -> dict[str, Any] | None:
     """What `execution = "auto"` has found for a network, to be kept; None before its first call.
 
-    A dictionary for JSON: processor, threads, precision, image_size and "blocks": by the smallest batch of a class, the density
-    above which each block runs masked (2: never, -1: always).
+    A dictionary for JSON: processor, threads, precision, image_size and "blocks": by the smallest batch of a class,
+    the density above which each block runs masked (2: never, -1: always).
     """
     return _kept(network).found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint64, c_void_p, pointer
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,12 +91,14 @@ def description() -> str:
 
 def pad(out: Tensor, x: Tensor, padding: int) -> None:
     """See `operators.pad`."""
-    _call("pad_to_bfloat16" if x.dtype != out.dtype else _of("pad", x), _Pad(_at(out), _at(x), x.stride(), *x.shape, padding), out, x)
+    name = _of("pad", x) if x.dtype == out.dtype else "pad_to_bfloat16"
+    _call(name, _Pad(_at(out), _at(x), x.stride(), *x.shape, padding), out, x)
 
 
 def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
-    _call("convolution_from_bfloat16" if x.dtype != out.dtype else _of("convolution", x), _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
+    name = _of("convolution", x) if x.dtype == out.dtype else "convolution_from_bfloat16"
+    _call(name, _dense(out, x, weight, bias, stride, activation), out, x, weight, bias)
 
 
 def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
@@ -116,7 +119,8 @@ def mean(out: Tensor, x: Tensor) -> None:
 
 def subsample(out: Tensor, x: Tensor, mask: Tensor, stride: int, before: int) -> None:
     """See `operators.subsample`."""
-    _call(_of("subsample", x), _Subsample(_at(out), _at(x), _at(mask), *x.shape, stride, before, *out.shape[1:]), out, x, mask)
+    operation = _Subsample(_at(out), _at(x), _at(mask), *x.shape, stride, before, *out.shape[1:])
+    _call(_of("subsample", x), operation, out, x, mask)
 
 
 def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
@@ -141,8 +145,8 @@ def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: i
 def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float, stride: int) -> None:
     """See `operators.unit`."""
     weights = _Unit(_at(taps), _at(context), x.shape[3], stride, offset)
-    _call(_of("unit", x), _UnitDecision(_at(logits), _at(mask), _at(x), weights, len(x), x.shape[1:3], logits.shape[1:]),
-          logits, mask, x, taps, context)
+    operation = _UnitDecision(_at(logits), _at(mask), _at(x), weights, len(x), x.shape[1:3], logits.shape[1:])
+    _call(_of("unit", x), operation, logits, mask, x, taps, context)
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
@@ -215,7 +219,7 @@ def _dense(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, ac
                   Packed(weight, bias).output_size(x, stride), x.shape[3], stride, ACTIVATIONS[activation])
 
 
-def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int, channels: int) -> object:
+def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, columns: int, channels: int) -> Any:
     if weight is None:
         return None
     return pointer(_Board(pointer(_matrix(weight, bias, channels)), _at(products), products.shape[1], columns))

@@ -48,7 +48,7 @@ class Packed:
         return self.weight.permute(1, 2, 0, 3).reshape(taps, depth, panels * width)[..., :self.columns]
 
     def output_size(self, x: Tensor, stride: int) -> tuple[int, int]:
-        """Height and width of a convolution of x [B, H, W, C] without padding, of a square kernel whose rows are the taps.
+        """Height and width of a convolution of x [B, H, W, C] without padding; rows of its square kernel are the taps.
 
         Raises:
             ValueError: for a map that is smaller than the kernel.

@@ -19,7 +19,6 @@ from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.scores import NOTHING, Following
 from bdsa.sparse.workspace import Workspace
 
-
 NARROW = 64  # channels up to which the three taps of a kernel's row are one in bfloat16, which pads each to 32
 
 

@@ -22,6 +22,6 @@ def is_native() -> bool:
 
 
 def distance(logits: Tensor, exact: Tensor) -> float:
-    """The largest difference of logits [B, classes] from exact ones, over the spread of these; 0 where they are equal."""
+    """The largest difference of logits [B, classes] from exact ones, over the spread of these."""
     apart, spread = (logits - exact).abs().max().item(), (exact.max() - exact.min()).item()
     return 0.0 if apart == 0 else apart / max(spread, 1e-12)

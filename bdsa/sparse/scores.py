@@ -130,7 +130,8 @@ def scorers(units: list[MaskUnit], form: Form) -> list[Member | Alone]:
 
 def _rooms(x: Tensor, stride: int, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
     shape = (len(x), *((size - 1) // stride + 1 for size in x.shape[1:3]))
-    return workspace.room(f"{name} logits", shape, x, torch.float32), workspace.room(f"{name} mask", shape, x, torch.bool)
+    logits = workspace.room(f"{name} logits", shape, x, torch.float32)
+    return logits, workspace.room(f"{name} mask", shape, x, torch.bool)
 
 
 def _columns(unit: MaskUnit) -> tuple[Tensor, float]:

@@ -12,10 +12,9 @@ import torch
 from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
 from torch import Tensor
 
-from bdsa.machine import processor_flags
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
-from bdsa.sparse import native, operators, reference
+from bdsa.sparse import build, native, operators, reference
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.packing import pack, rows_first
 
@@ -84,11 +83,11 @@ def test_it_gives_the_same_with_any_number_of_threads(threads: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", ["avx2", "plain", "off"])
+@pytest.mark.parametrize("choice", ["avx512", "avx2", "plain", "off"])
 def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None:
     """In processes of their own: the kernels are chosen when they are first needed."""
-    if choice == "avx2" and "avx2" not in processor_flags():
-        pytest.skip("this processor has no AVX2")
+    if missing := build.missing(choice):
+        pytest.skip(f"this processor has no {missing}")
     code = ("import sparse_cases as t\nfrom bdsa.sparse import native\n"
             "for n in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
             "    t.assert_same(*t.both(t.network_of(n), t.images_of((2, 41, 35)), t.BUDGETS[0]))\n"
@@ -97,7 +96,7 @@ def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
                           env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": f"{root}:{root / 'tests/support'}"})
     assert done.returncode == 0, done.stderr
-    expected = {"avx2": "AVX2", "plain": "plain", "off": "BDSA_KERNELS=off"}[choice]
+    expected = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "plain", "off": "BDSA_KERNELS=off"}[choice]
     assert f"kernels: {expected}" in done.stdout or native.unavailable()
 
 
@@ -129,7 +128,7 @@ def test_the_operators_are_seen_by_the_profiler() -> None:
 def test_native_and_reference_operators_agree() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 11, 40, generator=generator)
-    matrix = pack(rows_first(torch.randn(24, 40, 3, 3, generator=generator)), torch.rand(24), native.panel())
+    matrix = pack(rows_first(torch.randn(24, 40, 3, 3, generator=generator)), torch.rand(24), native.form())
     mask = torch.rand(2, 5, 6, generator=generator) < 0.5
     logits = torch.empty(2, 5, 6)
     turned = x.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3)

@@ -192,7 +192,7 @@ def test_kernels_keep_what_is_no_number(channels: int) -> None:
     x[0, 2, 3, :20] = float("nan")
     x[1, 8, 0, 5] = -float("inf")
     matrix = pack(rows_first(torch.randn(channels, channels, 3, 3, generator=generator)), torch.rand(channels),
-                  native.panel())
+                  native.form())
     mask = torch.rand(2, 9, 12, generator=generator) < 0.5
     outputs = {"convolution": (x.new_empty(2, 7, 10, channels), x, matrix.weight, matrix.bias, 1, "relu"),
                "convolution_pool": (x.new_empty(2, 4, 5, channels), x, matrix.weight, matrix.bias, 1, "relu"),

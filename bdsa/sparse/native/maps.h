@@ -15,9 +15,21 @@ struct Pad {
     int64_t strides[4];
     int images, height, width, channels, padding;
 
-    static void convert(From from, To& to) {
-        if constexpr (sizeof(From) == sizeof(To)) to = from;
-        else to = rounded<To>(widen(from));
+    static To converted(From value) {
+        if constexpr (sizeof(From) == sizeof(To)) return value;
+        else return rounded<To>(widen(value));
+    }
+
+    // A line of an image whose channels lie apart, as they come from PyTorch.
+    void interleave(const From* source, To* target) const {
+        constexpr int SOME = 64;
+        To lines[3][SOME];
+        for (int first = 0; first < width; first += SOME) {
+            const int some = std::min(SOME, width - first);
+            for (int c = 0; c < 3; c++) copy_values(source + c * strides[3] + first, lines[c], some);
+            for (int i = 0; i < some; i++, target += 3)
+                target[0] = lines[0][i], target[1] = lines[1][i], target[2] = lines[2][i];
+        }
     }
 
     static void copy_values(const From* from, To* to, int count) {
@@ -42,8 +54,9 @@ struct Pad {
             copy_values(source, target, width * channels);
             return;
         }
+        if (strides[2] == 1 && channels == 3) return interleave(source, target);
         for (int i = 0; i < width; i++)
-            for (int c = 0; c < channels; c++) convert(source[i * strides[2] + c * strides[3]], target[i * channels + c]);
+            for (int c = 0; c < channels; c++) target[i * channels + c] = converted(source[i * strides[2] + c * strides[3]]);
     }
 
     void run(int threads) const {

@@ -160,11 +160,13 @@ struct Units {
         double weights = 0, inputs = 0, macs = 0;
         for (int part = 0; part < count; part++) {
             const Matrix<E>& m = *parts[part].matrix;
-            weights += m.bytes(), inputs += (double)positions * m.depth * sizeof(E);
+            const bool copied = COPIES && parts[part].source.kind != Source<E>::ROWS;  // tap by tap
+            weights += m.bytes(), inputs += (double)positions * m.depth * sizeof(E) * (copied ? 2 * m.taps : 1);
             macs += (double)positions * m.taps * m.depth * m.columns;
         }
         const int tiles = (positions + Shape<E>::ROWS - 1) / Shape<E>::ROWS;
-        const int wanted = threads == 1 ? 1 : std::max(threads, std::min(UNITS_A_THREAD * threads, (int)(macs / LEAST_MACS)));
+        const int most = std::min(UNITS_A_THREAD, (int)(macs / LEAST_MACS / threads) + COPIES);
+        const int wanted = threads == 1 ? 1 : std::max(threads, COPIES ? most * threads : std::min(UNITS_A_THREAD * threads, (int)(macs / LEAST_MACS)));
         double best = -1;
         for (int c = 1; c <= (whole_rows ? 1 : std::min(panels, wanted)); c++) {
             const int r = std::min(tiles, std::max((wanted + c - 1) / c, (tiles + MAX_TILES - 1) / MAX_TILES));
@@ -181,7 +183,8 @@ struct Units {
     int last_panel(int u) const { return panels * (u / rows + 1) / columns; }
 
     static constexpr int UNITS_A_THREAD = 6;
-    static constexpr double LEAST_MACS = sizeof(E) == sizeof(float) ? 3e5 : 1e6;  // of a unit: a few microseconds
+    static constexpr bool COPIES = Shape<E>::DEPTH > 1;            // rows are copied before they are multiplied
+    static constexpr double LEAST_MACS = COPIES ? 6e6 : 3e5;       // of a unit: a few microseconds
 
 private:
     int edge(int range) const {
