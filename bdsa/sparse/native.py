@@ -171,8 +171,8 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
     block = _Residual(_at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride,
                       pointer(first), pointer(second), None if w3 is None else pointer(_matrix(w3, b3, len(b2))),
                       *shortcut, everywhere, _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
-    _call(_of("residual", x), block, out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias, board,
-          board_bias, products)
+    _call(_of("residual", x), block, out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias,
+          board, board_bias, products)
 
 
 def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,
@@ -183,7 +183,8 @@ def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Ten
     block = _ConvNext(_at(x), _at(mask), *x.shape[:3], pointer(depthwise), eps, pointer(_matrix(w1, b1, x.shape[3])),
                       pointer(_matrix(w2, b2, len(b1))), _at(response), response_eps,
                       _board(board, board_bias, products, columns, x.shape[3]), _at(rows))
-    _call(_of("convnext", x), block, x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias, products)
+    _call(_of("convnext", x), block, x, mask, rows, taps, taps_bias, w1, b1, w2, b2, response, board, board_bias,
+          products)
 
 
 def pieces(places: list[tuple[int, int]]) -> ctypes.Array:
