@@ -155,7 +155,9 @@ def prepare_hydra(schema: type, survivors: bool = False) -> None:
     with contextlib.suppress(ImportError):  # of an extra
         from hydra_plugins.bdsa.search import Search
         Plugins.instance().register(Search)
-    grid = {"_target_": "hydra_plugins.bdsa.Grid", "params": None} if survivors else BasicSweeperConf
+    grid = BasicSweeperConf
+    if survivors:
+        grid = {"_target_": "hydra_plugins.bdsa.Grid", "params": None, "rows": None, "only": None}
     store.store(group="hydra/sweeper", name="basic", node=grid, provider="hydra")  # a preset can still name another
     store.store(name="defaults", node=asdict(schema()))
     for group, files in (("experiment", experiments()), ("sweep", sweeps())):

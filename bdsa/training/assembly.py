@@ -70,7 +70,8 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
                         f"{recipe.batch_size} images: no update would be made; give {batches} or less")
     spec, network = create_network(config, budgets, splits, device)
     check_batch_norms(config, network)
-    teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config))
+    teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config),
+                             config.trainer.compile)
     return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
 
 

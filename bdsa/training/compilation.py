@@ -1,4 +1,4 @@
-"""Training through torch.compile: a graph a budget, and none broken by the masks.
+"""Training through torch.compile: a graph a budget, none broken by the masks, and one of the teacher.
 
 The budget, the temperature and the noise are constants of a graph, so a training makes one graph a
 budget and phase (the temperature falls, the noise ends). The noise of compiled graphs is another draw
@@ -7,10 +7,11 @@ than eager PyTorch's; it is seeded the same way, so that a run still replays.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bdsa.config.image_size import ImageSize, height_width
 from bdsa.errors import UserError
@@ -41,3 +42,21 @@ def compiled(network: AdaptiveNetwork, image_size: ImageSize, phases: int, **opt
     limits = torch._dynamo.config  # the default of 8 would leave later graphs uncompiled
     limits.recompile_limit = max(limits.recompile_limit, graphs)
     return torch.compile(network, dynamic=False, **options)
+
+
+def compiled_teacher(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A dense network that is never trained, compiled: images [B, 3, H, W] -> logits [B, classes], without gradient.
+
+    On a CPU its weights become constants of the graph, in the precision that they are used in, with the batch norms
+    folded into the convolutions. That changes the logits in their last digits.
+    """
+    if device.type != "cpu":
+        return torch.compile(network, dynamic=False)
+    forward = torch.compile(network, dynamic=False, options={"freezing": True})
+
+    def look(images: Tensor) -> Tensor:
+        # The option makes it another compiler in dynamo's eyes, and what is compiled at a call goes by the global one.
+        with torch._inductor.config.patch(freezing=True):
+            return forward(images)
+
+    return look

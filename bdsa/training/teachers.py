@@ -13,6 +13,7 @@ from bdsa.data.datasets import Splits
 from bdsa.errors import UserError
 from bdsa.models.factory import create_dense_model, with_channels
 from bdsa.models.weights import OTHER_CLASSES
+from bdsa.training.compilation import compiled_teacher
 
 Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
 
@@ -63,12 +64,14 @@ class DenseTeacher:
     Args:
         network: any timm network with the student's classes.
         mean, std: normalisation of the images that it will be given, a number a channel.
+        compile: whether it looks at them through torch.compile.
     """
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float], compile: bool = False) -> None:
         self.network = network.eval().requires_grad_(False)
         cfg = getattr(network, "pretrained_cfg", None) or {}
         device = next(network.parameters()).device
+        self.look = compiled_teacher(self.network, device) if compile else self.network
         own = [cfg.get("mean") or mean, cfg.get("std") or std]
         if len(own[0]) != len(mean):  # the teacher's first layer was made for other channels than it was trained on
             own = [mean, std]
@@ -83,11 +86,11 @@ class DenseTeacher:
             images = images * self.scale + self.shift
             if self.size and tuple(images.shape[2:]) != self.size:
                 images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-            return self.network(images)
+            return self.look(images)
 
 
 def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device,
-                   layout: torch.memory_format = torch.contiguous_format) -> Teacher | None:
+                   layout: torch.memory_format = torch.contiguous_format, compile: bool = False) -> Teacher | None:
     """The teacher that the config asks for, or None.
 
     Args:
@@ -96,6 +99,7 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         student: name of the student's model, the default of a checkpoint teacher's.
         device: where it runs.
         layout: of its weights; another one than the images' would be converted in every step.
+        compile: whether a network of its own is compiled; the student's own dense path is what the student is.
 
     Raises:
         UserError: for an unknown model, weights that do not fit, or other classes than the data's.
@@ -114,4 +118,4 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
                         f"{OTHER_CLASSES['teacher']}")
-    return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std)
+    return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std, compile)

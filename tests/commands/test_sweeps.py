@@ -24,7 +24,7 @@ import bdsa.commands.launch
 import bdsa.config.options
 import bdsa.training.trainer
 from bdsa.commands.entry_points import train as train_main
-from bdsa.commands.sweep.sweeper import combinations
+from bdsa.commands.sweep.rows import combinations
 from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
 from bdsa.runs.metrics import MetricsFile

@@ -84,7 +84,8 @@ def dry_run(name: str, images: Path, tmp_path: Path) -> list[str]:
         torch.save(timm.create_model(f"test_{kind}", num_classes=3).state_dict(), tmp_path / "teacher.pt")
         arguments += [f"teacher.name=test_{kind}", f"teacher.weights={tmp_path}/teacher.pt"]
     if config.teacher.kind == "checkpoint":
-        torch.save(create_dense_model(config.model.name, num_classes=3).state_dict(), tmp_path / "teacher.pt")
+        torch.save(create_dense_model(config.teacher.name or config.model.name, num_classes=3).state_dict(),
+                   tmp_path / "teacher.pt")
         arguments.append(f"teacher.weights={tmp_path}/teacher.pt")
     if config.data.held_out is not None:
         arguments.append("data.held_out=0.25")

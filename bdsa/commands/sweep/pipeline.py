@@ -16,8 +16,9 @@ from bdsa import ranks
 from bdsa.budgets import Budgets
 from bdsa.commands.sweep.pipeline_table import show_tables
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, check_folders
+from bdsa.commands.sweep.rows import combinations
 from bdsa.commands.sweep.study import Study
-from bdsa.commands.sweep.sweeper import Grid, combinations, reporting
+from bdsa.commands.sweep.sweeper import Grid, reporting
 from bdsa.commands.targets import collect
 from bdsa.config.commands import TargetsConfig
 from bdsa.config.pipeline import MADE_HERE, PipelineSettings, flat_settings

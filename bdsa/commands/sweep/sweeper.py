@@ -7,15 +7,12 @@ listed at the end. Hydra finds the sweepers themselves in `hydra_plugins.bdsa`.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.types import HydraContext
@@ -27,10 +24,9 @@ from bdsa.commands.job import Job, worth
 from bdsa.commands.one_line import as_user_error
 from bdsa.commands.sweep.plan import FINISHED, PlannedJob, changing, check_folders, plan
 from bdsa.commands.sweep.report import report
-from bdsa.errors import UserError, first_line
+from bdsa.commands.sweep.rows import chosen_rows, combinations, in_rows
+from bdsa.errors import UserError
 from bdsa.runs import failures
-
-ALIASES = {"model": "model.name"}  # two spellings of one setting: the command line's replaces the sweep's
 
 
 class Survivor:
@@ -106,11 +102,18 @@ class Survivor:
 class Grid:
     """A sweeper of every combination of values, those of a preset (`hydra.sweeper.params`) and of the command line.
 
-    A value on the command line takes the place of the preset's values of the same setting.
+    A value on the command line takes the place of the preset's values of the same setting. A preset with rows
+    (`hydra.sweeper.rows`) has all combinations once a row: see `bdsa.commands.sweep.rows`.
+
+    Args:
+        params: setting -> its values, as a command line has them.
+        rows: name -> further words.
+        only: names of the rows to run; None: all.
     """
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = params or {}
+    def __init__(self, params: dict[str, str] | None = None, rows: dict[str, str] | None = None,
+                 only: Sequence[str] | None = None) -> None:
+        self.params, self.rows, self.only = params or {}, rows or {}, only
 
     def setup(self, *, hydra_context: HydraContext, task_function: Job, config: DictConfig) -> None:
         """Hydra's interface: what to sweep, and with what to launch it."""
@@ -124,7 +127,9 @@ class Grid:
     def sweep(self, arguments: list[str]) -> None:
         """Run all combinations and report; ends the process with an error if not all are finished."""
         with reporting(self.launcher):
-            jobs = self.launcher.plan(combinations(self.params, arguments))
+            rows = chosen_rows(self.rows, self.only)
+            jobs = self.launcher.plan(in_rows(self.params, rows, arguments) if rows else
+                                      combinations(self.params, arguments))
             check_folders(jobs)
             self.launcher.run(jobs)
 
@@ -152,42 +157,6 @@ def reporting(launcher: Survivor, best: bool = False, last: Callable[[], None] |
             last()
     if launcher.trouble or len(launcher.finished()) < len(launcher.jobs):
         ranks.exit_failed(at_once=False)
-
-
-def combinations(params: dict[str, str], arguments: Sequence[str]) -> list[list[str]]:
-    """The command lines of a sweep's jobs, the last setting changing fastest.
-
-    Args:
-        params: a preset's settings, each with its values as a command line has them: "0.1,0.2".
-        arguments: the command line's, which take the place of a preset's.
-
-    Raises:
-        UserError: for values that a grid cannot have, such as an interval.
-    """
-    try:
-        parser = OverridesParser.create()
-        own = parser.parse_overrides([f"{name}={values}" for name, values in params.items()])
-        given = parser.parse_overrides(list(arguments))
-    except HydraException as error:
-        raise UserError(f"cannot read the sweep: {first_line(error)}") from error
-    replaced = {_setting(o) for o in given}
-    kept = {o.get_key_element(): o for o in own if _setting(o) not in replaced}
-    kept.update({o.get_key_element(): o for o in given})  # of one that is given twice, the last counts
-    return [list(words) for words in itertools.product(*(_values(o) for o in kept.values()))]
-
-
-def _setting(override: Override) -> str:
-    return ALIASES.get(override.key_or_group, override.key_or_group)
-
-
-def _values(override: Override) -> list[str]:
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [f"{key}={override.get_value_element_as_str()}" if not override.is_delete() else key]
-    if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: an interval has no end of values; list some, or search it with "
-                        f"hydra/sweeper=search")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def _returned(job: PlannedJob) -> JobReturn:
