@@ -64,7 +64,8 @@ def rows_of(name: str) -> dict[str, str]:
 def names_of(sweep: str) -> list[str]:
     needs_data = ["data.root=X"] if "data.root" in sweeps()[sweep].read_text() else []
     arguments = [f"sweep={sweep}", *needs_data]
-    jobs = in_rows(params(sweep), rows_of(sweep), arguments) if rows_of(sweep) else combinations(params(sweep), arguments)
+    rows = rows_of(sweep)
+    jobs = in_rows(params(sweep), rows, arguments) if rows else combinations(params(sweep), arguments)
     return [checked(words) for words in jobs]
 
 

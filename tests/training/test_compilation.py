@@ -1,6 +1,7 @@
 """Compiled training: what eager training computes, one graph a budget and phase, weights under their own names."""
 from __future__ import annotations
 
+import copy
 import shutil
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from bdsa.commands.entry_points import train as train_main
+from bdsa.models.factory import create_dense_model
 from bdsa.training.compilation import compiled
+from bdsa.training.teachers import DenseTeacher
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +64,22 @@ def test_a_compiled_step_moves_the_weights_as_an_eager_one():
     assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
     for name, tensor in state(steps[0].network).items():                    # at rate 1 the move is the gradient
         torch.testing.assert_close(tensor, after[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler on this machine")
+@pytest.mark.parametrize("precision, tolerance", [(None, 1e-4), (torch.bfloat16, 0.05)])
+def test_a_compiled_teacher_says_what_an_eager_one_says(precision, tolerance):
+    torch.manual_seed(0)
+    network = create_dense_model("cifar_resnet8", num_classes=10)
+    network.layer2, network.layer3, network.fc = nn.Sequential(), nn.Sequential(), nn.Linear(16, 10)
+    teachers = [DenseTeacher(copy.deepcopy(network), [0.4] * 3, [0.25] * 3, compile) for compile in (True, False)]
+    before = copy.deepcopy(teachers[0].network.state_dict())
+    for number in (0, 1):
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            fast, slow = (teacher(None, batch(number)[0]).float() for teacher in teachers)
+        torch.testing.assert_close(fast, slow, rtol=tolerance, atol=tolerance)
+        assert not fast.requires_grad
+    assert all(torch.equal(t, before[name]) for name, t in teachers[0].network.state_dict().items())
 
 
 def test_without_a_compiler_the_command_says_so(tmp_path, monkeypatch):
