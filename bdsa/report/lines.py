@@ -41,6 +41,11 @@ class Line:
     untrained: bool = False
 
     @property
+    def low(self) -> float | None:
+        """The lower end of `interval`."""
+        return self.interval[0] if self.interval else None
+
+    @property
     def state(self) -> str:
         """What stands where the number would be: "missing", "not finished", "failed"; empty where there is one."""
         if self.runs:
@@ -94,6 +99,8 @@ class Column:
             return "-"
         if self.key == "top1":
             return f"{value:.2f}" + ("" if line.deviation is None else f" ± {line.deviation:.2f}")
+        if self.key == "low":
+            return "{:.2f} to {:.2f}".format(*line.interval)
         if self.key == "macs":
             return human_count(value)
         form = {"top5": ".2f", "fraction": ".3f", "share": ".1%", "latency_ms": ".2f", "speedup": ".2f",
@@ -104,12 +111,12 @@ class Column:
 _ALL = (Column("budget", "budget"), Column("top1", "top-1 %"), Column("top5", "top-5 %"),
         Column("fraction", "conditional fraction"), Column("macs", "MACs"), Column("share", "of dense MACs"),
         Column("latency_ms", "latency ms"), Column("speedup", "speedup"), Column("published", "published top-1 %"),
-        Column("difference", "difference"), Column("runs", "runs"))
+        Column("difference", "difference"), Column("low", "interval"), Column("runs", "runs"))
 
 
 def columns(lines: list[Line]) -> list[Column]:
-    """The columns that have something to say: top-5, latency and published numbers only where there are any."""
-    optional = {"top5", "latency_ms", "speedup", "published", "difference"}
+    """The columns that have something to say: top-5, latency, published numbers and intervals where there are any."""
+    optional = {"top5", "latency_ms", "speedup", "published", "difference", "low"}
     return [c for c in _ALL if c.key not in optional or any(getattr(line, c.key) is not None for line in lines)]
 
 

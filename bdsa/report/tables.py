@@ -12,7 +12,7 @@ from bdsa.runs.files import spreadsheet_text
 
 CSV_BEGIN = ("data", "split", "model", "networks", "settings", "budget", "top1", "top1_deviation")  # of every report
 _CSV_END = ("conditional_fraction", "macs", "share_of_dense_macs", "latency_ms", "speedup", "published_top1",
-            "difference", "published_source", "runs", "unfinished", "trained", "folders")
+            "difference", "top1_low", "top1_high", "published_source", "runs", "unfinished", "trained", "folders")
 _ESCAPES = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{",
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$"}
 
@@ -22,6 +22,8 @@ def notes(table: DataTable, lines: list[Line], why: bool = True) -> list[str]:
     found = []
     if any(line.deviation is not None for line in lines):
         found.append("± is the sample standard deviation over seeds.")
+    if any(line.interval is not None for line in lines):
+        found.append("Interval: of one run, 95 % by the number of its images; of several, mean and deviation.")
     if any(line.difference is not None for line in lines):
         found.append("In brackets, and under difference: measured minus published top-1.")
     if table.published is not None:
@@ -132,7 +134,7 @@ def as_csv(tables: list[DataTable], budgets: list[float]) -> str:
         writer.writerow(["" if value is None else spreadsheet_text(value) for value in (
             table.data, table.split, network.model, network.kind, network.label, line.budget, line.top1,
             line.deviation, *[line.top5] * ranked, line.fraction, line.macs, line.share, line.latency_ms, line.speedup,
-            line.published, line.difference, table.published if line.published is not None else None, line.runs,
-            line.unfinished, str(not line.untrained).lower(),
-            " ".join(str(r.folder) for r in cell.runs) if cell else None)])
+            line.published, line.difference, *(line.interval or (None, None)),
+            table.published if line.published is not None else None, line.runs, line.unfinished,
+            str(not line.untrained).lower(), " ".join(str(r.folder) for r in cell.runs) if cell else None)])
     return text.getvalue()

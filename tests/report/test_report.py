@@ -17,6 +17,7 @@ from bdsa.commands import report as report_command
 from bdsa.commands.entry_points import train as train_main
 from bdsa.commands.report import main as report_main
 from bdsa.errors import UserError
+from bdsa.report.intervals import wilson
 from bdsa.report.missing import command_of
 from bdsa.report.tables import latex_text
 from bdsa.runs import failures
@@ -53,6 +54,8 @@ def test_seeds_become_a_mean_beside_the_published_number(tmp_path, quick):
         assert float(row["top1"]) == pytest.approx(statistics.mean(values))
         assert float(row["top1_deviation"]) == pytest.approx(statistics.stdev(values))
         assert float(row["difference"]) == pytest.approx(statistics.mean(values) - published)
+        ends = [statistics.mean(values) + side * statistics.stdev(values) for side in (-1, 1)]
+        assert [float(row["top1_low"]), float(row["top1_high"])] == pytest.approx(ends)
         assert float(row["macs"]) == pytest.approx(macs_of(budget - 0.001)) and row["runs"] == "3"
         assert float(row["share_of_dense_macs"]) == pytest.approx(macs_of(budget - 0.001) / DENSE_MACS)
         assert float(row["latency_ms"]) == pytest.approx(4.0 * (0.2 + 0.8 * (budget - 0.001)))
@@ -122,6 +125,8 @@ def test_top_5_is_shown_where_a_run_has_it_and_nowhere_else(tmp_path, quick):
         texts = {kind: (tmp_path / f"made/report.{kind}").read_text() for kind in ("md", "tex", "html")}
         assert {kind: "top-5" in text for kind, text in texts.items()} == dict.fromkeys(texts, shown)
         assert rows_of(tmp_path / "made")[0].get("top5") == ("85.5" if shown else None)
+    low, high = wilson(61.25, 500)  # of the one run's images
+    assert f"| {low:.2f} to {high:.2f} |" in texts["md"] and "95 % by the number of its images" in texts["md"]
     assert "| 61.25 | 85.50 |" in texts["md"] and "61.25 & 85.50 &" in texts["tex"]
     assert all("85.50" in text for text in texts.values())
 
