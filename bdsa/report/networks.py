@@ -146,9 +146,14 @@ def _data_of(run: Run) -> str:
 def _key(run: Run) -> str:
     """Equal for runs of one network."""
     left_out = {_SEED, *_PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
-    places = {p: str(run.settings[p]).rpartition("/")[2] for p in _PLACES}
+    places = {p: _end(run.settings[p]) for p in _PLACES}
     return json.dumps([{k: v for k, v in run.settings.items() if k not in left_out}, places], sort_keys=True,
                       default=str)
+
+
+def _end(place: Any) -> str:
+    """The name of a file, wherever it is: networks of several seeds start from one of their own seed each."""
+    return str(place).rpartition("/")[2]
 
 
 def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
@@ -179,13 +184,15 @@ def _label(networks: list[Network]) -> None:
     for network in networks:
         alike.setdefault((network.model, network.kind), []).append(network)
     for same in alike.values():
-        names = varying([n.settings for n in same]) - {_SEED, _TARGETS}
+        names = varying([{k: _end(v) if k in _PLACES else v for k, v in n.settings.items()} for n in same])
+        names -= {_SEED, _TARGETS}
         for network in same:
             own_name = {run.config.get("name") for run in network.runs}
             if len(names) > _SHOWN and len(own_name) == 1 and None not in own_name:
                 network.label = str(own_name.pop())
                 continue
-            shown = [setting(name, network.settings[name]) for name in sorted(names)]
+            shown = [setting(name, network.settings[name]) for name in sorted(
+                names, key=lambda name: (name.startswith("budgets."), name))]  # most of them follow from others
             network.label = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if shown[_SHOWN:] else "")
 
 
