@@ -15,6 +15,8 @@ from torch import nn
 from bdsa.commands.benchmark.break_even import break_evens, in_words
 from bdsa.commands.benchmark.profile import labelled, profile_budget
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
+from bdsa.commands.benchmark.ways import against_each_way
+from bdsa.commands.benchmark.ways import in_words as ways_in_words
 from bdsa.commands.entry_points import benchmark as benchmark_main
 from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import train as train_main
@@ -199,6 +201,17 @@ def test_larger_densities_and_masked_execution_are_measured_for_the_break_even(t
     for crossed in made["break_even"]:
         assert crossed["from"] == made["rows"][0]["density"] and crossed["to"] == probed["density"]
         assert f"note: {in_words(crossed, 'sparse')}" in outcome.out
+
+
+def test_automatic_execution_is_compared_with_the_faster_way():
+    rows = [{"name": "b030", "budget": 0.3, "precision": "float32", "ms": 6.0},
+            {"name": "b100", "budget": 1.0, "precision": "float32", "ms": 6.0}]
+    timed = [{"name": "b030", "precision": p, "way": way, "ms": ms}
+             for p, way, ms in (("float32", "sparse", 5.0), ("float32", "masked", 9.0), ("bfloat16", "sparse", 1.0))]
+    [compared] = against_each_way(rows, timed)
+    assert (compared["way"], compared["longer"]) == ("sparse", pytest.approx(0.2))
+    assert ways_in_words(compared) == ("budget 0.3 in float32: auto takes 20% longer than sparse alone, the faster "
+                                       "way (5.00 ms)")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bdsa.budgets import Budget
-from bdsa.commands.benchmark.own_engine import OwnEngine
+from bdsa.commands.benchmark.own_engine import OwnEngine, taken
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.latency import network_engine
@@ -27,7 +27,7 @@ def probes(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget], e
     """Engines to find the break-even with: at each precision masked execution and masks of more positions.
 
     Args:
-        networks: by precision.
+        networks: by the precision asked for; they have seen the inputs.
         budgets: that are measured anyway.
         execution: "sparse" or "auto".
         inputs: images [B, 3, H, W] each.
@@ -43,14 +43,15 @@ def probes(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget], e
     probed = [b for b in PROBED if all(abs(b - budget) >= FROM for budget in adaptive)]
     shapes = block_shapes(next(iter(networks.values())), tuple(inputs[0].shape[2:]))
     size, engines = len(inputs[0]), []
+    precisions = {asked: taken(network, asked, largest) for asked, network in networks.items()}
     for wanted in probed:
         whole = synthetic_masks(shapes, wanted, size * len(inputs), seed, blob)
         masks = [list(each) for each in zip(*(mask.split(size) for mask in whole), strict=True)]
         density = sum(float(mask.float().mean()) for mask in whole) / len(whole)
-        engines += [OwnEngine(f"probe {wanted:g} {precision}", network_engine(n, inputs, largest, execution, masks),
-                              {"precision": precision, "density": density}) for precision, n in networks.items()]
-    engines += [OwnEngine(f"{MASKED} {precision}", network_engine(n, inputs, largest, MASKED),
-                          {"precision": precision, "density": None}) for precision, n in networks.items()]
+        engines += [OwnEngine(f"probe {wanted:g} {asked}", network_engine(n, inputs, largest, execution, masks),
+                              {"precision": precisions[asked], "density": density}) for asked, n in networks.items()]
+    engines += [OwnEngine(f"{MASKED} {asked}", network_engine(n, inputs, largest, MASKED),
+                          {"precision": precisions[asked], "density": None}) for asked, n in networks.items()]
     return engines
 
 

@@ -19,6 +19,7 @@ from bdsa.commands.benchmark.profile import write_profiles
 from bdsa.commands.benchmark.quantised import int8_engines, lacking_int8
 from bdsa.commands.benchmark.subject import Subject, find_subject
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
+from bdsa.commands.benchmark.ways import against_each_way, each_way
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.config.image_size import as_set
 from bdsa.errors import UserError
@@ -83,7 +84,7 @@ def measured(config: BenchmarkConfig, subject: Subject, networks: Mapping[str, A
     """Time the dense engines and every budget on inputs of one batch size: what benchmark.json says of it.
 
     Args:
-        networks: the subject's network by precision.
+        networks: the subject's network by the precision asked for.
         peers: the dense engines.
         inputs, masks: see `batches`.
     """
@@ -97,7 +98,9 @@ def measured(config: BenchmarkConfig, subject: Subject, networks: Mapping[str, A
         own = own_engines(config, subject, networks, inputs, masks)
         probed = probes(networks, subject.budgets, latency.execution, inputs, config.trainer.seed, latency.blob) \
             if latency.break_even and latency.execution != MASKED else []
-        runs = {**{engine.title: engine.run for engine in engines}, **{each.key: each.run for each in [*own, *probed]}}
+        ways = each_way(networks, subject.budgets, inputs, masks) if latency.execution == "auto" else []
+        runs = {**{engine.title: engine.run for engine in engines},
+                **{each.key: each.run for each in [*own, *probed, *ways]}}
         bar.update(task, description=f"batch {size}", total=len(runs) * (latency.rounds + 1))
         ms = time_engines(runs, len(inputs), latency.rounds, latency.seconds, lambda: bar.advance(task))
     rivals = [{"engine": engine.name, "precision": engine.precision, "way": engine.way, "title": engine.title,
@@ -105,13 +108,13 @@ def measured(config: BenchmarkConfig, subject: Subject, networks: Mapping[str, A
               for engine in engines]
     fastest = fastest_by_precision(rivals)
     rows = [timed_row(each.row, ms[each.key], fastest) for each in own]
-    between = [{**each.row, "ms": median(ms[each.key])} for each in probed]
+    between, alone = ([{**each.row, "ms": median(ms[each.key])} for each in some] for some in (probed, ways))
     return {"what": config.what, "model": subject.name, "batch_size": size, "threads": torch.get_num_threads(),
             "processor": processor(), "image_size": as_set(inputs[0].shape[2:]), "masks": latency.asked_masks,
             "images": subject.source, "execution": latency.execution, "peers": rivals, "fastest": fastest,
-            "rows": rows, "probes": between,
-            "break_even": break_evens(rows, between, fastest) if between else [], "rounds": latency.rounds,
-            "seed": config.trainer.seed, "versions": versions(ENGINES)}
+            "rows": rows, "probes": between, "break_even": break_evens(rows, between, fastest) if between else [],
+            "ways": against_each_way(rows, alone), "rounds": latency.rounds, "seed": config.trainer.seed,
+            "versions": versions(ENGINES)}
 
 
 def fastest_by_precision(rivals: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

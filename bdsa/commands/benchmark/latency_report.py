@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from bdsa.commands.benchmark.break_even import in_words as break_even_in_words
+from bdsa.commands.benchmark.ways import in_words as ways_in_words
 from bdsa.config.image_size import in_words
 from bdsa.report.terminal import counted, print_whole
 
@@ -73,6 +74,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
              f"of their spread", *result["missing"]]
     found += [f"{peer['title']}: {peer['way']}" for peer in result["peers"] if peer["way"]]
     found += [break_even_in_words(crossed, result["execution"]) for crossed in result["break_even"]]
+    found += map(ways_in_words, result["ways"])
     for row in (row for row in result["rows"] if row["decisions_differ"]):
         found.append(f"budget {row['budget']:g} in {row['precision']}: {100 * row['decisions_differ']:.2g} % of the "
                      f"masks' positions are decided otherwise than in float32")

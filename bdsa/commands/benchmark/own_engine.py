@@ -17,6 +17,7 @@ from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.errors import UserError
 from bdsa.machine import multiplies_bfloat16
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse.execution import executor_of
 from bdsa.sparse.latency import Engine, network_engine
 
 Masks = Sequence[Sequence[Tensor]]  # for every input, a mask a block
@@ -77,9 +78,14 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None) -> dict[str, Adap
     return found
 
 
-def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, precision: str, budget: Budget,
+def taken(network: AdaptiveNetwork, asked: str, budget: Budget) -> str:
+    """The precision in which a budget runs, where the network decides it with its first images: after these."""
+    return str(executor_of(network, budget.name).dtype).removeprefix("torch.") if asked == "auto" else asked
+
+
+def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, budget: Budget,
                inputs: Sequence[Tensor], masks: Masks | None, reference: Reference) -> OwnEngine:
-    """A budget at a precision: what it runs on the inputs, on average, and the engine to be timed.
+    """A budget at the precision asked for: what it runs on the inputs, on average, and the engine to be timed.
 
     Raises:
         UserError: if the execution gives other logits than masked execution in float32.
@@ -88,6 +94,7 @@ def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, precision: str
     execution = config.latency.execution
     run = network_engine(network, inputs, budget, execution, masks)
     logits = logits_of(run, len(inputs))  # the first may be recorded, and the next ones are played
+    precision = taken(network, asked, budget)
     own = masks is None and precision != "float32"  # where a mask differs, logits may do so by any amount
     apart = check_agreement(f"latency.execution={execution} in {precision}", logits, reference.logits,
                             float("inf") if own else tolerance(precision))

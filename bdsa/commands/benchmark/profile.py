@@ -53,13 +53,13 @@ def write_profiles(networks: Mapping[str, AdaptiveNetwork], inputs: Sequence[Ten
     """Write profile-<budget>-<precision>.txt and .json for every row of a benchmark, and print the totals.
 
     Args:
-        networks: in eval mode, by precision.
+        networks: in eval mode, by the precision asked for.
         inputs, masks: what the benchmark ran on; see `bdsa.commands.benchmark.latency.batches`.
         result: the content of benchmark.json.
         folder: where it is kept.
     """
     for row in (r for r in result["rows"] if not Budget(r["budget"]).is_dense):
-        network = networks[row["precision"]]
+        network = networks.get(row["precision"]) or networks["auto"]
         macs = result["batch_size"] * network.dense_macs(tuple(inputs[0].shape[2:]))
         found = {"dense_gmacs_per_second": 1e-6 * macs / result["fastest"]["any"]["ms"],
                  **profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))}
