@@ -2,17 +2,14 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bdsa.commands.benchmark.dense_engine import DenseEngine
+from bdsa.commands.benchmark.dense_engine import DenseEngine, fastest_way
 from bdsa.models.dense_copy import fold_batch_norms
 from bdsa.sparse.latency import Engine
-
-TRIALS = 3  # of each way to bfloat16, after one that does not count
 
 
 class Copied(nn.Module):
@@ -81,17 +78,6 @@ def _as_they_are(name: str, network: nn.Module, inputs: Sequence[Tensor], bfloat
     engines = [DenseEngine(name, "float32", _runs(network, inputs))]
     if bfloat16:
         ways = {"a bfloat16 copy": _runs(Copied(network), inputs), "autocast": _runs(Autocast(network), inputs)}
-        fastest = min(ways, key=lambda way: _seconds(ways[way]))
-        engines.append(DenseEngine(name, "bfloat16", ways[fastest], fastest))
+        way = fastest_way(ways)
+        engines.append(DenseEngine(name, "bfloat16", ways[way], way))
     return engines
-
-
-def _seconds(engine: Engine) -> float:
-    """Least time of an inference on the first input."""
-    taken = []
-    with torch.inference_mode():
-        for _ in range(1 + TRIALS):
-            started = time.perf_counter()
-            engine(0)
-            taken.append(time.perf_counter() - started)
-    return min(taken[1:])
