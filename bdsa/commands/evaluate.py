@@ -31,6 +31,7 @@ from bdsa.sparse.execution import break_even, use_break_even
 from bdsa.training.device import choose_device
 from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.training.results import describe, draw
+from bdsa.training.rounding import in_float32, precision_lines
 from bdsa.training.run_latency import add_latency, latency_line
 
 EXECUTION = "execution.json"  # what "auto" found out, beside the results
@@ -57,16 +58,18 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     dataset.draw()
     dataset = limited(dataset, config.trainer.limit_eval_images)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.shard())
-    network.execution = config.execution
+    network.execution, network.precision = config.execution, config.precision
+    reference = None if config.precision == "float32" else in_float32(network)
     folder = _folder(config, name, splits.name, split)
     distributed.together(lambda: check_writable(folder))
     if config.execution == "auto" and (found := _kept_execution(folder, len(network.adaptive_blocks()))):
         use_break_even(network, found)
     with progress_bar() as bar:
         task = bar.add_task(f"evaluating {name}", total=len(loader))
-        evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task))
+        evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task), reference)
     results = describe(network, name, splits, split, evaluation)
     results["checkpoint"] = config.checkpoint or config.model.weights
+    results["precision"] = config.precision
     if is_main():
         if config.trainer.latency:
             add_latency(results, network, dataset, device)
@@ -132,6 +135,8 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     print(f"{splits.name}, split {results['split']}")
+    for line in precision_lines(results):
+        print(line)
     if line := latency_line(results):
         print(line)
     for note in splits.notes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bdsa.budgets import Budgets
-from bdsa.config.names import EXECUTIONS, check_folder, check_path
+from bdsa.config.names import EXECUTIONS, PRECISIONS, check_folder, check_path
 from bdsa.config.setting import setting
 from bdsa.config.settings import DataConfig, ModelConfig, TrainerConfig
 from bdsa.errors import UserError
@@ -30,6 +30,8 @@ class EvaluateConfig:
     out: str | None = setting(None, "folder of results.json; default: beside the checkpoint", check=check_folder)
     execution: str = setting("auto", "auto: each block the faster way; masked: dense, then multiplied",
                              choices=EXECUTIONS)
+    precision: str = setting("float32", "of the adaptive network; any other is compared with float32",
+                             choices=PRECISIONS)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def check(self) -> None:

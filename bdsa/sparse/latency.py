@@ -5,6 +5,7 @@ network (`latency_of`) and what bdsa-benchmark measures are timed here, in the s
 """
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,9 +13,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bdsa.machine import processor
+from bdsa.machine import multiplies_bfloat16, processor
 from bdsa.models.dense_copy import dense_copy, fold_batch_norms
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.stopwatch import take_turns
@@ -111,9 +112,9 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         rounds, seconds: see `time_engines`.
 
     Returns:
-        What the figures are of (batch_size, threads, processor, dense_ms, dense_engine, execution), and for every
-        budget latency_ms, the median of an inference, and speedup, against the faster of PyTorch's dense network
-        as it is ("eager") and with its batch norms folded ("folded").
+        What the figures are of (batch_size, threads, processor, dense_ms, dense_engine, execution, precision), and for
+        every budget latency_ms, the median of an inference, and speedup, against the fastest of PyTorch's dense
+        network as it is ("eager"), with its batch norms folded ("folded") and, where this one may round, in bfloat16.
     """
     training, before, watched = network.training, network.execution, network.watch_weights
     network.eval()
@@ -121,16 +122,22 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
     inputs = list(images[:len(images) // batch_size * batch_size].split(batch_size))
     engines: dict[Any, Engine] = {b: network_engine(network, inputs, b, execution) for b in budgets}
     dense = dense_copy(network).to(memory_format=torch.channels_last)
-    engines["eager"] = lambda number: dense(inputs[number])
-    folded = fold_batch_norms(dense)
-    if folded is not None:
-        engines["folded"] = lambda number: folded(inputs[number])
+    rivals: dict[str, nn.Module | None] = {"eager": dense, "folded": fold_batch_norms(dense)}
+    if network.precision != "float32" and multiplies_bfloat16():
+        rivals.update({f"{name} in bfloat16": each and copy.deepcopy(each).bfloat16() for name, each in rivals.items()})
+    engines.update({name: _plain(each, inputs) for name, each in rivals.items() if each is not None})
     try:
         ms = {name: median(each) for name, each in time_engines(engines, len(inputs), rounds, seconds).items()}
     finally:
         network.train(training)
         network.execution, network.watch_weights = before, watched
-    best = min((name for name in ms if name in ("eager", "folded")), key=ms.__getitem__)
+    best = min((name for name in ms if name in rivals), key=ms.__getitem__)
     about = {"batch_size": batch_size, "threads": torch.get_num_threads(), "processor": processor(),
-             "dense_ms": ms[best], "dense_engine": best, "execution": execution}
+             "dense_ms": ms[best], "dense_engine": best, "execution": execution, "precision": network.precision}
     return about, {b: {"latency_ms": ms[b], "speedup": ms[best] / ms[b]} for b in budgets}
+
+
+def _plain(network: nn.Module, inputs: Sequence[Tensor]) -> Engine:
+    """A dense network on inputs in float32, rounded to the type of its weights."""
+    dtype = next(network.parameters()).dtype
+    return lambda number: network(inputs[number].to(dtype)).float()

@@ -1,7 +1,7 @@
 """Measure every budget of a network on a split, each image exactly once."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +20,8 @@ class Evaluation:
 
     Attributes:
         rows: one a budget, ascending: name, budget, top1 (percent), top5 where there are more than
-            `FEW_CLASSES`, conditional_fraction, macs (per image, mask units included), images.
+            `FEW_CLASSES`, conditional_fraction, macs (per image, mask units included), images; beside a reference
+            also reference_top1, and decisions_differ, the share of the masks' positions where it decides otherwise.
         densities: name -> share of active positions of each block, mean over images.
     """
     rows: list[dict]
@@ -36,7 +37,8 @@ def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) ->
 
 
 def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],
-             device: torch.device, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
+             device: torch.device, on_batch: Callable[[], None] = lambda: None,
+             reference: AdaptiveNetwork | None = None) -> Evaluation:
     """Top-1, conditional fraction and MACs of each budget, over the images of all processes' loaders.
 
     Args:
@@ -45,29 +47,56 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
         budgets: budgets that the network has.
         device: where the network is.
         on_batch: called after every batch, for progress.
+        reference: a network in eval mode that is the same but for how it computes, for comparison.
     """
     training = network.training
     network.eval()
     budgets, blocks = [network.budgets.require(b) for b in budgets], len(network.adaptive_blocks())
-    # A row a budget, float64: images, right at first, among five, conditional fraction, MACs, each block's density.
-    sums = torch.zeros(len(budgets), 5 + blocks, dtype=torch.float64, device=device)
+    # A row a budget, float64: images, right at first, among five, conditional fraction, MACs, right by the reference,
+    # share of decisions that differ from its, each block's density.
+    sums = torch.zeros(len(budgets), 7 + blocks, dtype=torch.float64, device=device)
     with torch.inference_mode():
         for images, labels in loader:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             for row, budget in zip(sums, budgets):
-                logits, usage = network(images, budget=budget, return_usage=True)
+                exact, decided = (None, None) if reference is None else reference(images, budget=budget,
+                                                                                  return_usage=True)
+                if decided is not None and budget.is_dense:  # counting what it uses would run it in float32
+                    logits, usage = network(images, budget=budget), decided
+                else:
+                    logits, usage = network(images, budget=budget, return_usage=True)
                 hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-                correct = (logits.argmax(dim=1) == labels).sum(dtype=torch.float64)
+                correct = right(logits, labels)
+                compared = [torch.zeros_like(correct)] * 2 if exact is None else [
+                    right(exact, labels), differing(usage.masks, decided.masks)]
                 row += torch.stack([torch.full_like(correct, len(labels)), correct, hits.sum(dtype=torch.float64),
-                                    usage.conditional_fraction.sum(), usage.macs.sum(),
+                                    usage.conditional_fraction.sum(), usage.macs.sum(), *compared,
                                     *(m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
             on_batch()
     network.train(training)
     rows, densities = [], {}
     for budget, (images_seen, *totals) in zip(budgets, sum_over_ranks(sums).tolist()):
-        correct, among_five, fraction, macs, *densities[budget.name] = (total / images_seen for total in totals)
+        correct, among_five, fraction, macs, by_reference, differ, *densities[budget.name] = (
+            total / images_seen for total in totals)
         # Rounded: the same images summed up in another order give the same row.
         top5 = {"top5": round(100.0 * among_five, 6)} if network.num_classes > FEW_CLASSES else {}
         rows.append({"name": budget.name, "budget": float(budget), "top1": round(100.0 * correct, 6), **top5,
                      "conditional_fraction": round(fraction, 9), "macs": round(macs, 3), "images": int(images_seen)})
+        if reference is not None:
+            rows[-1].update(reference_top1=round(100.0 * by_reference, 6), decisions_differ=round(differ, 9))
     return Evaluation(rows, densities)
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of the images are classified as their labels say; a float64 number."""
+    return (logits.argmax(dim=1) == labels).sum(dtype=torch.float64)
+
+
+def differing(masks: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The share of an image's decisions that differ, over all blocks' positions, summed over the images; float64.
+
+    Args:
+        masks, others: a bool [B, 1, h, w] a block.
+    """
+    differ = torch.stack([(a != b).sum(dtype=torch.float64) for a, b in zip(masks, others, strict=True)])
+    return differ.sum() / sum(mask[0].numel() for mask in masks)

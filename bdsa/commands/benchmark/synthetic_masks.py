@@ -33,15 +33,15 @@ def block_shapes(network: AdaptiveNetwork, size: tuple[int, int]) -> list[BlockS
     seen: list[BlockShape] = []
     hooks = [b.register_forward_hook(lambda block, x, y: seen.append(
         BlockShape(block, tuple(x[0].shape[2:]), tuple(y.shape[2:])))) for b in network.adaptive_blocks()]
-    training, execution = network.training, network.execution
+    training, execution, precision = network.training, network.execution, network.precision
     try:
-        network.execution = "masked"  # which calls the blocks
+        network.execution, network.precision = "masked", "float32"  # which calls the blocks
         like = next(network.parameters())
         with torch.inference_mode():
             network.eval()(like.new_zeros(1, input_channels(network), *size))
     finally:
         network.train(training)
-        network.execution = execution
+        network.execution, network.precision = execution, precision
         for hook in hooks:
             hook.remove()
     return seen
