@@ -14,11 +14,10 @@ from bdsa.budgets import Budget
 from bdsa.commands.benchmark.dense_engine import logits_of
 from bdsa.commands.benchmark.engines import check_agreement, tolerance
 from bdsa.config.benchmark import BenchmarkConfig
-from bdsa.errors import UserError
-from bdsa.machine import multiplies_bfloat16
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.latency import Engine, network_engine
+from bdsa.sparse.precision import is_native
 
 Masks = Sequence[Sequence[Tensor]]  # for every input, a mask a block
 
@@ -64,17 +63,11 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None) -> dict[str, Adap
         network: in float32.
         asked: "float32", "bfloat16", "auto" or None, which is all that pays on this processor.
     """
-    if asked is None:
-        wanted = ["float32", "bfloat16"] if multiplies_bfloat16() and hasattr(network, "precision") else ["float32"]
-    else:
-        wanted = [asked]
+    wanted = [asked] if asked is not None else ["float32", "bfloat16"] if is_native() else ["float32"]
     found = {}
     for precision in wanted:
-        found[precision] = copied = copy.deepcopy(network)
-        if hasattr(copied, "precision"):
-            copied.precision = precision
-        elif precision == "bfloat16":
-            raise UserError("latency.precision=bfloat16: this network has float32 alone")
+        found[precision] = copy.deepcopy(network)
+        found[precision].precision = precision
     return found
 
 
