@@ -23,16 +23,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import Compose
 
 import bdsa
-from bdsa.budgets import DENSE
 from bdsa.data.cluttered_digits import ClutteredDigits
 from bdsa.data.crops import PaddedCrop
 from bdsa.data.transforms import ToNormalized
-from bdsa.method.losses import block_bounds, block_budget_loss, network_budget_loss
-from bdsa.method.schedule import noise_at, temperature_at
-from bdsa.models.checkpoints import ModelSpec, network_content
-from bdsa.models.weights_file import write_weights_file
 from bdsa.report.results_table import print_table
-from bdsa.training.calibration import calibrate_thresholds
 from bdsa.training.evaluation import evaluate
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,10 +39,9 @@ asked = parser.parse_args()
 NAME, BUDGETS, SIZE = "cifar_resnet14", [0.3, 0.5, 0.7, 1.0], 40
 EPOCHS, IMAGES, TESTED = (2, 128, 50) if asked.quick else (8, 6000, 2000)
 BATCH, RATE = 64, 2e-3
-NETWORK_WEIGHT = BLOCK_WEIGHT = 10.0        # of the budget losses, beside a cross-entropy of weight 1
-# Hard masks without noise suit a training this short. For a long one the paper has 5, 2.5 and 1, and noise for the
-# first 0.8 of the epochs.
-TEMPERATURES, NOISE_UNTIL = [1.0], 0.0
+# Hard masks without noise suit a training this short. For a long one leave both to the paper's: temperatures of 5, 2.5
+# and 1, and noise for the first 0.8 of the epochs.
+SHORT = {"temperatures": [1.0], "noise_until": 0.0}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -72,34 +65,28 @@ schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps, pct
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The loop
+objective = bdsa.Objective(network, **SHORT)
 network.train()
 step = 0
 for epoch in range(EPOCHS):
-    temperature = temperature_at(epoch, [0.3 * EPOCHS, 0.6 * EPOCHS][:len(TEMPERATURES) - 1], TEMPERATURES)
-    noise = noise_at(epoch, EPOCHS, NOISE_UNTIL)
     for images, labels in batches:
         # One budget a step, in turn: each owns its masks and norms, and all share the convolutions.
-        budget = network.budgets.at_step(step)
+        budget = objective.budget_at(step)
         images = images.to(memory_format=torch.channels_last)
-        logits, usage = network(images, budget=budget, return_usage=True, temperature=temperature, noise=noise)
-        loss = F.cross_entropy(logits, labels)
-        if budget < DENSE:
-            # The network's term asks for the budget. The blocks' term keeps every block near it at first, so that none
-            # is given up before it has learned anything, and lets go after a third of the training.
-            lower, upper = block_bounds(budget, progress=step / total_steps)
-            loss = loss + NETWORK_WEIGHT * network_budget_loss(usage.conditional_fraction, budget)
-            loss = loss + BLOCK_WEIGHT * block_budget_loss(usage.block_fractions, lower, upper)
-        loss.backward()
+        logits, usage = network(images, **objective.asks(budget, step, total_steps))
+        # To the task's loss it adds one term that asks for the budget, and one that keeps every block near it at
+        # first, so that none is given up before it has learned anything.
+        losses = objective(F.cross_entropy(logits, labels), usage, budget, step, total_steps)
+        losses["total"].backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         step += 1
-    print(f"epoch {epoch + 1} of {EPOCHS}: loss {loss.item():.3f} at budget {budget:g}", flush=True)
+    print(f"epoch {epoch + 1} of {EPOCHS}: loss {losses['total'].item():.3f} at budget {budget:g}", flush=True)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Meet each budget exactly: one threshold a budget moves, by training images as inference sees them
-calibration = [images for images, _ in DataLoader(seen_plainly, 256)]
-for name, (before, after) in calibrate_thresholds(network, calibration).items():
+for name, (before, after) in bdsa.calibrate(network, DataLoader(seen_plainly, 256)).items():
     print(f"{name}: conditional fraction {before:.3f} before the calibration, {after:.3f} after it")
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -110,8 +97,6 @@ print_table(measured.rows, dense_macs=dense_macs, parameters=parameters)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Keep it: the file says how to build the network again, and what else its reader may want to know
-spec = ModelSpec(NAME, num_classes=10, budgets=BUDGETS)
-content = network_content(network, spec, classes=train_data.classes,
-                          results={"image_size": SIZE, "dense_macs": dense_macs, "rows": measured.rows})
-write_weights_file(asked.out, content)
+bdsa.save(network, asked.out, classes=train_data.classes, image_size=SIZE,
+          results={"image_size": SIZE, "dense_macs": dense_macs, "rows": measured.rows})
 print(f"wrote {asked.out}: bdsa.load('{asked.out}') gives the network for inference")

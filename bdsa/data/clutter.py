@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 STROKES = 9                       # distractors of an image, some of them absent
-_PER_STROKE = 12                  # uniform numbers that one distractor takes
-_BACKGROUND = 5
-_DIGIT = 10
-UNIFORMS = STROKES * _PER_STROKE + _BACKGROUND + _DIGIT
+PER_STROKE = 12                  # uniform numbers that one distractor takes
+BACKGROUND = 5
+DIGIT = 10
+UNIFORMS = STROKES * PER_STROKE + BACKGROUND + DIGIT
 
 CELLS = 8                         # side of an original digit in its own pixels
 _PAD = 1                          # blank cells around it, so that strokes at the border end softly
@@ -61,16 +61,16 @@ def draw(uniforms: np.ndarray, noise: np.ndarray, digits: np.ndarray) -> tuple[n
     """
     size = noise.shape[-1]
     u = uniforms.astype(np.float32)
-    ends = np.cumsum([_BACKGROUND, STROKES * _PER_STROKE])
+    ends = np.cumsum([BACKGROUND, STROKES * PER_STROKE])
     background, strokes, digit = np.split(u, ends, axis=1)
 
-    canvas = _gradient(background, noise)                             # [N, 3, S, S]
+    canvas = gradient(background, noise)                             # [N, 3, S, S]
     for numbers in np.split(strokes, STROKES, axis=1):
-        cover, colour = _stroke(numbers, size)
-        _paint(canvas, cover, colour)
-    cover, boxes = _digit_cover(digit, digits, size)
+        cover, colour = stroke(numbers, size)
+        paint(canvas, cover, colour)
+    cover, boxes = digit_cover(digit, digits, size)
     tint = 0.55 + 0.45 * digit[:, :3]
-    _paint(canvas, cover, tint / tint.max(axis=1, keepdims=True))     # the strongest channel is full
+    paint(canvas, cover, tint / tint.max(axis=1, keepdims=True))     # the strongest channel is full
     return to_bytes(canvas), boxes
 
 
@@ -80,7 +80,7 @@ def to_bytes(canvas: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rounded.transpose(0, 2, 3, 1))
 
 
-def _paint(canvas: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:
+def paint(canvas: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:
     """Blend a colour [N, 3] into the canvas [N, 3, S, S] in place, with opacity `cover` [N, S, S]."""
     for channel in range(3):
         plane = canvas[:, channel]
@@ -97,7 +97,7 @@ def _unit(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
-def _gradient(u: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def gradient(u: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Dark background [N, 3, S, S]: one colour, a slope in brightness and noise in every pixel."""
     axis = (np.arange(noise.shape[-1], dtype=np.float32) + 0.5) / noise.shape[-1] - 0.5
     slope = _column(u[:, 3] - 0.5) * axis[None, None, :] + _column(u[:, 4] - 0.5) * axis[None, :, None]
@@ -106,7 +106,7 @@ def _gradient(u: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return np.clip(light[:, None] + base[:, :, None, None], 0, 1)
 
 
-def _stroke(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def stroke(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One distractor per image: a line, an arc, an arc broken in two or a soft blob.
 
     All four are a piece of a parabola with a thickness: in the frame of the stroke, with `a` along
@@ -148,7 +148,7 @@ def _stroke(u: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return cover, u[:, 7:10]
 
 
-def _digit_cover(u: np.ndarray, digits: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def digit_cover(u: np.ndarray, digits: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Rotate, shear, scale and place each digit.
 
     Returns:

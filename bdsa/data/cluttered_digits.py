@@ -34,6 +34,11 @@ def _originals() -> tuple[np.ndarray, np.ndarray]:
     return clutter.smooth(digits.images.astype(np.float32) / 16), digits.target.astype(np.int64)
 
 
+def smooth_originals() -> np.ndarray:
+    """The smooth originals [1797, 40, 40], by their row in `load_digits`."""
+    return _originals()[0]
+
+
 def split_originals(split: str) -> list[np.ndarray]:
     """Row numbers in `load_digits` that a split may use, one array per class; no seed moves them.
 

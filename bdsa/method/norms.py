@@ -62,6 +62,10 @@ class BudgetLayerNorm(BudgetNorm, LayerNorm):
     """timm's channels-last LayerNorm, one per budget."""
 
 
+class BudgetPlainLayerNorm(BudgetNorm, nn.LayerNorm):
+    """torch.nn.LayerNorm, one per budget."""
+
+
 class BudgetLayerNorm2d(BudgetNorm, LayerNorm2d):
     """timm's channels-first LayerNorm, one per budget."""
 
@@ -69,6 +73,7 @@ class BudgetLayerNorm2d(BudgetNorm, LayerNorm2d):
 NORMS: dict[type[nn.Module], type[BudgetNorm]] = {
     nn.BatchNorm2d: BudgetBatchNorm2d,
     LayerNorm: BudgetLayerNorm,
+    nn.LayerNorm: BudgetPlainLayerNorm,
     LayerNorm2d: BudgetLayerNorm2d,
 }
 AFFINE = ("separate", "shared")

@@ -9,12 +9,13 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bdsa.models.usage import BlockUsage, Request
+from bdsa.models.usage import BlockUsage, Request, Usage
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -31,6 +32,8 @@ class Asked:
         request: how the blocks run; None: densely, as timm's.
         given: for each call, a mask that decides, or None.
         used: what the calls used, where someone wants to know.
+        calls, sizes, how: likewise for calls of the network itself: what each used, the (height, width) of the images
+            where only features were asked for, and the arguments that it is called with.
     """
     network: int
     blocks: frozenset[int]
@@ -38,6 +41,9 @@ class Asked:
     request: Request | None
     given: Iterator[Tensor | None] | None = None
     used: list[BlockUsage] | None = None
+    calls: list[Usage] | None = None
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    how: dict[str, Any] = field(default_factory=dict)
 
 
 _asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
@@ -45,11 +51,13 @@ _asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
 
 @contextmanager
 def asking(network: nn.Module, blocks: Iterable[nn.Module], budget: float, request: Request | None,
-           given: Iterator[Tensor | None] | None = None, used: list[BlockUsage] | None = None) -> Iterator[None]:
+           given: Iterator[Tensor | None] | None = None, used: list[BlockUsage] | None = None,
+           calls: list[Usage] | None = None, how: dict[str, Any] | None = None) -> Iterator[Asked]:
     """Within it, blocks of a network that are called plainly do what is asked; see `Asked`."""
-    token = _asked.set(Asked(id(network), frozenset(map(id, blocks)), budget, request, given, used))
+    asked = Asked(id(network), frozenset(map(id, blocks)), budget, request, given, used, calls, how=how or {})
+    token = _asked.set(asked)
     try:
-        yield
+        yield asked
     finally:
         _asked.reset(token)
 
@@ -65,10 +73,10 @@ def asked_of(block: nn.Module) -> Asked | None:
     return None
 
 
-def budget_around(network: nn.Module) -> float | None:
-    """The budget that was asked of a network around this call."""
+def asked_around(network: nn.Module) -> Asked | None:
+    """What was asked of a network around this call."""
     asked = _asked.get()
-    return asked.budget if asked is not None and asked.network == id(network) else None
+    return asked if asked is not None and asked.network == id(network) else None
 
 
 def _say_dense() -> None:

@@ -30,6 +30,7 @@ class AdaptiveBlock(nn.Module):
 
     mask_units: nn.ModuleDict
     norm_names: tuple[str, ...]
+    norms_follow = False  # whether bn1, bn2 and bn3 come right behind conv1, conv2 and conv3
 
     def add_budgets(self, names: list[str], affine: str, mask_norm: str, mask_start: str) -> None:
         """Add a mask unit and norms for each budget; the block's device and dtype are kept."""
@@ -96,7 +97,7 @@ class AdaptiveBlock(nn.Module):
         cost = active(mask) * masked_macs
         total = mask.shape[2] * mask.shape[3] * masked_macs
         if dilated_macs:
-            dilated = dilate(logits) if published else self.dilate(logits, x)
+            dilated = dilate(logits, self.reach()) if published else self.dilate(logits, x)
             dilated = straight_through(dilated, request.temperature)
             cost = cost + active(dilated) * dilated_macs
             total += dilated.shape[2] * dilated.shape[3] * dilated_macs
@@ -117,7 +118,11 @@ class AdaptiveBlock(nn.Module):
 
     def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
         """Logits of D(m), at the resolution where the layers at D(m) are computed."""
-        return dilate(logits)
+        return dilate(logits, self.reach())
+
+    def reach(self) -> int:
+        """The dilation of the 3x3 convolution that reads what is computed at D(m)."""
+        return 1
 
     def dilated_positions(self, x: Tensor, y: Tensor) -> int:
         """Positions per image at which the dense block computes the layers at D(m)."""
@@ -145,12 +150,16 @@ class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
     """3x3 (stride s), 3x3."""
 
     norm_names = ("bn1", "bn2")
+    norms_follow = True
 
     def geometry(self) -> tuple[int, int]:
         return self.conv1.in_channels, self.conv1.stride[0]
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return [self.conv1], [self.conv2]
+
+    def reach(self) -> int:
+        return self.conv2.dilation[0]
 
     def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x), budget))
@@ -162,6 +171,7 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
     """1x1, 3x3 (stride s, grouped in ResNeXt), 1x1."""
 
     norm_names = ("bn1", "bn2", "bn3")
+    norms_follow = True
 
     def geometry(self) -> tuple[int, int]:
         return self.conv1.in_channels, self.conv2.stride[0]
@@ -169,8 +179,11 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return [self.conv1], [self.conv2, self.conv3]
 
+    def reach(self) -> int:
+        return self.conv2.dilation[0]
+
     def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
-        return dilate_to_input(logits, self.conv2.stride[0], tuple(x.shape[2:]))
+        return dilate_to_input(logits, self.conv2.stride[0], tuple(x.shape[2:]), self.reach())
 
     def dilated_positions(self, x: Tensor, y: Tensor) -> int:
         return x.shape[2] * x.shape[3]

@@ -36,11 +36,19 @@ class ModelSpec:
     norm_affine: str = "separate"
     args: dict[str, Any] = field(default_factory=dict)
     mask_norm: str = "none"
+    out_indices: list[int] | None = None  # of a network that gives feature maps
 
     def build(self) -> AdaptiveNetwork:
-        """A network of this form with fresh weights."""
+        """A network of this form with fresh weights; of one that gives feature maps, its body."""
         return create_model(self.name, self.budgets, self.num_classes, norm_affine=self.norm_affine,
                             mask_norm=self.mask_norm, **self.args)
+
+    def plain(self) -> dict[str, Any]:
+        """What files say of it."""
+        stated = asdict(self)
+        if self.out_indices is None:
+            del stated["out_indices"]
+        return stated
 
 
 @dataclass
@@ -69,7 +77,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:
     """The part of a checkpoint that a user needs: the network's form and weights."""
-    return {"format": "bdsa", "model": asdict(spec), "state_dict": network.state_dict(), **more}
+    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **more}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -115,18 +123,26 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     Raises:
         UserError: if the weights do not fit the form that the file states; memory is asked for only if they do.
     """
+    check_fit(outline(content, source), content["state_dict"], source)
+    network = ModelSpec(**content["model"]).build()
+    load_completely(network, content["state_dict"], source)
+    return network
+
+
+def outline(content: dict[str, Any], source: object) -> AdaptiveNetwork:
+    """The network that a checkpoint states, without memory: shapes alone.
+
+    Raises:
+        UserError: if there is none.
+    """
     spec = ModelSpec(**content["model"])
     if not is_model(split_model_name_tag(spec.name)[0]):
         loaded.require(content, source)
     try:
-        with torch.device("meta"):  # shapes alone
-            outline = spec.build()
+        with torch.device("meta"):
+            return spec.build()
     except Exception as error:  # timm says no in many ways
         raise UserError(f"{source} states a network that cannot be built: {first_line(error)}") from error
-    check_fit(outline, content["state_dict"], source)
-    network = spec.build()
-    load_completely(network, content["state_dict"], source)
-    return network
 
 
 def open_network(path: str | Path, published: str | None = None, asked: Sequence[float] | None = None) -> StoredNetwork:

@@ -1,9 +1,9 @@
 """Build networks by name: timm's and ours, dense or adaptive."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import timm
 from timm.models import is_model, split_model_name_tag
@@ -13,6 +13,7 @@ import bdsa.models.cifar_resnet  # noqa: F401  (registers the CIFAR ResNets with
 from bdsa.budgets import Budgets
 from bdsa.config.image_size import ImageSize, height_width, in_words
 from bdsa.errors import UserError, unknown
+from bdsa.models.features import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.registration import OWN
 from bdsa.models.surgery import adapt
@@ -65,10 +66,21 @@ def create_dense_model(name: str, num_classes: int | None = None, pretrained: bo
     return model
 
 
+@overload
+def create_model(name: str, budgets: Iterable[float] = ..., num_classes: int | None = ..., pretrained: bool = ..., *,
+                 features_only: Literal[True], **arguments: Any) -> FeatureNetwork: ...
+
+
+@overload
+def create_model(name: str, budgets: Iterable[float] = ..., num_classes: int | None = ..., pretrained: bool = ..., *,
+                 weights: str | Path | None = ..., **arguments: Any) -> AdaptiveNetwork: ...
+
+
 def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_classes: int | None = None,
                  pretrained: bool = False, *, weights: str | Path | None = None, reset_head: bool = False,
                  norm_affine: str = "separate", mask_norm: str = "none", mask_start: str = "random",
-                 **kwargs: Any) -> AdaptiveNetwork:
+                 features_only: bool = False, out_indices: Sequence[int] | int | None = None,
+                 **kwargs: Any) -> AdaptiveNetwork | FeatureNetwork:
     """An adaptive network: `model(x, budget=0.5)` gives logits, `budget=1.0` is the dense network.
 
     Args:
@@ -83,7 +95,9 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
             separate).
         mask_norm: "batch" normalises the mask units' logits, "none" is the published unit.
         mask_start: "activity" starts the mask units where a block's input is strong, "random" anywhere.
-        kwargs: passed to timm, such as `drop_path_rate=0.1`.
+        features_only: give feature maps in place of logits (`bdsa.models.features.FeatureNetwork`).
+        out_indices: of which stages; None: all, negative: from the last.
+        kwargs: passed to timm, such as `drop_path_rate=0.1`, or `output_stride=8` for dilated convolutions.
 
     Raises:
         UserError: for bad budgets, an unknown name, a network that cannot be adapted, or weights
@@ -91,9 +105,19 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     """
     checked = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
     check_model_name(name)
+    if out_indices is not None and not features_only:
+        raise UserError(f"out_indices={out_indices} needs features_only=True")
+    if kwargs.get("output_stride", 32) not in (8, 16, 32):
+        raise UserError(f"output_stride={kwargs['output_stride']} is none of 8, 16 and 32")
+    if features_only and weights is None and not pretrained:
+        num_classes = 0
     model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
     adapt(model, checked, norm_affine, name, mask_norm, mask_start)
     assert isinstance(model, AdaptiveNetwork)
+    model.made_with = {"name": name, "args": kwargs}
+    if features_only:
+        model.reset_classifier(0)  # type: ignore[operator]
+        return FeatureNetwork(model, out_indices)
     return model
 
 

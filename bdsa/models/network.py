@@ -1,12 +1,9 @@
 """The adaptive network: the budget is an input of the forward pass."""
 from __future__ import annotations
 
-import functools
-import importlib
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from types import ModuleType
+from contextlib import contextmanager
 from typing import Any
 
 from timm.models.convnext import ConvNeXt
@@ -20,17 +17,20 @@ from bdsa.budgets import DENSE, Budgets
 from bdsa.config.names import EXECUTIONS, PRECISIONS
 from bdsa.errors import UserError, unknown
 from bdsa.method.macs import count_dense_macs
-from bdsa.models.asking import asking, budget_around
+from bdsa.models.asking import asked_around, asking
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
+from bdsa.models.features import FeatureMethods, sparse_execution
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 
-class AdaptiveNetwork(nn.Module):
+class AdaptiveNetwork(FeatureMethods, nn.Module):
     """What every adaptive network adds to its timm class: a forward pass with a budget."""
 
     budgets: Budgets
     feature_info: list[dict[str, Any]]  # timm's: channels and reduction of each stage
+    made_with: dict[str, Any] | None = None  # name and arguments of `create_model`
+    norm_affine, mask_norm = "separate", "none"
     _execution = "masked"
     _precision = "float32"
     watch_weights = True
@@ -86,7 +86,7 @@ class AdaptiveNetwork(nn.Module):
 
     def weights_changed(self) -> None:
         """Say that weights have changed in a way that is not seen; needed only as `execution` describes."""
-        _sparse().forget(self)
+        sparse_execution().forget(self)
 
     def set_budgets(self, budgets: Budgets) -> None:
         """Remember which budgets the blocks were given (called by `adapt`)."""
@@ -120,20 +120,6 @@ class AdaptiveNetwork(nn.Module):
         with asking(self, self.adaptive_blocks(), float(asked), request):
             yield
 
-    def forward_features(self, x: Tensor, *arguments: Any, budget: float | None = None, **more: Any) -> Tensor:
-        """timm's: the last feature map [B, C, h, w], at a budget.
-
-        Args:
-            budget: as in `forward`; None: that of `at_budget`, or dense, which one line says.
-        """
-        with nullcontext() if budget is None else self.at_budget(budget):
-            return super().forward_features(x, *arguments, **more)
-
-    def forward_intermediates(self, x: Tensor, *arguments: Any, budget: float | None = None, **more: Any) -> Any:
-        """timm's: feature maps of stages, at a budget; see `forward_features`."""
-        with nullcontext() if budget is None else self.at_budget(budget):
-            return super().forward_intermediates(x, *arguments, **more)
-
     def forward(self, x: Tensor, budget: float | None = None, return_usage: bool = False, *, temperature: float = 1.0,
                 noise: bool = False, differentiable_dilation: bool = True,
                 published_cost: bool = False, shard: tuple[int, int] = (0, 1),
@@ -164,8 +150,12 @@ class AdaptiveNetwork(nn.Module):
             raise UserError("torch.fx cannot trace a network whose budget is an argument: use forward_intermediates(x, "
                             "budget=0.5), or an extractor of modules within network.at_budget(0.5)")
         if budget is None:
-            around = budget_around(self)
-            budget = DENSE if around is None else around
+            around = asked_around(self)
+            if around is not None and around.calls is not None:  # `bdsa.models.measuring`
+                logits, usage = self.forward(x, around.budget, True, masks=masks, **around.how)
+                around.calls.append(usage)
+                return (logits, usage) if return_usage else logits
+            budget = DENSE if around is None else around.budget
         asked = self.budgets.require(budget)
         plain = asked.is_dense and not return_usage
         as_trained = self._execution == "masked" and self._precision == "float32"
@@ -175,7 +165,7 @@ class AdaptiveNetwork(nn.Module):
                           published_cost, shard)
         size = tuple(x.shape[2:])
         if (plain or not asked.is_dense) and not as_trained and not is_compiling():
-            ran = _sparse().run_sparse(self, x, asked.name, None if plain else masks, return_usage)
+            ran = sparse_execution().run_sparse(self, x, asked.name, None if plain else masks, return_usage)
             if ran is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         if plain:
@@ -229,14 +219,9 @@ class AdaptiveNetwork(nn.Module):
         """MACs of the dense network for one image of (height, width), counted once per size."""
         if size not in self._dense_macs:
             first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-            self._dense_macs[size] = count_dense_macs(self, size, first.in_channels)
+            with asking(self, self.adaptive_blocks(), DENSE, None):  # whatever is asked around this
+                self._dense_macs[size] = count_dense_macs(self, size, first.in_channels)
         return self._dense_macs[size]
-
-
-@functools.cache
-def _sparse() -> ModuleType:
-    """`bdsa.sparse.execution`, found by its name: it is made of the blocks here, which know nothing of it."""
-    return importlib.import_module("bdsa.sparse.execution")
 
 
 class AdaptiveResNet(AdaptiveNetwork, ResNet):

@@ -10,11 +10,9 @@ from torch import nn
 
 import bdsa.models.cifar_resnet  # noqa: F401  (its names are taken too)
 from bdsa.errors import UserError
-from bdsa.models.network import AdaptiveNetwork
-from bdsa.models.surgery import NETWORKS
+from bdsa.models.surgery import make_adaptable
 
 OWN: list[str] = []  # the names that were registered here
-PARTS = ("forward_head", "feature_info", "num_classes")  # what an adaptive network uses of its class
 
 
 def register_model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
@@ -43,7 +41,7 @@ def register_model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[.
                 raise UserError(f"model {name} has no pretrained weights to fetch: give a local file with "
                                 f"model.weights=PATH")
             network = build(**arguments)
-            _make_adaptable(network, name)
+            make_adaptable(network, name)
             return network
 
         entry.__name__ = entry.__qualname__ = name
@@ -52,27 +50,3 @@ def register_model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[.
         OWN.append(name)
         return build
     return add
-
-
-def _make_adaptable(network: nn.Module, name: str) -> None:
-    """Give a class with a trunk its adaptive form; other classes are left to `adapt`, which says what it supports."""
-    kind = type(network)
-    if kind in NETWORKS or not hasattr(kind, "trunk"):
-        return
-    if lacking := [part for part in PARTS if not hasattr(network, part)]:
-        raise UserError(f"model {name}: a {kind.__name__} has no {' and no '.join(lacking)}")
-    NETWORKS[kind] = _adaptive_class(kind)
-
-
-def _adaptive_class(kind: Any) -> type[AdaptiveNetwork]:
-    """A class's adaptive form."""
-    def reduce(network: AdaptiveNetwork, protocol: int) -> tuple:
-        return _empty, (kind,), vars(network)  # the class has no name to be found by; the user's has
-
-    return type(f"Adaptive{kind.__name__}", (AdaptiveNetwork, kind), {"trunk": kind.trunk, "__reduce_ex__": reduce})
-
-
-def _empty(kind: type[nn.Module]) -> AdaptiveNetwork:
-    """A network of a class's adaptive form whose state comes next: how pickle and copy begin."""
-    adaptive = NETWORKS.setdefault(kind, _adaptive_class(kind))
-    return adaptive.__new__(adaptive)

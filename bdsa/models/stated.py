@@ -27,7 +27,7 @@ ARGUMENTS = (
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
             "exportable", "no_jit", "num_classes")
 DEPTHS = ("layers", "depths", "depth")  # how many blocks are made
-FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm")
+FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm", "out_indices")
 PLAIN = {"epoch": int, "calibrated": bool, "weights": str, "attribution": str, "config": dict, "results": dict,
          "classes": list, "best": dict, "images": dict}
 MOST_CLASSES, WIDEST, MOST_ITEMS, DEEPEST, LONGEST = 1_000_000, 65_536, 1_000_000, 16, 1_000_000
@@ -94,7 +94,10 @@ def _check_model(model: object, tensors: int) -> None:
     name, classes, budgets = (model.get(key) for key in ("name", "num_classes", "budgets"))
     if not isinstance(name, str) or not name or len(name) > 200 or not name.isprintable():
         raise ValueError(f"model.name is {short(name)}")
-    if not _is_int(classes) or not 0 < classes <= MOST_CLASSES:
+    stages = model.get("out_indices")
+    if stages is not None and not (isinstance(stages, list) and 0 < len(stages) <= 64 and all(map(_is_int, stages))):
+        raise ValueError(f"model.out_indices is {short(stages)}")
+    if not _is_int(classes) or not (0 if stages else 1) <= classes <= MOST_CLASSES:
         raise ValueError(f"model.num_classes is {short(classes)}")
     if not isinstance(budgets, list) or len(budgets) > tensors:
         raise ValueError(f"model.budgets is {short(budgets)}")

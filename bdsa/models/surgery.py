@@ -1,6 +1,9 @@
 """Turn a timm network into an adaptive one, in place, by changing classes: every weight keeps its name."""
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -9,6 +12,7 @@ from bdsa.budgets import Budgets
 from bdsa.errors import UserError, nearest
 from bdsa.method.masks import MASK_NORMS, MASK_STARTS
 from bdsa.method.norms import AFFINE, NORMS
+from bdsa.models import torchvision_networks
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.network import AdaptiveCifarResNet, AdaptiveConvNeXt, AdaptiveNetwork, AdaptiveResNet
@@ -17,24 +21,33 @@ BLOCKS: dict[type[nn.Module], type[AdaptiveBlock]] = {
     BasicBlock: AdaptiveBasicBlock,
     Bottleneck: AdaptiveBottleneck,
     ConvNeXtBlock: AdaptiveConvNeXtBlock,
+    **torchvision_networks.BLOCKS,
 }
 NETWORKS: dict[type[nn.Module], type[AdaptiveNetwork]] = {
     ResNet: AdaptiveResNet,
     ConvNeXt: AdaptiveConvNeXt,
     CifarResNet: AdaptiveCifarResNet,
+    **torchvision_networks.NETWORKS,
 }
 SUPPORTED = ("resnet10t ... resnet152 (also b, c, d, s, t stems), resnext*, wide_resnet*, "
-             "convnext_* (atto ... xxlarge), convnextv2_*, cifar_resnet8 ... cifar_resnet110")
+             "convnext_* (atto ... xxlarge), convnextv2_*, cifar_resnet8 ... cifar_resnet110, torchvision's ResNets "
+             "and ConvNeXts, and modules of their blocks that have trunk() and forward_head(x)")
+PARTS = ("forward_head", "feature_info", "num_classes")  # what an adaptive network uses of its class
 
 
-def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", name: str = "this network",
+def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "separate", name: str = "this network",
           mask_norm: str = "none", mask_start: str = "random") -> int:
-    """Give every residual block of a timm network mask units and norms per budget, in place.
+    """Give every residual block of a network mask units and norms per budget, in place.
+
+        network = torchvision.models.resnet50(weights="IMAGENET1K_V2")
+        bdsa.adapt(network, [0.3, 0.5])
+        logits = network(images, budget=0.3)
 
     Args:
-        network: a ResNet, ConvNeXt or CifarResNet, with its pretrained weights already loaded:
-            every budget's norms start from them.
-        budgets: the budgets; 1.0 needs nothing of its own.
+        network: timm's or torchvision's ResNet or ConvNeXt, a CifarResNet, or a module of such blocks (see
+            `bdsa.register_model`) or of blocks of one's own (`bdsa.register_block`), with its pretrained weights
+            already loaded: every budget's norms start from them.
+        budgets: fractions in (0, 1]; 1.0 needs nothing of its own.
         norm_affine: "separate" or "shared" weight and bias of the norms.
         name: what to call the network in errors.
         mask_norm: "none" or "batch" norm of the mask units' logits.
@@ -46,12 +59,14 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
     Raises:
         UserError: for a network or block that cannot be adapted; it lists what can.
     """
+    budgets = budgets if isinstance(budgets, Budgets) else Budgets(budgets)
     if norm_affine not in AFFINE:
         raise UserError(f"norm_affine '{norm_affine}' is neither separate nor shared{nearest(norm_affine, AFFINE)}")
     if mask_norm not in MASK_NORMS:
         raise UserError(f"mask_norm '{mask_norm}' is neither none nor batch{nearest(mask_norm, MASK_NORMS)}")
     if mask_start not in MASK_STARTS:
         raise UserError(f"mask_start '{mask_start}' is neither random nor activity{nearest(mask_start, MASK_STARTS)}")
+    make_adaptable(network, name)
     reason = _why_not(network)
     if reason:
         raise UserError(f"{name} cannot be adapted: {reason}; these can: {SUPPORTED}")
@@ -63,11 +78,14 @@ def adapt(network: nn.Module, budgets: Budgets, norm_affine: str = "separate", n
     network.__class__ = NETWORKS[type(network)]
     assert isinstance(network, AdaptiveNetwork)
     network.set_budgets(budgets)
+    network.norm_affine, network.mask_norm = norm_affine, mask_norm
     return len(blocks)
 
 
 def _why_not(network: nn.Module) -> str:
     """Why a network cannot be adapted, or an empty string."""
+    if isinstance(network, AdaptiveNetwork):
+        return f"it is adaptive already, for {network.budgets}"
     if type(network) not in NETWORKS:
         return f"a {type(network).__name__} has no adaptive form"
     blocks = [m for m in network.modules() if type(m) in BLOCKS]
@@ -81,12 +99,70 @@ def _why_not(network: nn.Module) -> str:
             return f"its {kind} has an anti-aliasing filter"
         if not isinstance(getattr(block, "drop_block", nn.Identity()), nn.Identity):
             return f"its {kind} uses drop block"
-        spatial = [m for m in block.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
-        if any(m.dilation != (1, 1) for m in spatial):
-            return f"its {kind} has dilated convolutions (output_stride below 32)"
         if type(block) is ConvNeXtBlock and not isinstance(block.shortcut, nn.Identity):
             return "its ConvNeXtBlock changes resolution inside the block"
-        for norm in (m for n, m in block.named_children() if n.startswith(("bn", "norm"))):
+        norms = [m for n, m in block.named_children() if n.startswith(("bn", "norm"))]
+        if type(block) in torchvision_networks.BLOCKS and hasattr(block, "block"):
+            norms = [block.get_submodule("block.2")]
+        for norm in norms:
             if type(norm) not in NORMS:
                 return f"its {kind} normalises with {type(norm).__name__}"
     return ""
+
+
+def register_block(dense: type[nn.Module]) -> Callable[[type[AdaptiveBlock]], type[AdaptiveBlock]]:
+    """Decorator that makes a class the adaptive form of a block of one's own, in any network that holds such blocks.
+
+        @bdsa.register_block(MyBlock)
+        class MyAdaptiveBlock(bdsa.AdaptiveBlock, MyBlock):
+            norm_names = ("bn1", "bn2")             # attributes that get a norm a budget
+            def geometry(self): ...                 # input channels and stride
+            def layers(self): ...                   # convolutions that are computed at D(m), and those at m
+            def masked(self, x, mask, budget): ...  # identity + mask * residual(x)
+
+    It inherits from `bdsa.AdaptiveBlock`, then from the block, keeps the block's attributes and adds none. Norms are
+    called as `self.bn1(x, budget)`. In sparse execution such a block runs masked, in the midst of others.
+
+    Args:
+        dense: the block's class; exactly its instances are adapted.
+
+    Raises:
+        UserError: for a class that lacks a part, or a block that has an adaptive form already.
+    """
+    def add(adaptive: type[AdaptiveBlock]) -> type[AdaptiveBlock]:
+        name = getattr(adaptive, "__name__", adaptive)
+        if dense in BLOCKS and BLOCKS[dense].__qualname__ != adaptive.__qualname__:
+            raise UserError(f"block {dense.__name__} has an adaptive form already: {BLOCKS[dense].__name__}")
+        if not (isinstance(adaptive, type) and issubclass(adaptive, AdaptiveBlock) and issubclass(adaptive, dense)):
+            raise UserError(f"{name} must inherit from bdsa.AdaptiveBlock and {dense.__name__}, in this order")
+        lacking = [part for part in ("geometry", "layers", "masked") if getattr(adaptive, part) is
+                   getattr(AdaptiveBlock, part)] + [n for n in ("norm_names",) if not hasattr(adaptive, n)]
+        if lacking:
+            raise UserError(f"{name} has no {' and no '.join(lacking)}")
+        BLOCKS[dense] = adaptive
+        return adaptive
+    return add
+
+
+def make_adaptable(network: nn.Module, name: str) -> None:
+    """Give a class with a trunk its adaptive form; other classes are left to `adapt`, which says what it supports."""
+    kind = type(network)
+    if kind in NETWORKS or not hasattr(kind, "trunk") or isinstance(network, AdaptiveNetwork):
+        return
+    if lacking := [part for part in PARTS if not hasattr(network, part)]:
+        raise UserError(f"model {name}: a {kind.__name__} has no {' and no '.join(lacking)}")
+    NETWORKS[kind] = _adaptive_class(kind)
+
+
+def _adaptive_class(kind: Any) -> type[AdaptiveNetwork]:
+    """A class's adaptive form."""
+    def reduce(network: AdaptiveNetwork, protocol: int) -> tuple:
+        return _empty, (kind,), vars(network)  # the class has no name to be found by; the user's has
+
+    return type(f"Adaptive{kind.__name__}", (AdaptiveNetwork, kind), {"trunk": kind.trunk, "__reduce_ex__": reduce})
+
+
+def _empty(kind: type[nn.Module]) -> AdaptiveNetwork:
+    """A network of a class's adaptive form whose state comes next: how pickle and copy begin."""
+    adaptive = NETWORKS.setdefault(kind, _adaptive_class(kind))
+    return adaptive.__new__(adaptive)

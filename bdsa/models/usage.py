@@ -1,11 +1,12 @@
 """What one forward pass asks for and what it used: returned beside the logits, never kept in a module."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Usage:
         loss_block_fractions, loss_fraction: the two fractions as the budget losses see them; they differ
             from those above only where the request says `published_cost`.
 
-    Fractions carry a gradient to the mask units while training.
+    Fractions carry a gradient to the mask units while training. It is a pytree: `torch.utils._pytree.tree_map`,
+    torch.export and data-parallel wrappers see its tensors.
     """
     masks: list[Tensor]
     mask_logits: list[Tensor | None]
@@ -84,3 +86,8 @@ def _fractions(blocks: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor
     cost = torch.stack([cost for cost, _ in blocks], dim=1).sum(dim=1)                # [B]
     shares = torch.stack([cost / total for cost, total in blocks], dim=1)            # [B, blocks]
     return shares, cost / sum(total for _, total in blocks), cost
+
+
+pytree.register_pytree_node(
+    Usage, lambda usage: ([getattr(usage, f.name) for f in fields(Usage)], None),
+    lambda values, _: Usage(*values), serialized_type_name="bdsa.Usage")

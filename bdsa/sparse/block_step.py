@@ -1,6 +1,7 @@
 """One adaptive block in sparse execution: its decision, its two ways, and what it used."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
 from bdsa.sparse.folded_block import folded_block
+from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import Plan
 from bdsa.sparse.recording import cannot_record
-from bdsa.sparse.scores import Alone, Following, Member
+from bdsa.sparse.scores import Alone, Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
 
 
@@ -99,3 +101,19 @@ class BlockStep:
         decided_by = mask.float() - 0.5 if given else scored
         cost, total = self.block.cost(mask.float(), decided_by, x.permute(0, 3, 1, 2), Request(self.budget))
         return BlockUsage(mask, cost, total, self.block.mask_units[self.budget].macs(*mask.shape[2:]), scored)
+
+
+def score_together(steps: Sequence[object], budget: str, form: Form) -> None:
+    """Let the mask units of blocks that follow each other on one map read it together; the dense network has none."""
+    groups: list[list[BlockStep]] = []
+    before: object = None
+    for step in steps:
+        if isinstance(step, BlockStep) and budget in step.block.mask_units:
+            if isinstance(before, BlockStep) and before.in_place:
+                groups[-1].append(step)
+            else:
+                groups.append([step])
+        before = step
+    for group in groups:
+        for step, scorer in zip(group, scorers([step.block.mask_units[budget] for step in group], form)):
+            step.scorer = scorer

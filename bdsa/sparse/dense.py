@@ -8,13 +8,17 @@ from timm.layers import LayerNorm2d, NormMlpClassifierHead, SelectAdaptivePool2d
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d as TorchvisionLayerNorm2d
+from torchvision.ops.misc import Conv2dNormActivation
 
 from bdsa.models.cifar_resnet import CifarResNet
+from bdsa.models.torchvision_networks import AdaptiveTorchvisionConvNeXt, AdaptiveTorchvisionResNet
 from bdsa.sparse import operators
 from bdsa.sparse.packing import Form, folded, pack, rows_first
 from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.workspace import Workspace
 
+NORMS = (LayerNorm2d, TorchvisionLayerNorm2d)
 Step = Callable[[Tensor, Workspace, str], Tensor]  # [B, H, W, C], rooms and a name in them -> [B, h, w, C']
 
 
@@ -38,7 +42,7 @@ def dense_steps(modules: Iterable[nn.Module], form: Form) -> list[Step]:
             if pool:
                 left.pop(0)
             steps.append(Convolution(module, norm, relu, pool, form))
-        elif type(module) is LayerNorm2d:
+        elif type(module) in NORMS:
             steps.append(_LayerNorm(module))
         else:
             steps.append(_AsItIs(module))
@@ -54,10 +58,15 @@ def head_steps(network: nn.Module, form: Form) -> list[Step] | None:
         pool, norm, classifier = head.global_pool, head.norm, head.fc
     elif type(network).forward_head in (ResNet.forward_head, CifarResNet.forward_head):
         pool, norm, classifier = network.global_pool, nn.Identity(), network.fc
+    elif type(network).forward_head is AdaptiveTorchvisionResNet.forward_head:
+        pool, norm, classifier = network.avgpool, nn.Identity(), network.fc
+    elif type(network).forward_head is AdaptiveTorchvisionConvNeXt.forward_head and len(network.classifier) == 3:
+        pool, (norm, _, classifier) = network.avgpool, network.classifier
     else:
         return None
-    averages = type(pool) is SelectAdaptivePool2d and pool.pool_type == "avg"
-    if not averages or type(norm) not in (nn.Identity, LayerNorm2d) or type(classifier) is not nn.Linear:
+    averages = (type(pool) is SelectAdaptivePool2d and pool.pool_type == "avg") or \
+        (type(pool) is nn.AdaptiveAvgPool2d and _pair(pool.output_size) == (1, 1))
+    if not averages or type(norm) not in (nn.Identity, *NORMS) or type(classifier) is not nn.Linear:
         return None
     norms: list[Step] = [] if type(norm) is nn.Identity else [_LayerNorm(norm)]
     return [_Mean(), *norms, Convolution(classifier, None, False, False, form, torch.float32)]
@@ -88,7 +97,7 @@ class Convolution:
 
 
 class _LayerNorm:
-    def __init__(self, norm: LayerNorm2d) -> None:
+    def __init__(self, norm: nn.LayerNorm) -> None:
         self.affine = [None if t is None else t.detach().float() for t in (norm.weight, norm.bias)]
         self.eps = norm.eps
 
@@ -122,7 +131,7 @@ def padded(x: Tensor, padding: int, workspace: Workspace, name: str, dtype: torc
 
 
 def _leaves(module: nn.Module) -> Iterable[nn.Module]:
-    if type(module) is nn.Sequential:
+    if type(module) in (nn.Sequential, Conv2dNormActivation):
         for child in module:
             yield from _leaves(child)
     elif not isinstance(module, nn.Identity):

@@ -16,7 +16,8 @@ from bdsa.budgets import DENSE
 from bdsa.errors import UserError
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native, precision
-from bdsa.sparse.executor import Executor, refusal
+from bdsa.sparse.executor import Executor
+from bdsa.sparse.feature_maps import feature_maps
 from bdsa.sparse.watch import Watch, watcher
 
 log = logging.getLogger(__name__)
@@ -37,24 +38,25 @@ class _Executors:
     """A network's executors by budget."""
 
     def __init__(self) -> None:
-        self.made: dict[str, _Made] = {}
+        self.made: dict[tuple[str, tuple[int, ...]], _Made] = {}
         self.found: dict[str, Any] | None = None
 
-    def of(self, network: nn.Module, budget: str, x: Tensor | None = None) -> _Made:
+    def of(self, network: nn.Module, budget: str, x: Tensor | None = None, ends: tuple[int, ...] = ()) -> _Made:
         """What was made for a budget, made now if need be, or anew where the network or its precision has changed.
 
         Args:
             x: images by which a precision of "auto" is judged; None: they are not at hand.
+            ends: the places in the trunk whose maps are wanted; none: logits are.
         """
-        made = self.made.get(budget)
+        made = self.made.get((budget, ends))
         new = made is None
         if made is None or made.precision != network.precision or not made.watch.is_current(read=network.watch_weights):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget)  # before the weights are read: what changes meanwhile is seen
-                executor = None if watch.reason else _executor(network, budget, x)
+                executor = None if watch.reason else _executor(network, budget, x, ends)
                 made = _Made(watch, executor, network.precision)
-            same = {name: kept for name, kept in self.made.items() if kept.precision == made.precision}
-            self.made = {**same, budget: made} if new else {budget: made}  # what is old would keep old weights
+            same = {key: kept for key, kept in self.made.items() if kept.precision == made.precision} if new else {}
+            self.made = {**same, (budget, ends): made}  # what is old would keep old weights
             if made.executor is not None:
                 self._explain(made.executor)
         return made
@@ -70,9 +72,10 @@ class _Executors:
             here = auto.conditions(x, executor.dtype)
             if self.found is None or any(self.found.get(key) != value for key, value in here.items()):
                 self.found = {**here, "blocks": {}}
-            if batch not in self.found["blocks"]:
-                self.found["blocks"][batch] = auto.calibrate(executor, x)
-            densities = self.found["blocks"][batch]
+            key = batch if executor.whole else f"{batch}, the first {len(densities)} blocks"
+            if key not in self.found["blocks"]:
+                self.found["blocks"][key] = auto.calibrate(executor, x)
+            densities = self.found["blocks"][key]
         executor.set_break_even(densities)
         executor.chosen_for = case
 
@@ -84,21 +87,30 @@ class _Executors:
             _say_once(f"blocks with {reason} have no sparse form and run masked")
 
 
-def _executor(network: nn.Module, budget: str, x: Tensor | None) -> Executor:
+def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int, ...]) -> Executor:
     """A new executor, of the type that the network's precision means for images such as x."""
     dtype = precision.dtype_of(network.precision)
-    made = Executor.of(network, budget, native.form(dtype))
+    made = Executor.of(network, budget, native.form(dtype), ends)
     if network.precision != "auto" or dtype == torch.float32 or x is None:
         return made
-    exact = Executor.of(network, budget, native.form())
-    wanted, used = exact.classify(x[:8], None, budget != DENSE.name, network.forward_head)
-    masks = [each.mask for each in used] or None
-    apart = precision.distance(made.classify(x[:8], masks, False, network.forward_head)[0], wanted)
+    exact = Executor.of(network, budget, native.form(), ends)
+    wanted, used = _outputs(network, exact, x[:8], None, budget != DENSE.name)
+    found, _ = _outputs(network, made, x[:8], [each.mask for each in used] or None, False)
+    apart = max(map(precision.distance, found, wanted))
     if apart <= precision.LIMIT:
         return made
     _say_once(f"float32 instead of bfloat16: logits are {apart:.1%} of their spread away, "
               f"more than {precision.LIMIT:.0%}")
     return exact
+
+
+def _outputs(network: nn.Module, executor: Executor, x: Tensor, given: Sequence[Tensor] | None, count: bool
+             ) -> tuple[list[Tensor], list[BlockUsage]]:
+    """The maps that an executor is for, or its logits alone."""
+    if executor.marks:
+        return feature_maps(executor, x, given, count)
+    logits, used = executor.classify(x, given, count, network.forward_head)
+    return [logits], used
 
 
 def executor_of(network: nn.Module, budget: str) -> Executor:
@@ -137,12 +149,13 @@ def _kept(network: nn.Module) -> _Executors:
         return _executors.setdefault(network, _Executors())
 
 
-def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tensor] | None, count: bool
-               ) -> tuple[Tensor, list[BlockUsage]] | None:
+def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tensor] | None, count: bool,
+               ends: tuple[int, ...] = ()) -> tuple[Any, list[BlockUsage]] | None:
     """A network's logits, sparsely, and its blocks' usage; None where only masked execution can do it.
 
     Args:
         budget: its name; the dense network's has usage only in masked execution.
+        ends: places in the trunk whose maps, a list of [B, C, h, w], take the place of the logits.
         x, given, count: see `Executor.__call__`.
     """
     if network.training or getattr(x, "is_meta", False):
@@ -165,7 +178,7 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
     if budget == DENSE.name and (native.unavailable() or x.device.type != "cpu"):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
-    made = kept.of(network, budget, x)
+    made = kept.of(network, budget, x, ends)
     if made.executor is None or (reason := made.watch.occupied()):
         _masked_instead(reason or made.watch.reason)
         return None
@@ -173,6 +186,8 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
         _masked_instead("an image holds what is infinite or not a number")
         return None
     kept.choose(made.executor, x, network.execution)
+    if ends:
+        return feature_maps(made.executor, x, given, count)
     return made.executor.classify(x, given, count, network.forward_head)
 
 
@@ -184,3 +199,16 @@ def _say_once(message: str) -> None:
     if message not in _said:
         _said.add(message)
         log.warning(message)
+
+
+def refusal(x: Tensor) -> str | None:
+    """Why an input cannot run sparsely, or None."""
+    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
+        return f"an input is a {type(x).__name__}, not a plain tensor"
+    if x.device.type not in ("cpu", "cuda"):
+        return f"there are sparse kernels for CPUs and CUDA, not for {x.device.type}"
+    if x.dtype != torch.float32:
+        return f"the sparse kernels compute in float32, not {x.dtype}"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is on"
+    return None

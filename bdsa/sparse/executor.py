@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import operators
-from bdsa.sparse.block_step import BlockStep
+from bdsa.sparse.block_step import BlockStep, score_together
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import plan_block, why_masked
 from bdsa.sparse.recording import Recording, recorded
-from bdsa.sparse.scores import Following, Member, scorers
+from bdsa.sparse.scores import Following, Member
 from bdsa.sparse.workspace import Workspace
 
 
@@ -43,6 +43,8 @@ class Executor:
         chosen_for: the conditions that the blocks' ways were chosen for.
         ways: the blocks' break-even densities.
         played: whether the last call was a recording's, in which no block runs masked.
+        marks: the steps whose maps are wanted, some twice; none where logits are.
+        whole: whether it has all of the network's blocks.
     """
     steps: list[Step | BlockStep]
     head: list[Step] | None = None
@@ -53,25 +55,39 @@ class Executor:
     chosen_for: Any = None
     ways: tuple[float | None, ...] = ()
     played: bool = False
+    marks: tuple[int, ...] = ()
+    whole: bool = True
 
     @classmethod
-    def of(cls, network: nn.Module, budget: str, form: Form) -> Executor:
-        """Fold and pack a network for a budget, by name, in a form that this machine has (`native.form`)."""
+    def of(cls, network: nn.Module, budget: str, form: Form, ends: tuple[int, ...] = ()) -> Executor:
+        """Fold and pack a network for a budget, by name, in a form that this machine has (`native.form`).
+
+        Args:
+            ends: places in its trunk whose maps are wanted: it goes up to the last of them.
+        """
         steps: list[Step | BlockStep] = []
         waiting: list[nn.Module] = []
-        for module in network.trunk():
+        marks: list[int] = []
+        trunk = network.trunk()
+        for place, module in enumerate(trunk[:ends[-1] + 1] if ends else trunk):
             if isinstance(module, AdaptiveBlock):
                 steps += [*dense_steps(waiting, form), BlockStep(module, budget, plan_block(module, budget, form))]
                 waiting = []
             else:
                 waiting.append(module)
+            if place in ends:
+                steps, waiting = [*steps, *dense_steps(waiting, form)], []
+                marks.append(len(steps) - 1)
         steps += dense_steps(waiting, form)
-        _score_together(steps, budget, form)
+        score_together(steps, budget, form)
         border, channels = 0, None
         if isinstance(steps[0], Convolution):
             border, steps[0].padding = steps[0].padding, 0
             channels = steps[0].channels
-        return cls(steps, head_steps(network, form), border, channels, form.dtype)
+        made = cls(steps, None if ends else head_steps(network, form), border, channels, form.dtype,
+                   marks=tuple(marks))
+        made.whole = len(made.blocks()) == len(network.adaptive_blocks())
+        return made
 
     @property
     def rows(self) -> list[Tensor | None]:
@@ -100,9 +116,9 @@ class Executor:
             kept.recording.play()
             self.played = True
             return kept.logits.clone(), []
-        image = self._take_in(x)
+        image = self.take_in(x)
         with recorded() as recording:
-            features, used, masks = self._run(image, given, False, None)
+            features, used, masks = self.run(image, given, False, None)
             logits = self._logits(features)
         if recording.complete:
             self.workspace.keep(key, _Inference(recording, image, masks, logits))
@@ -122,9 +138,9 @@ class Executor:
             [B, C, h, w] in channels-last memory that the next call overwrites, and the blocks' usage, empty
             unless `count`.
         """
-        return self._run(self._take_in(x), given, count, on_input)[:2]
+        return self.run(self.take_in(x), given, count, on_input)[:2]
 
-    def _take_in(self, x: Tensor) -> Tensor:
+    def take_in(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] as the first step wants them, [B, H', W', 3].
 
         Raises:
@@ -134,15 +150,22 @@ class Executor:
             raise ValueError(f"images of shape {list(x.shape)}, and the network reads {self.channels} channels")
         return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image", self.dtype)
 
-    def _run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
-             on_input: Callable[[BlockStep, Tensor], None] | None) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
-        """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, 1, h, w]."""
+    def run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
+             on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None
+             ) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
+        """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, 1, h, w].
+
+        Args:
+            found: takes copies of the maps at `marks`, [B, h, w, C], in rooms of their own.
+        """
         if given is not None:
             _check_count(given, self.blocks())
         self.played = False
         masks, used, products, rooms = iter(given or ()), [], None, []
         fresh = False  # whether the products are those of x
         for i, step in enumerate(self.steps):
+            if i - 1 in self.marks and found is not None:  # a next step may work in place
+                found += [padded(x, 0, self.workspace, f"kept {i - 1}")] * self.marks.count(i - 1)
             if not isinstance(step, BlockStep):
                 x, fresh = step(x, self.workspace, f"map {i}"), False
                 continue
@@ -162,6 +185,8 @@ class Executor:
             following = self._following(i, products, identity)
             step.run_sparse(x, mask, identity, following)
             x, products, fresh = identity, following and following.products, following is not None
+        if len(self.steps) - 1 in self.marks and found is not None:
+            found += [padded(x, 0, self.workspace, "kept last")] * self.marks.count(len(self.steps) - 1)
         return x.permute(0, 3, 1, 2), used, rooms
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
@@ -210,22 +235,6 @@ class Executor:
         return Following(board, kept, slot.stop)
 
 
-def _score_together(steps: list[Step | BlockStep], budget: str, form: Form) -> None:
-    """Let the mask units of blocks that follow each other on one map read it together; the dense network has none."""
-    groups: list[list[BlockStep]] = []
-    before: Step | BlockStep | None = None
-    for step in steps:
-        if isinstance(step, BlockStep) and budget in step.block.mask_units:
-            if isinstance(before, BlockStep) and before.in_place:
-                groups[-1].append(step)
-            else:
-                groups.append([step])
-        before = step
-    for group in groups:
-        for step, scorer in zip(group, scorers([step.block.mask_units[budget] for step in group], form)):
-            step.scorer = scorer
-
-
 def _check_count(given: Sequence[Tensor], blocks: Sequence[object]) -> None:
     if len(given) != len(blocks):
         raise ValueError(f"{len(given)} masks for {len(blocks)} adaptive blocks")
@@ -236,16 +245,3 @@ def _take(mask: Tensor, room: Tensor) -> Tensor:
     if mask.shape != room.shape:
         raise ValueError(f"a given mask is {list(mask.shape)} and the block decides {list(room.shape)}")
     return room.copy_(mask)
-
-
-def refusal(x: Tensor) -> str | None:
-    """Why an input cannot run sparsely, or None."""
-    if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
-        return f"an input is a {type(x).__name__}, not a plain tensor"
-    if x.device.type not in ("cpu", "cuda"):
-        return f"there are sparse kernels for CPUs and CUDA, not for {x.device.type}"
-    if x.dtype != torch.float32:
-        return f"the sparse kernels compute in float32, not {x.dtype}"
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is on"
-    return None

@@ -26,9 +26,10 @@ def folded_block(block: AdaptiveBlock, budget: str) -> AdaptiveBlock:
         budget: its name.
     """
     copied = copy.deepcopy(block, {id(block.mask_units): nn.ModuleDict()}).eval()
-    pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+    # Of a block of someone's own it is not known which norm follows which layer.
+    pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] if block.norms_follow else []
     shortcut = getattr(copied, "downsample", None)
-    if isinstance(shortcut, nn.Sequential):
+    if pairs and isinstance(shortcut, nn.Sequential):
         pairs += [(f"downsample.{i}", f"downsample.{i + 1}") for i in range(len(shortcut) - 1)]
     modules = dict(copied.named_modules())
     for before, name in pairs:

@@ -22,6 +22,7 @@ class Form:
     dtype: torch.dtype = torch.float32
 
 
+NARROW = 64  # channels up to which the three taps of a kernel's row are one in bfloat16, which pads each to 32
 STEP = 32  # of the depth that the kernels of bfloat16 multiply at once
 
 
@@ -175,3 +176,30 @@ def rows_first(weight: Tensor) -> Tensor:
     """[out, in, kh, kw] -> [kh, kw * in, out]: a tap a row of the kernel, which lies side by side in memory."""
     out, depth, height, width = weight.shape
     return weight.permute(2, 3, 1, 0).reshape(height, width * depth, out)
+
+
+def plain_convolution(layer: nn.Module, kernel: int | None, grouped: bool = False) -> bool:
+    """Whether a layer is a convolution that the kernels know: 1x1, or 3x3 of padding 1, undilated.
+
+    Args:
+        layer: any.
+        kernel: 1 or 3; None: either.
+        grouped: whether it may have groups, of as many channels in as out.
+    """
+    if type(layer) is not nn.Conv2d or layer.dilation != (1, 1):
+        return False
+    if layer.groups != 1 and not (grouped and layer.in_channels == layer.out_channels):
+        return False
+    side = layer.kernel_size[0]
+    if kernel is not None and side != kernel or layer.kernel_size != (side, side) or layer.padding_mode != "zeros":
+        return False
+    return layer.padding == ((side - 1) // 2,) * 2 and side in (1, 3) and layer.stride[0] == layer.stride[1]
+
+
+def pack_layer(layer: nn.Conv2d, norm: nn.Module, form: Form) -> Packed:
+    """A convolution and its batch norm, a tap a position of the kernel; of few channels in bfloat16, a row of it."""
+    weight, bias = folded(layer, norm)
+    if layer.groups > 1:
+        return pack_groups(weight, bias, layer.in_channels // layer.groups, form)
+    by_rows = form.dtype != torch.float32 and layer.in_channels <= NARROW
+    return pack(rows_first(weight) if by_rows else taps_first(weight), bias, form)

@@ -5,6 +5,7 @@ What is folded is a copy; the network's weights are never touched. Maps between 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 from timm.layers import GELU, ConvMlp, GlobalResponseNormMlp, Mlp
@@ -13,13 +14,16 @@ from torch import Tensor, nn
 from bdsa.method.norms import NORMS, BudgetNorm
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
+from bdsa.models.torchvision_networks import (
+    AdaptiveTorchvisionBasicBlock,
+    AdaptiveTorchvisionBottleneck,
+    AdaptiveTorchvisionConvNeXtBlock,
+)
 from bdsa.sparse import operators
-from bdsa.sparse.packing import Form, Packed, budget_norm, folded, pack, pack_groups, rows_first, taps_first
+from bdsa.sparse.packing import Form, Packed, budget_norm, folded, pack, pack_layer, plain_convolution, taps_first
 from bdsa.sparse.recording import cannot_record
 from bdsa.sparse.scores import NOTHING, Following
 from bdsa.sparse.workspace import Workspace
-
-NARROW = 64  # channels up to which the three taps of a kernel's row are one in bfloat16, which pads each to 32
 
 
 class Shortcut:
@@ -161,7 +165,10 @@ class ConvNeXtPlan:
 
 
 Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan
-KINDS = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, AdaptiveConvNeXtBlock: ConvNeXtPlan}
+KINDS = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, AdaptiveConvNeXtBlock: ConvNeXtPlan,
+         AdaptiveTorchvisionBasicBlock: BasicPlan, AdaptiveTorchvisionBottleneck: BottleneckPlan,
+         AdaptiveTorchvisionConvNeXtBlock: ConvNeXtPlan}
+DILATED = "dilated convolutions (an output_stride below the network's own)"
 
 
 def plan_block(block: AdaptiveBlock, budget: str, form: Form) -> Plan | None:
@@ -189,19 +196,22 @@ def why_masked(block: AdaptiveBlock) -> str | None:
     """What in a block has no sparse form, or None. A layer of a class that is not timm's own is not known here."""
     if type(block) not in KINDS:
         return f"the class {type(block).__name__}"
-    layers = {name: m for name, m in block.named_children() if name.startswith(("conv", "bn", "act", "norm"))}
+    bottleneck = KINDS[type(block)] is BottleneckPlan
+    layers = {name: m for name, m in block.named_children() if name.startswith(("conv", "bn", "act", "norm", "relu"))}
     for name, layer in layers.items():
         if name.startswith(("bn", "norm")) and type(layer) not in NORMS.values():
             return f"a norm {type(layer).__name__}"
-    if isinstance(block, AdaptiveConvNeXtBlock):
+    if KINDS[type(block)] is ConvNeXtPlan:
         return _why_masked_convnext(block)
-    if any(not plain_convolution(layer, None, grouped=name == "conv2" and isinstance(block, AdaptiveBottleneck))
+    if any(getattr(layer, "dilation", (1, 1)) != (1, 1) for layer in layers.values()):
+        return DILATED
+    if any(not plain_convolution(layer, None, grouped=name == "conv2" and bottleneck)
            for name, layer in layers.items() if name.startswith("conv")):
         return "convolutions other than 1x1 and 3x3"
-    activations = [m for name, m in layers.items() if name.startswith("act")]
+    activations = [m for name, m in layers.items() if name.startswith(("act", "relu"))]
     if other := [a for a in activations if type(a) is not nn.ReLU]:
         return f"activation {type(other[0]).__name__}"
-    if isinstance(block, AdaptiveBottleneck) and block.conv1.stride != (1, 1):
+    if bottleneck and block.conv1.stride != (1, 1):
         return "a stride in its first layer"
     return None
 
@@ -209,37 +219,15 @@ def why_masked(block: AdaptiveBlock) -> str | None:
 def _why_masked_convnext(block: AdaptiveConvNeXtBlock) -> str | None:
     if block.conv_dw.kernel_size != (7, 7) or block.conv_dw.groups != block.conv_dw.in_channels:
         return f"a depthwise kernel of {block.conv_dw.kernel_size}"
+    if block.conv_dw.dilation != (1, 1):
+        return DILATED
+    if type(block.norm) not in NORMS.values():
+        return f"a norm {type(block.norm).__name__}"
     if type(block.mlp.act) not in (nn.GELU, GELU) or getattr(block.mlp.act, "approximate", "none") != "none":
         return f"activation {type(block.mlp.act).__name__}"
-    if type(block.conv_dw) is not nn.Conv2d or type(block.mlp) not in (Mlp, ConvMlp, GlobalResponseNormMlp):
+    known = (Mlp, ConvMlp, GlobalResponseNormMlp, SimpleNamespace)
+    if type(block.conv_dw) is not nn.Conv2d or type(block.mlp) not in known:
         return "layers of other classes"
     if any(type(layer) not in (nn.Linear, nn.Conv2d) for layer in (block.mlp.fc1, block.mlp.fc2)):
         return "layers of other classes"
     return None if type(getattr(block.mlp, "norm", None)) in (type(None), nn.Identity) else "a norm between its layers"
-
-
-def plain_convolution(layer: nn.Module, kernel: int | None, grouped: bool = False) -> bool:
-    """Whether a layer is a convolution that the kernels know: 1x1, or 3x3 of padding 1, undilated.
-
-    Args:
-        layer: any.
-        kernel: 1 or 3; None: either.
-        grouped: whether it may have groups, of as many channels in as out.
-    """
-    if type(layer) is not nn.Conv2d or layer.dilation != (1, 1):
-        return False
-    if layer.groups != 1 and not (grouped and layer.in_channels == layer.out_channels):
-        return False
-    side = layer.kernel_size[0]
-    if kernel is not None and side != kernel or layer.kernel_size != (side, side) or layer.padding_mode != "zeros":
-        return False
-    return layer.padding == ((side - 1) // 2,) * 2 and side in (1, 3) and layer.stride[0] == layer.stride[1]
-
-
-def pack_layer(layer: nn.Conv2d, norm: nn.Module, form: Form) -> Packed:
-    """A convolution and its batch norm, a tap a position of the kernel; of few channels in bfloat16, a row of it."""
-    weight, bias = folded(layer, norm)
-    if layer.groups > 1:
-        return pack_groups(weight, bias, layer.in_channels // layer.groups, form)
-    by_rows = form.dtype != torch.float32 and layer.in_channels <= NARROW
-    return pack(rows_first(weight) if by_rows else taps_first(weight), bias, form)

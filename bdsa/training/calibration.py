@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bdsa.budgets import DENSE, Budget
 from bdsa.method.norms import BudgetBatchNorm2d
+from bdsa.models.measuring import measuring
 from bdsa.models.network import AdaptiveNetwork
 
 log = logging.getLogger(__name__)
@@ -26,23 +28,33 @@ def shift_thresholds(network: AdaptiveNetwork, name: str, offset: float) -> None
         block.mask_units[name].shift(offset)
 
 
-def realised_fraction(network: AdaptiveNetwork, batches: Iterable[Tensor], budget: float) -> float:
-    """Mean conditional fraction of the images at a budget, in the network's current mode."""
+def realised_fraction(network: AdaptiveNetwork, batches: Iterable[Any], budget: float,
+                      call: Callable[[Any], object] | None = None) -> float:
+    """Mean conditional fraction of the images at a budget, in the network's current mode.
+
+    Args:
+        batches: images [B, 3, H, W], or whatever `call` takes.
+        call: what runs the network once on a batch; None: the network itself.
+    """
     total, count = 0.0, 0
     with torch.inference_mode():
-        for images in batches:
-            _, usage = network(images, budget=budget, return_usage=True)
-            total, count = total + usage.conditional_fraction.sum(), count + len(images)
+        for batch in batches:
+            with measuring(network, budget) as used:
+                network(batch) if call is None else call(batch)
+            fractions = used.usage.conditional_fraction
+            total, count = total + fractions.sum(), count + len(fractions)
     return float(total) / count
 
 
-def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tolerance: float = 0.003,
-                         steps: int = 12, reach: float = 30.0) -> dict[str, tuple[float, float]]:
+def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolerance: float = 0.003,
+                         steps: int = 12, reach: float = 30.0, call: Callable[[Any], object] | None = None
+                         ) -> dict[str, tuple[float, float]]:
     """Shift each budget's thresholds until its realised fraction equals the budget.
 
     Args:
         network: an adaptive network; only its mask units' biases change.
-        batches: training images as inference sees them, each [B, 3, H, W].
+        batches: training images as inference sees them, each [B, 3, H, W], or whatever `call` takes.
+        call: what runs the network once on a batch; None: the network itself.
         tolerance: stop when the fraction is this near to the budget.
         steps: at most this many trials; the nearest is kept.
         reach: largest offset that is tried.
@@ -60,7 +72,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Tensor], *, tol
             nonlocal current
             shift_thresholds(network, budget.name, offset - current)
             current = offset
-            return realised_fraction(network, batches, budget)
+            return realised_fraction(network, batches, budget, call)
 
         tried = [(0.0, fraction_at(0.0))]
         while abs(tried[-1][1] - budget) > tolerance and len(tried) <= steps:

@@ -163,7 +163,7 @@ class Fit:
                 "loss": {n: v for n, v in means.items() if "/" not in n},
                 "fraction": {n.partition("/")[2]: v for n, v in means.items() if n.startswith("fraction/")},
                 "weight": dict(zip(self.budgets.names, step.weights)), "lr": step.learning_rate,
-                "temperature": step.objective.temperature(epoch), "seconds": seconds,
+                "temperature": step.losses.temperature(epoch), "seconds": seconds,
                 "images_per_second": step.per_epoch * self.config.recipe.batch_size / seconds}
 
     def measure(self) -> list[Row]:

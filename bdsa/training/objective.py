@@ -1,105 +1,172 @@
-"""The training objective of one batch at one budget: named losses and their weighted sum.
+"""What holds a network to its budgets while it learns any task: a task's loss goes in, named losses come out.
 
-    total = w_b * (task_weight * task + network_weight * network + block_weight * block + price * F
-                   + teacher.weight * kd)
+    total = weight * (task_weight * task + network_weight * network + block_weight * block + price * F
+                      + distillation_weight * kd)
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
-from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from bdsa.budgets import Budget
-from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.budgets import Budget, Budgets
+from bdsa.config.setting import Rule
+from bdsa.config.settings import BudgetsConfig, TeacherConfig
 from bdsa.distributed import shard, with_global_means
+from bdsa.errors import UserError
 from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
+from bdsa.method.masks import MaskUnit
 from bdsa.method.schedule import noise_at, target_at, temperature_at
-from bdsa.training.teachers import Lesson, Teacher
+from bdsa.models.measuring import Measured, measuring, network_in
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.usage import Usage
 
 
 class Objective:
-    """Losses of an adaptive network.
+    """The losses of an adaptive network in any training loop; bdsa-train has the same.
+
+        objective = bdsa.Objective(model)
+        for step, (images, labels) in enumerate(batches):
+            budget = objective.budget_at(step)
+            logits, usage = model(images, **objective.asks(budget, step, steps))
+            losses = objective(F.cross_entropy(logits, labels), usage, budget, step, steps)
+            losses["total"].backward()
+
+    How far a training is, is told by two numbers, what is done and of how many: steps, epochs, anything.
+    It works in several processes too: means of a batch are then those of all processes (`bdsa.distributed`).
 
     Args:
-        budgets: weights of the budget terms, annealing of the block bounds, temperatures, noise.
-        recipe: epochs, milestones and label smoothing.
-        teacher: what `create_teacher` gave, with its temperature and weight in `teaching`.
+        model: an adaptive network, or a module that holds one: a detector, DistributedDataParallel, a compiled one.
+        budgets: which of the network's budgets are trained; None: all of them.
+        task_weight, network_weight, block_weight: of the terms, docs/method.md section 6.
+        price: adds price * F, the fraction of the conditional MACs.
+        anneal: share of the training after which single blocks are free.
+        warmup: share of the training in which the wanted fraction falls from 1 to the budget.
+        temperatures: of the masks' gradient, in order.
+        switches: shares of the training where the next temperature starts, one fewer; None: 0.3, 0.6, ...
+        noise_until: share of the training with Gumbel noise.
+        differentiable_dilation: whether the first layer's cost teaches the masks.
+        published_cost: whether the terms see the MACs that the authors' code counts.
+        control_gain: by what `steer` moves thresholds; 0: not at all.
+        distillation_weight, distillation_temperature: of the term that a teacher's logits add.
+
+    Raises:
+        UserError: for a model without an adaptive network, a budget that it does not have, or a value that breaks a
+            rule.
     """
 
-    def __init__(self, budgets: BudgetsConfig, recipe: RecipeConfig, teaching: TeacherConfig,
-                 teacher: Teacher | None) -> None:
-        self.budgets, self.recipe, self.teaching, self.teacher = budgets, recipe, teaching, teacher
-        self.switches = [s * recipe.epochs for s in temperature_switches(budgets, recipe)]
-        # Labels of mixed images come soft and smoothed already: smoothing them here would do it twice.
-        self.task = SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(
-            label_smoothing=recipe.label_smoothing)
+    def __init__(self, model: nn.Module, budgets: Iterable[float] | None = None, *, task_weight: float = 1.0,
+                 network_weight: float = 10.0, block_weight: float = 10.0, price: float = 0.0, anneal: float = 0.33,
+                 warmup: float = 0.0, temperatures: Sequence[float] = (5.0, 2.5, 1.0),
+                 switches: Sequence[float] | None = None, noise_until: float = 0.8,
+                 differentiable_dilation: bool = True, published_cost: bool = False, control_gain: float = 0.0,
+                 distillation_weight: float = 0.01, distillation_temperature: float = 20.0) -> None:
+        self.network: AdaptiveNetwork = network_in(model)
+        own = self.network.budgets
+        self.budgets = own if budgets is None else Budgets(float(own.require(b)) for b in Budgets(budgets))
+        self.task_weight, self.network_weight, self.block_weight = task_weight, network_weight, block_weight
+        self.price, self.anneal, self.warmup, self.noise_until = price, anneal, warmup, noise_until
+        self.temperatures = list(temperatures)
+        self.switches = [0.3 * (i + 1) for i in range(len(self.temperatures) - 1)] if switches is None \
+            else list(switches)
+        self.differentiable_dilation, self.published_cost = differentiable_dilation, published_cost
+        self.control_gain = control_gain
+        self.distillation_weight, self.distillation_temperature = distillation_weight, distillation_temperature
+        self._check()
 
-    def temperature(self, epoch: int) -> float:
-        """Temperature of the masks in an epoch (0 is the first)."""
-        return temperature_at(epoch, self.switches, self.budgets.temperatures)
+    def _check(self) -> None:
+        """Hold the numbers against the rules of the settings of the same names."""
+        rules = {f.name: f.metadata["rule"] for f in dataclasses.fields(BudgetsConfig)}
+        teaching = {f.name: f.metadata["rule"] for f in dataclasses.fields(TeacherConfig)}
+        rules |= {"distillation_weight": teaching["weight"], "distillation_temperature": teaching["temperature"]}
+        for name, rule in rules.items():
+            value = getattr(self, name, None)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(rule, Rule) and isinstance(item, (int, float)) and (broken := rule.broken_by(item)):
+                    raise UserError(f"{name}={value}{f': {item}' if isinstance(value, list) else ''} {broken}")
+        if not self.temperatures:
+            raise UserError("temperatures is empty: give at least one, such as [1]")
+        if len(self.switches) != len(self.temperatures) - 1:
+            raise UserError(f"switches={self.switches} must have one value fewer than temperatures={self.temperatures}")
 
-    def lesson(self, network: nn.Module, images: Tensor) -> Lesson:
-        """What the budgets of one batch are taught. network, images: as below."""
-        return Lesson(self.teacher, network, images, handed_on=self.teaching.students == "largest")
+    def budget_at(self, step: int) -> Budget:
+        """The budget that step `step` trains: one by turns."""
+        return self.budgets.at_step(step)
 
-    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, budget: float, epoch: int,
-                 progress: float, weight: float, lesson: Lesson | None = None) -> dict[str, Tensor]:
+    def temperature(self, done: float, of: float = 1.0) -> float:
+        """Temperature of the masks' gradient when so much of the training is done."""
+        return temperature_at(done, [s * of for s in self.switches], self.temperatures)
+
+    def asks(self, budget: float, done: float, of: float = 1.0) -> dict[str, Any]:
+        """The arguments of the network's forward pass, `model(images, **objective.asks(...))`.
+
+        Args:
+            budget: the budget that the batch trains.
+            done, of: how far the training is.
+        """
+        return {"budget": float(budget), "return_usage": True,
+                "temperature": self.temperature(done, of),
+                "noise": noise_at(done, of, self.noise_until), "published_cost": self.published_cost,
+                "differentiable_dilation": self.differentiable_dilation, "shard": shard()}
+
+    def asking(self, budget: float, done: float, of: float = 1.0) -> AbstractContextManager[Measured]:
+        """The same around code that calls the network without a budget, such as a detector's forward pass.
+
+            with objective.asking(budget, step, steps) as used:
+                task = sum(detector(images, targets).values())
+            losses = objective(task, used.usage, budget, step, steps)
+        """
+        how = self.asks(budget, done, of)
+        return measuring(self.network, **{k: v for k, v in how.items() if k != "return_usage"})
+
+    def __call__(self, task: Tensor, usage: Usage, budget: float, done: float, of: float = 1.0, *, weight: float = 1.0,
+                 student: Tensor | None = None, teacher: Tensor | None = None) -> dict[str, Tensor]:
         """The losses of one batch.
 
         Args:
-            network: an adaptive network in training mode.
-            images: [B, 3, H, W]; labels: int64 [B], or float [B, classes] where the recipe mixes images.
+            task: scalar, the task's own loss.
+            usage: what the forward pass at this budget used.
             budget: the budget that this batch trains.
-            epoch: the epoch, for temperature and noise.
-            progress: share of the whole training that is done, 0..1, for the block bounds.
-            weight: w_b, the budget's awareness weight.
-            lesson: what the batch's other budgets were taught; None: this budget is alone.
+            done, of: how far the training is.
+            weight: of the whole, such as the budget's awareness weight.
+            student, teacher: logits [B, classes] of the network and of whoever teaches it, or neither.
 
         Returns:
             "total" to be minimised, each term by name, and "conditional_fraction", all scalars.
         """
-        settings, budget = self.budgets, Budget(budget)
-        logits, usage = network(
-            images, budget=float(budget), return_usage=True, temperature=self.temperature(epoch),
-            noise=noise_at(epoch, self.recipe.epochs, settings.noise_until),
-            differentiable_dilation=settings.differentiable_dilation,
-            published_cost=settings.cost_model == "published", shard=shard())
+        budget, progress = Budget(budget), done / of
         fractions, loss_fractions, loss_block_fractions = with_global_means(
             usage.conditional_fraction, usage.loss_fraction, usage.loss_block_fractions)
-        losses = {"task": self.task(logits.float(), labels)}
-        total = settings.task_weight * losses["task"]
+        losses = {"task": task}
+        total = self.task_weight * task
         if not budget.is_dense:
-            target = target_at(progress, budget, settings.warmup)
-            lower, upper = block_bounds(target, progress, settings.anneal)
+            target = target_at(progress, budget, self.warmup)
+            lower, upper = block_bounds(target, progress, self.anneal)
             losses["network"] = network_budget_loss(loss_fractions, target)
             losses["block"] = block_budget_loss(loss_block_fractions, lower, upper)
-            total = total + settings.network_weight * losses["network"] + settings.block_weight * losses["block"]
-            if settings.price:  # controlled thresholds hold F: what is left of this is which MACs are worth it
-                total = total + settings.price * loss_fractions.mean()
-        lesson = lesson or self.lesson(network, images)
-        if lesson.teaches(budget):
-            losses["kd"] = distillation_loss(logits, lesson(), self.teaching.temperature)
-            total = total + self.teaching.weight * losses["kd"]
-        lesson.hear(budget, logits)
+            total = total + self.network_weight * losses["network"] + self.block_weight * losses["block"]
+            if self.price:  # controlled thresholds hold F: what is left of this is which MACs are worth it
+                total = total + self.price * loss_fractions.mean()
+        if student is not None and teacher is not None:
+            losses["kd"] = distillation_loss(student, teacher, self.distillation_temperature)
+            total = total + self.distillation_weight * losses["kd"]
         losses["total"] = weight * total
         losses["conditional_fraction"] = fractions.mean()
         return losses
 
-    def steer(self, network: nn.Module, budget: float, fraction: Tensor, progress: float) -> None:
-        """After a batch's backward pass: hold the budget by its thresholds, where `budgets.control_gain` says so."""
+    def steer(self, budget: float, fraction: Tensor, done: float, of: float = 1.0) -> None:
+        """After a batch's backward pass: hold the budget by its thresholds, where `control_gain` says so.
+
+        Args:
+            budget: the budget that the batch trained.
+            fraction: its "conditional_fraction".
+            done, of: how far the training is.
+        """
         budget = Budget(budget)
-        if self.budgets.control_gain and not budget.is_dense:
-            units = [block.mask_units[budget.name] for block in network.adaptive_blocks()]
-            steer(units, fraction, target_at(progress, budget, self.budgets.warmup), self.budgets.control_gain)
-
-
-def temperature_switches(budgets: BudgetsConfig, recipe: RecipeConfig) -> Sequence[float]:
-    """Shares of the epochs where the temperature falls: as set, else the first milestones, else 30 % and 60 %."""
-    if budgets.switches is not None:
-        return budgets.switches
-    count = len(budgets.temperatures) - 1
-    if len(recipe.milestones) >= count:
-        return [m / recipe.epochs for m in recipe.milestones[:count]]
-    return [0.3 * (i + 1) for i in range(count)]
+        if self.control_gain and not budget.is_dense:
+            units = (cast(MaskUnit, block.mask_units[budget.name]) for block in self.network.adaptive_blocks())
+            steer(units, fraction, target_at(done / of, budget, self.warmup), self.control_gain)

@@ -18,8 +18,8 @@ from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
 from bdsa.distributed import average_gradients
 from bdsa.training.assembly import Assembly, layout
+from bdsa.training.batch_losses import BatchLosses
 from bdsa.training.compilation import compiled
-from bdsa.training.objective import Objective
 from bdsa.training.optimization import backbone_parameters, create_optimizer, create_schedule
 
 PRECISIONS = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -59,7 +59,7 @@ class TrainStep:
         self.total = recipe.epochs * self.per_epoch
         self.schedule_of_budgets, self.between = config.budgets.schedule, config.budgets.between
         self.weights = [1.0] * len(self.budgets)
-        self.objective = Objective(config.budgets, recipe, config.teacher, assembly.teacher)
+        self.losses = BatchLosses(self.network, config.budgets, recipe, config.teacher, assembly.teacher)
         self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
                            num_classes=assembly.spec.num_classes) if recipe.mixes else None
         # In this order: what owns the weights first, then what wraps the network that is called.
@@ -102,13 +102,13 @@ class TrainStep:
         if self.mixup is not None:
             images, labels = self.mixup(images.clone(), labels)  # in place; labels: float [B, classes], smoothed
         said: dict[str, list[Tensor]] = {}
-        lesson = self.objective.lesson(self.forward, images)
+        lesson = self.losses.lesson(self.forward, images)
         for budget in self.trained_at(step):
             with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-                losses = self.objective(self.forward, images, labels, budget, epoch, progress,
-                                        self.weights[self.budgets.values.index(budget)], lesson)
+                losses = self.losses(self.forward, images, labels, budget, epoch, progress,
+                                     self.weights[self.budgets.values.index(budget)], lesson)
             self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
-            self.objective.steer(self.network, budget, losses["conditional_fraction"], progress)
+            self.losses.steer(budget, losses["conditional_fraction"], progress)
             losses[f"fraction/{budget.name}"] = losses.pop("conditional_fraction")
             for name, value in losses.items():
                 said.setdefault(name, []).append(value.detach())

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from bdsa.models.checkpoints import read_checkpoint
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+TWO_RANKS = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+             "localhost:0", "--local-addr", "localhost")
 NOTEBOOK = EXAMPLES / "where_it_looks.ipynb"
 # All code cells in one namespace, then the titles of what was drawn: all at once, or as the slider moves.
 RUN_CELLS = """
@@ -46,8 +49,13 @@ def run(*command: object, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_file_of_the_own_loop_gives_a_calibrated_network(tmp_path):
-    out = run(EXAMPLES / "own_loop.py", "--quick", "--out", "kept/network.safetensors", folder=tmp_path)
+@pytest.mark.parametrize("example, needs", [("own_loop", None), ("lightning_loop", "lightning"),
+                                            ("accelerate_loop", "accelerate"), ("ddp_loop", None)])
+def test_the_file_of_a_loop_gives_a_calibrated_network(tmp_path, example, needs):
+    if needs is not None:
+        pytest.importorskip(needs, reason=f"the example is of {needs}, an optional package: pip install bdsa[examples]")
+    launcher = TWO_RANKS if example == "ddp_loop" else ()
+    out = run(*launcher, EXAMPLES / f"{example}.py", "--quick", "--out", "kept/network.safetensors", folder=tmp_path)
     network = bdsa.load(tmp_path / "kept/network.safetensors")
     assert network.budgets.plain() == [0.3, 0.5, 0.7, 1.0]
     images = torch.rand(2, 3, 40, 40)
@@ -55,7 +63,11 @@ def test_the_file_of_the_own_loop_gives_a_calibrated_network(tmp_path):
         logits = [network(images, budget=budget) for budget in network.budgets]
     assert all(each.shape == (2, 10) and each.isfinite().all() for each in logits)
     assert not torch.equal(logits[0], logits[-1])  # budgets differ
-    rows = read_checkpoint(tmp_path / "kept/network.safetensors")["results"]["rows"]
+    budgets = iter([0.3, 0.5, 0.7])
+    for after in re.findall(r"before the calibration, ([\d.]+) after it", out):
+        assert float(after) == pytest.approx(next(budgets), abs=0.05)
+    rows = (read_checkpoint(tmp_path / "kept/network.safetensors").get("results") or {}).get("rows", [])
+    assert bool(rows) == (example == "own_loop")
     for row in rows:
         assert row["conditional_fraction"] == pytest.approx(row["budget"], abs=0.05)
         assert f"{row['conditional_fraction']:.3f}" in out

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 import bdsa
-from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
 from bdsa.errors import UserError
 from bdsa.method.control import steer
 from bdsa.method.masks import MaskUnit
@@ -69,9 +68,9 @@ def test_steering_meets_a_budget_that_the_task_works_against():
 def test_the_objective_steers_only_the_budget_of_the_batch():
     torch.manual_seed(0)
     network = bdsa.create_model("cifar_resnet8", [0.3, 0.7], num_classes=10, mask_norm="batch")
-    objective = Objective(BudgetsConfig(targets=[0.3, 0.7], control_gain=2.0), RecipeConfig(), TeacherConfig(), None)
+    objective = Objective(network, control_gain=2.0)
     biases = {n: p.clone() for n, p in network.named_parameters() if n.endswith("norm.bias")}
-    objective.steer(network, 0.3, torch.tensor(0.8), progress=0.5)
+    objective.steer(0.3, torch.tensor(0.8), 0.5)
     for name, bias in network.named_parameters():
         if name in biases:
             assert float(bias - biases[name]) == pytest.approx(-1.0 if "b030" in name else 0.0)

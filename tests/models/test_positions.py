@@ -33,11 +33,11 @@ class Slow:
 
     def conv(self, layer: nn.Conv2d, x: Tensor, where: Tensor) -> Tensor:
         """x: [C, H, W], where: bool [h, w] -> [O, h, w], NaN where not asked for."""
-        (s, _), (kh, kw), (ph, pw) = layer.stride, layer.kernel_size, layer.padding
+        (s, _), (kh, kw), (ph, pw), (d, _) = layer.stride, layer.kernel_size, layer.padding, layer.dilation
         padded, per_group = F.pad(x, (pw, pw, ph, ph)), layer.out_channels // layer.groups
         out = x.new_full((layer.out_channels, *where.shape), torch.nan)
         for i, j in where.nonzero().tolist():
-            window = padded[:, i * s:i * s + kh, j * s:j * s + kw].reshape(layer.groups, 1, -1, kh, kw)
+            window = padded[:, i * s:i * s + d * kh:d, j * s:j * s + d * kw:d].reshape(layer.groups, 1, -1, kh, kw)
             values = window.expand(-1, per_group, -1, -1, -1).flatten(0, 1)  # what each output channel reads
             out[:, i, j] = self.dot(layer.weight, values) + (0 if layer.bias is None else layer.bias)
         return out
@@ -59,10 +59,10 @@ class Slow:
         convs, norms = [block.conv1, block.conv2], [block.bn1, block.bn2]
         before = mask  # where the first layer runs
         if isinstance(block, AdaptiveBasicBlock):
-            before = read_by(mask, 1, mask.shape)
+            before = read_by(mask, 1, mask.shape, block.conv2.dilation[0])
         else:
             convs, norms = [*convs, block.conv3], [*norms, block.bn3]
-            before = read_by(mask, block.conv2.stride[0], x.shape[1:])
+            before = read_by(mask, block.conv2.stride[0], x.shape[1:], block.conv2.dilation[0])
         y = x
         for i, (conv, norm) in enumerate(zip(convs, norms)):
             y = self.batch_norm(norm, self.conv(conv, y, mask if i else before))
@@ -89,17 +89,22 @@ class Slow:
         return out
 
 
-def read_by(mask: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Input positions that a 3x3 convolution with padding 1 reads for the outputs of `mask`."""
+def read_by(mask: Tensor, stride: int, size: tuple[int, int], dilation: int) -> Tensor:
+    """Input positions that a 3x3 convolution as wide as its dilation reads for the outputs of `mask`."""
     needed = torch.zeros(*size, dtype=torch.bool)
     for i, j in mask.nonzero().tolist():
-        needed[max(i * stride - 1, 0):i * stride + 2, max(j * stride - 1, 0):j * stride + 2] = True
+        for row in (i * stride - dilation, i * stride, i * stride + dilation):
+            for column in (j * stride - dilation, j * stride, j * stride + dilation):
+                if 0 <= row < size[0] and 0 <= column < size[1]:
+                    needed[row, column] = True
     return needed
 
 
 @pytest.mark.parametrize("name, size", [
     ("cifar_resnet20", (15, 18)), ("resnet18", (45, 37)), ("resnet50", (45, 37)), ("resnext50_32x4d", (40, 48)),
-    ("convnext_atto", (61, 45)), ("convnext_tiny", (36, 44)), ("convnextv2_atto", (61, 45))])
+    ("convnext_atto", (61, 45)), ("convnext_tiny", (36, 44)), ("convnextv2_atto", (61, 45)),
+    ("resnet18 output_stride=8", (45, 37)), ("resnet26 output_stride=16", (45, 37)),
+    ("convnext_atto output_stride=8", (45, 37))])
 @torch.no_grad()
 def test_masked_blocks_equal_the_slow_execution_in_output_and_macs(name, size):
     x = images_of(size).double()

@@ -19,7 +19,7 @@ from bdsa.models.checkpoints import ModelSpec, network_content
 from bdsa.models.weights_file import write_weights_file
 
 ROOT = Path(__file__).parents[2]
-GROUND = ("errors", "ranks", "machine", "budgets", "distributed")
+GROUND = ("errors", "ranks", "machine", "budgets", "distributed", "timm_names")
 ROOMS = ("method", "config", "data", "runs", "report", "models", "sparse", "training", "commands")
 ENTRIES = 10  # in bdsa/, beside __init__.py and the ground files
 

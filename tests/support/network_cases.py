@@ -24,9 +24,15 @@ SIZES = ((64, 64), (32, 96), (61, 45))
 @functools.cache
 def dense(name: str) -> nn.Module:
     """timm's network in eval mode, without zeros or ones among its weights: a fresh one would hide its
-    residual branches behind layer scales of 1e-6 and last norms of 0. Copied, never changed."""
+    residual branches behind layer scales of 1e-6 and last norms of 0. Copied, never changed.
+
+    Args:
+        name: timm's, perhaps with arguments behind it: "resnet18 output_stride=8".
+    """
     torch.manual_seed(1)
-    network = timm.create_model(name).eval()
+    name, *arguments = name.split()
+    network = timm.create_model(name, **{key: int(value) for key, _, value in (a.partition("=") for a in arguments)})
+    network.eval()
     randomise(network, lambda key: True)
     return network
 

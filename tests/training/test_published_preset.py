@@ -13,7 +13,7 @@ from bdsa.commands.entry_points import train as train_main
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
 from bdsa.method.macs import macs_per_position
 from bdsa.models.usage import Request
-from bdsa.training.objective import Objective
+from bdsa.training.batch_losses import BatchLosses
 
 
 def test_a_grouped_convolution_is_divided_by_its_groups_twice():
@@ -75,8 +75,9 @@ def test_reports_stay_true(name):
 def test_the_budget_losses_see_the_count_that_the_setting_names():
     x, labels = images_of((64, 64)), torch.tensor([1, 2])
     network = perturb(adaptive("resnet50"), x)  # in eval mode: no statistics move between the calls
-    losses = {model: Objective(BudgetsConfig(cost_model=model, noise_until=0.0), RecipeConfig(), TeacherConfig(), None)
-              (network, x, labels, 0.3, 0, 0.1, 1.0) for model in ("executed", "published")}
+    settings = {model: BudgetsConfig(cost_model=model, noise_until=0.0) for model in ("executed", "published")}
+    losses = {model: BatchLosses(network, budgets, RecipeConfig(), TeacherConfig(), None)
+              (network, x, labels, 0.3, 0, 0.1, 1.0) for model, budgets in settings.items()}
     with torch.no_grad():
         usage = network(x, budget=0.3, return_usage=True, published_cost=True)[1]
     seen = {model: losses[model]["network"].item() for model in losses}

@@ -111,7 +111,7 @@ def test_an_update_follows_the_mean_gradient_of_its_micro_batches():
     for number in (0, 1):  # apart, and not through the step
         single.network.load_state_dict(start)
         single.network.zero_grad()
-        losses = single.objective(single.network, *batch(number), (0.3, 0.7)[number], 0, number / single.total, 1.0)
+        losses = single.losses(single.network, *batch(number), (0.3, 0.7)[number], 0, number / single.total, 1.0)
         losses["total"].backward()
         for name, parameter in single.network.named_parameters():
             if parameter.grad is not None:

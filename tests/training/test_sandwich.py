@@ -31,7 +31,7 @@ def test_a_sandwich_adds_up_the_gradients_of_its_budgets():
     images, labels = batch(0)
     losses = one(0, images, labels)
     shaped = images.contiguous(memory_format=other.layout)
-    apart = [other.objective(other.forward, shaped, labels, b, 0, 0.0, 1.0) for b in (1.0, 0.3, 0.5)]
+    apart = [other.losses(other.forward, shaped, labels, b, 0, 0.0, 1.0) for b in (1.0, 0.3, 0.5)]
     sum(each["total"] for each in apart).backward()
     other.update(1)
     for name, tensor in state(one.network).items():
@@ -43,10 +43,10 @@ def test_a_sandwich_adds_up_the_gradients_of_its_budgets():
 def test_the_teacher_looks_once_and_the_dense_budget_is_its_own_networks_teacher():
     looks, passes = [], []
     step = make_step((0.3, 0.5, 1.0), budgets_settings=SANDWICH, teacher={"kind": "self", "temperature": 2.0})
-    step.objective.teacher = lambda network, images: looks.append(1) or torch.zeros(len(images), 10)
+    step.losses.teacher = lambda network, images: looks.append(1) or torch.zeros(len(images), 10)
     take(step, 0, 2)
     assert len(looks) == 2  # steps, of three budgets each
-    step.objective.teacher = self_teacher
+    step.losses.teacher = self_teacher
     step.network.conv1.register_forward_hook(lambda *_: passes.append(1))
     losses = take(step, 2, 1)
     assert len(passes) == 3 and losses["kd"] > 0  # no further pass for the teacher
@@ -56,12 +56,12 @@ def test_the_largest_budget_hands_on_what_it_was_taught():
     step = make_step((0.3, 1.0), budgets_settings=SANDWICH,
                      teacher={"kind": "self", "temperature": 2.0, "weight": 1.0, "students": "largest"})
     told = torch.randn(4, 10)
-    step.objective.teacher = lambda network, images: told
+    step.losses.teacher = lambda network, images: told
     step.start_epoch(0)
     images, labels = batch(0)
-    lesson = step.objective.lesson(step.forward, images)
-    largest = step.objective(step.forward, images, labels, 1.0, 0, 0.0, 1.0, lesson)
-    smallest = step.objective(step.forward, images, labels, 0.3, 0, 0.0, 1.0, lesson)
+    lesson = step.losses.lesson(step.forward, images)
+    largest = step.losses(step.forward, images, labels, 1.0, 0, 0.0, 1.0, lesson)
+    smallest = step.losses(step.forward, images, labels, 0.3, 0, 0.0, 1.0, lesson)
     with torch.no_grad():
         dense, small = step.network(images, budget=1.0), step.network(images, budget=0.3)
     assert largest["kd"].item() == pytest.approx(float(distillation_loss(dense, told, 2.0)), rel=1e-4)

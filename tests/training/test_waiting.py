@@ -79,7 +79,7 @@ def test_a_teachers_weights_have_the_layout_of_the_images(tmp_path, channels_las
     step = make_step(trainer={"channels_last": channels_last},
                      teacher={"kind": "checkpoint", "weights": str(tmp_path / "dense.pt")})
     seen = {}
-    convolution = step.objective.teacher.network.layer1[0].conv1
+    convolution = step.losses.teacher.network.layer1[0].conv1
     convolution.register_forward_pre_hook(lambda module, args: seen.update(x=args[0], weight=module.weight))
     take(step, 0, 1)
     layout = torch.channels_last if channels_last else torch.contiguous_format

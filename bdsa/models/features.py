@@ -1,0 +1,222 @@
+"""Feature maps at a budget: timm's methods with a budget, and a network that gives maps in place of logits."""
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
+from typing import Any
+
+from timm.models._features import FeatureInfo, feature_take_indices
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from bdsa.budgets import DENSE, Budgets
+from bdsa.errors import UserError
+from bdsa.method.macs import count_dense_macs
+from bdsa.models.asking import asked_around, asking
+from bdsa.models.usage import BlockUsage, Request, Usage
+
+
+class FeatureMethods:
+    """What an adaptive network adds to its class's feature methods; it comes before that class."""
+
+    budgets: Budgets
+    execution: str
+    precision: str
+    feature_info: list[dict[str, Any]]
+
+    def at_budget(self, budget: float) -> AbstractContextManager[None]:
+        """`AdaptiveNetwork.at_budget`."""
+        raise NotImplementedError
+
+    def trunk(self) -> list[nn.Module]:
+        """`AdaptiveNetwork.trunk`."""
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor, *arguments: Any, budget: float | None = None, **more: Any) -> Tensor:
+        """timm's: the last feature map [B, C, h, w], at a budget.
+
+        Args:
+            budget: as in `forward`; None: that of `at_budget`, or dense, which one line says.
+        """
+        with nullcontext() if budget is None else self.at_budget(budget):
+            if not arguments and not more and (ran := _sparse_maps(self, x, (len(self.trunk()) - 1,))) is not None:
+                return ran[0]
+            known = getattr(super(), "forward_features", None)
+            if known is not None:
+                return known(x, *arguments, **more)
+            for module in self.trunk():
+                x = module(x)
+            return x
+
+    def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False,
+                              stop_early: bool = False, output_fmt: str = "NCHW", intermediates_only: bool = False,
+                              *, budget: float | None = None, **more: Any) -> Any:
+        """timm's: feature maps of stages, at a budget; see `forward_features`."""
+        with nullcontext() if budget is None else self.at_budget(budget):
+            known = getattr(super(), "forward_intermediates", None)
+            if not norm and not more and output_fmt == "NCHW":
+                chosen = sorted(feature_take_indices(len(self.feature_info), indices)[0])
+                ends = stage_ends(self, chosen)
+                last = [] if intermediates_only else [len(self.trunk()) - 1]
+                places = sorted({*ends, *last})
+                maps = _sparse_maps(self, x, tuple(places))
+                if maps is None and known is None:
+                    maps = trunk_maps(self, x, places)
+                if maps is not None:
+                    at = dict(zip(places, maps))
+                    found = [at[end] for end in ends]
+                    return found if intermediates_only else (at[last[0]], found)
+            if known is None:
+                raise UserError(f"forward_intermediates of a {type(self).__name__} takes indices, stop_early and "
+                                f"intermediates_only alone")
+            return known(x, indices, norm, stop_early, output_fmt, intermediates_only, **more)
+
+
+class FeatureNetwork(nn.Module):
+    """An adaptive network that gives feature maps: a backbone of detectors and segmenters.
+
+        backbone = bdsa.create_model("resnet50", budgets=[0.3, 0.5], features_only=True, out_indices=(1, 2, 3, 4))
+        maps = backbone(images, budget=0.3)            # a list of [B, C, h, w]
+
+    Args:
+        body: the adaptive network; its head is not used.
+        out_indices: which of its stages, as in timm; None: all.
+
+    Attributes:
+        feature_info: timm's: `channels()` and `reduction()` of the maps.
+
+    Raises:
+        UserError: for a stage that it does not have.
+    """
+
+    def __init__(self, body: Any, out_indices: Sequence[int] | int | None = None) -> None:
+        super().__init__()
+        count = len(body.feature_info)
+        try:
+            asked = list(out_indices) if isinstance(out_indices, Iterable) else out_indices
+            chosen = feature_take_indices(count, asked)
+        except (AssertionError, TypeError, IndexError) as error:
+            raise UserError(f"out_indices={out_indices} are not among the {count} stages of this network: 0 to "
+                            f"{count - 1}, or negative from the last") from error
+        self.body, self.out_indices = body, tuple(sorted(chosen[0]))
+        self.feature_info = FeatureInfo(body.feature_info, self.out_indices)
+        self._ends = tuple(stage_ends(body, self.out_indices))
+        self._macs: dict[tuple[int, ...], int] = {}
+
+    @property
+    def budgets(self) -> Budgets:
+        """The network's budgets."""
+        return self.body.budgets
+
+    @property
+    def execution(self) -> str:
+        """`AdaptiveNetwork.execution`."""
+        return self.body.execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        self.body.execution = value
+
+    @property
+    def precision(self) -> str:
+        """`AdaptiveNetwork.precision`; the maps are float32 in each."""
+        return self.body.precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        self.body.precision = value
+
+    def at_budget(self, budget: float) -> AbstractContextManager[None]:
+        """`AdaptiveNetwork.at_budget`."""
+        return self.body.at_budget(budget)
+
+    def forward(self, x: Tensor, budget: float | None = None, return_usage: bool = False, *,
+                masks: Sequence[Tensor] | None = None, **how: Any) -> list[Tensor] | tuple[list[Tensor], Usage]:
+        """Feature maps at a budget, in any execution.
+
+        Args:
+            x: [B, 3, H, W], of any height and width.
+            budget, return_usage, masks, how: as those of `AdaptiveNetwork.forward`. Of masks, one for each block up to
+                the last map.
+
+        Returns:
+            A list of [B, C, h, w], in the order of the stages, or (maps, Usage) of the blocks up to the last of them.
+        """
+        body, size = self.body, tuple(x.shape[2:])
+        if budget is None:
+            around = asked_around(body)
+            if around is not None and around.calls is not None:  # `bdsa.models.measuring`
+                maps, usage = self.forward(x, around.budget, True, masks=masks, **around.how)
+                around.calls.append(usage)
+                return (maps, usage) if return_usage else maps
+            budget = DENSE if around is None else around.budget
+        asked = body.budgets.require(budget)
+        if self.training and getattr(body, "grad_checkpointing", False):
+            raise UserError("gradient checkpointing cannot repeat what is asked around stages: "
+                            "set_grad_checkpointing(False)")
+        plain = asked.is_dense and not return_usage
+        as_trained = body.execution == "masked" and body.precision == "float32"
+        if not as_trained and (plain or not asked.is_dense) and not is_compiling():
+            ran = sparse_execution().run_sparse(body, x, asked.name, None if plain else masks, return_usage, self._ends)
+            if ran is not None:
+                return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
+        used: list[BlockUsage] = []
+        request = None if plain else Request(None if asked.is_dense else asked.name, **how)
+        given = itertools.repeat(None) if masks is None else iter(masks)
+        with asking(body, body.adaptive_blocks(), float(asked), request, given, used):
+            maps = trunk_maps(body, x, self._ends)
+        return (maps, Usage.gather(used, self.dense_macs(size))) if return_usage else maps
+
+    def dense_macs(self, size: tuple[int, ...]) -> int:
+        """MACs of the dense network up to the last map for one image of (height, width), counted once per size."""
+        if size not in self._macs:
+            first = next(m for m in self.body.modules() if isinstance(m, nn.Conv2d))
+            with asking(self.body, self.body.adaptive_blocks(), DENSE, None):
+                self._macs[size] = count_dense_macs(self, (size[0], size[1]), first.in_channels)
+        return self._macs[size]
+
+
+def trunk_maps(network: Any, x: Tensor, ends: Sequence[int]) -> list[Tensor]:
+    """The outputs of a trunk's modules at the given places, [B, C, h, w] each. x: [B, 3, H, W]."""
+    found, following = [], iter(network.trunk())
+    for start, end in zip((-1, *ends), ends):
+        for module in itertools.islice(following, end - start):
+            x = module(x)
+        found.append(x)
+    return found
+
+
+def stage_ends(network: Any, chosen: Iterable[int]) -> list[int]:
+    """Where the chosen stages of `feature_info` end in the network's trunk."""
+    names = {id(module): name for name, module in network.named_modules()}
+    trunk = [names.get(id(module), "") for module in network.trunk()]
+    ends = []
+    for index in chosen:
+        stage = network.feature_info[index].get("module")
+        places = [i for i, name in enumerate(trunk) if name == stage or name.startswith(f"{stage}.")]
+        if not places:
+            raise UserError(f"feature_info[{index}] of this network names the module {stage}, which is no part of its "
+                            f"trunk(): give 'module', the name of a stage")
+        ends.append(places[-1])
+    return ends
+
+
+def _sparse_maps(network: Any, x: Tensor, ends: tuple[int, ...]) -> list[Tensor] | None:
+    """Maps at the budget that is asked around the call, sparsely; None where masked execution must make them."""
+    around = asked_around(network)
+    if around is None or around.calls is not None or is_compiling():
+        return None
+    if network.execution == "masked" and network.precision == "float32":
+        return None
+    ran = sparse_execution().run_sparse(network, x, network.budgets.require(around.budget).name, None, False, ends)
+    return None if ran is None else ran[0]
+
+
+@functools.cache
+def sparse_execution() -> ModuleType:
+    """`bdsa.sparse.execution`, found by its name: it is made of the blocks of networks, which know nothing of it."""
+    return importlib.import_module("bdsa.sparse.execution")

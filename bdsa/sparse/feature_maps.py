@@ -1,0 +1,43 @@
+"""Feature maps of a network in sparse execution, recorded and played again as its logits are."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bdsa.models.usage import BlockUsage
+from bdsa.sparse import operators
+from bdsa.sparse.executor import Executor
+from bdsa.sparse.recording import recorded
+
+
+def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, count: bool
+                 ) -> tuple[list[Tensor], list[BlockUsage]]:
+    """The maps at the executor's `marks`, [B, C, h, w] each in memory of its own, and the blocks' usage.
+
+    Args:
+        x, given, count: see `Executor.__call__`.
+    """
+    found: list[Tensor] = []
+    if count or given is not None or torch.autograd._profiler_enabled():
+        used = executor.run(executor.take_in(x), given, count, None, found)[1]
+        return _taken(found), used
+    key = ("maps", x.shape, x.device, torch.get_num_threads(), executor.ways)
+    if (kept := executor.workspace.recordings.get(key)) is not None:
+        recording, image, found = kept
+        operators.pad(image, x.permute(0, 2, 3, 1), executor.border)
+        recording.play()
+        executor.played = True
+    else:
+        image = executor.take_in(x)
+        with recorded() as recording:
+            executor.run(image, None, False, None, found)
+        if recording.complete:
+            executor.workspace.keep(key, (recording, image, found))
+    return _taken(found), []
+
+
+def _taken(rooms: list[Tensor]) -> list[Tensor]:
+    """Maps [B, h, w, C] that the next call overwrites as float32 [B, C, h, w] of their own."""
+    return [room.permute(0, 3, 1, 2).to(torch.float32, copy=True) for room in rooms]

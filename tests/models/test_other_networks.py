@@ -1,0 +1,173 @@
+"""Networks and blocks that others made: torchvision's, one's own, and files of both."""
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+import torchvision
+from sparse_cases import BUDGETS, assert_same, both, images_of
+from timm.models.resnet import ResNet
+from torch import nn
+
+import bdsa
+
+TORCHVISION = ("resnet18", "resnet50", "convnext_tiny")
+
+
+@torch.no_grad()
+def torchvision_network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(num_classes=5).eval()
+    for key, value in network.state_dict().items():
+        if key.endswith(("running_mean", "bias")):
+            value.normal_(0, 0.1)
+        if key.endswith(("running_var", "layer_scale")) or value.ndim == 1 and key.endswith("weight"):
+            value.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_networks_are_adaptive_and_sparse_under_their_own_names(name):
+    network, images = torchvision_network(name), images_of((2, 65, 77))
+    names = {*network.state_dict()}
+    expected = network(images).detach()
+    bdsa.adapt(network, BUDGETS)
+    with torch.no_grad():
+        assert torch.equal(network(images), expected)
+        masks = [torch.ones_like(m) for m in network(images, budget=0.4, return_usage=True)[1].masks]
+        torch.testing.assert_close(network(images, budget=0.4, masks=masks), expected, rtol=1e-5, atol=1e-5)
+    assert names < {*network.state_dict()}
+    for budget in (*BUDGETS,):
+        assert_same(*both(network, images, budget))
+    with torch.inference_mode():
+        once, played = network(images, budget=0.4), network(images, budget=0.4)
+    assert torch.equal(once, played)
+    network.execution = "masked"
+    network.train()(images, budget=0.4).sum().backward()
+    assert all(b.mask_units["b040"].conv.weight.grad is not None for b in network.adaptive_blocks())
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(network.eval())))
+    assert torch.equal(copied(images, budget=0.7), network(images, budget=0.7))
+
+
+def test_what_the_stages_of_torchvisions_networks_give_is_known():
+    for name in TORCHVISION:
+        network = torchvision_network(name)
+        bdsa.adapt(network, BUDGETS)
+        twin = timm.create_model(name)
+        known = [(i["num_chs"], i["reduction"]) for i in network.feature_info]
+        assert known == [(i["num_chs"], i["reduction"]) for i in twin.feature_info]
+
+
+class PreActivation(nn.Module):
+    """Norm and relu before each convolution, as no block of timm's ResNet has it."""
+
+    expansion = 1
+
+    def __init__(self, inplanes, planes, stride=1, downsample=None, act_layer=nn.ReLU, norm_layer=nn.BatchNorm2d,
+                 **_):
+        super().__init__()
+        self.bn1, self.conv1 = norm_layer(inplanes), nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
+        self.bn2, self.conv2 = norm_layer(planes), nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.downsample = downsample
+
+    def forward(self, x):
+        identity = x if self.downsample is None else self.downsample(x)
+        return identity + self.conv2(self.bn2(self.conv1(self.bn1(x).relu())).relu())
+
+
+class AdaptivePreActivation(bdsa.AdaptiveBlock, PreActivation):
+    norm_names = ("bn1", "bn2")
+
+    def geometry(self):
+        return self.conv1.in_channels, self.conv1.stride[0]
+
+    def layers(self):
+        return [self.conv1], [self.conv2]
+
+    def masked(self, x, mask, budget):
+        y = self.conv1(self.bn1(x, budget).relu())
+        return self.identity(x, budget) + mask * self.conv2(self.bn2(y, budget).relu())
+
+
+def own_network() -> nn.Module:
+    torch.manual_seed(0)
+    network = ResNet(PreActivation, layers=(1, 1, 1, 1), channels=(8, 16, 24, 32), num_classes=5, stem_width=8)
+    for key, value in network.state_dict().items():
+        if key.endswith("running_mean"):
+            value.normal_(0, 0.1)
+    return network.eval()
+
+
+def test_a_block_of_ones_own_runs_among_others_in_every_execution():
+    with pytest.raises(bdsa.UserError, match="no block with an adaptive form"):
+        bdsa.adapt(own_network(), BUDGETS)
+    bdsa.register_block(PreActivation)(AdaptivePreActivation)
+    network, images = own_network(), images_of((2, 64, 40))
+    expected = network(images).detach()
+    assert bdsa.adapt(network, BUDGETS) == 4
+    with torch.no_grad():
+        assert torch.equal(network(images), expected)
+        full = [torch.ones_like(m) for m in network(images, budget=0.4, return_usage=True)[1].masks]
+        assert torch.equal(network(images, budget=0.4, masks=full), expected)
+    assert_same(*both(network, images, 0.7))
+
+
+def test_a_block_without_its_parts_is_refused():
+    class Half(bdsa.AdaptiveBlock, nn.Conv2d):
+        def geometry(self):
+            return 1, 1
+
+    with pytest.raises(bdsa.UserError, match="Half has no layers and no masked and no norm_names"):
+        bdsa.register_block(nn.Conv2d)(Half)
+    with pytest.raises(bdsa.UserError, match="must inherit from bdsa.AdaptiveBlock and Linear"):
+        bdsa.register_block(nn.Linear)(Half)
+    with pytest.raises(bdsa.UserError, match="adaptive form already"):
+        bdsa.register_block(timm.models.resnet.BasicBlock)(Half)
+
+
+def test_a_saved_network_is_loaded_again(tmp_path):
+    images = images_of((2, 32, 32))
+    network = bdsa.create_model("cifar_resnet8", [0.5], 3, mask_norm="batch", norm_affine="shared", shortcut="B").eval()
+    path = bdsa.save(nn.ModuleList([network])[0], tmp_path / "kept" / "network.safetensors", classes=["a", "b", "c"])
+    for _ in range(2):
+        again = bdsa.load(path)
+        assert torch.equal(again(images, budget=0.5), network(images, budget=0.5))
+        path = bdsa.save(again, tmp_path / "again.safetensors")
+    twin = timm.create_model("cifar_resnet8", num_classes=4)
+    bdsa.adapt(twin, [0.5])
+    assert bdsa.load(bdsa.save(twin, tmp_path / "twin.safetensors")).num_classes == 4
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    strange, foreign = timm.create_model("cifar_resnet8", width=8), torchvision.models.resnet18(num_classes=2)
+    bdsa.adapt(strange, [0.5]), bdsa.adapt(foreign, [0.5])
+    with pytest.raises(bdsa.UserError, match="could not be read again.*give name=... and args="):
+        bdsa.save(strange, tmp_path / "a.safetensors")
+    assert bdsa.load(bdsa.save(strange, tmp_path / "a.safetensors", args={"width": 8})).budgets.plain() == [0.5]
+    with pytest.raises(bdsa.UserError, match="does not say how it is built"):
+        bdsa.save(foreign, tmp_path / "b.safetensors")
+    with pytest.raises(bdsa.UserError, match="must end in .safetensors"):
+        bdsa.save(strange, tmp_path / "b.pt")
+    with pytest.raises(bdsa.UserError, match="classes are not the names of 10 classes"):
+        bdsa.save(strange, tmp_path / "b.safetensors", args={"width": 8}, classes=["one"])
+    assert {p.name for p in tmp_path.iterdir()} == {"a.safetensors"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["import bdsa", "import timm, bdsa", "import bdsa, timm.models"])
+def test_timm_knows_the_names_as_soon_as_the_package_is_imported(order):
+    code = (f"{order}\nimport timm\n"
+            "print(timm.create_model('cifar_resnet8').num_classes)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "10", done.stderr
+
+
+def test_the_package_alone_waits_for_neither_torch_nor_timm():
+    done = subprocess.run([sys.executable, "-c", "import sys, bdsa; print({'torch', 'timm'} & {*sys.modules})"],
+                          capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
