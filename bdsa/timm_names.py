@@ -5,7 +5,6 @@ Where timm is there, its names are added at once; else as soon as somebody impor
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -30,14 +29,16 @@ class _Waiting:
                   ) -> ModuleSpec | None:
         if name != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((each for each in found if each is not None), None)
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
 
         def load_and_add(module: Any) -> None:
             load(module)
+            if self in sys.meta_path:  # it stays until then: many only look whether timm could be imported
+                sys.meta_path.remove(self)
             importlib.import_module(NAMES)
 
         spec.loader.exec_module = load_and_add  # type: ignore[method-assign]

@@ -159,7 +159,8 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["import bdsa", "import timm, bdsa", "import bdsa, timm.models"])
+@pytest.mark.parametrize("order", ["import timm, bdsa", "import bdsa, timm.models",
+                                   "import bdsa, importlib.util; importlib.util.find_spec('timm')"])
 def test_timm_knows_the_names_as_soon_as_the_package_is_imported(order):
     code = (f"{order}\nimport timm\n"
             "print(timm.create_model('cifar_resnet8').num_classes)\n")
