@@ -38,7 +38,12 @@ def active(mask: Tensor) -> Tensor:
 
     float64 counts every MAC of any network exactly; float32 would round from 16.8 M on.
     """
-    return mask.sum(dim=(1, 2, 3), dtype=torch.float64)
+    return mask.sum(dim=(1, 2, 3), dtype=count_type(mask.device))
+
+
+def count_type(device: torch.device) -> torch.dtype:
+    """The type that MACs are counted in: float64, or float32 on Apple's GPUs, which have no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def count_dense_macs(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:

@@ -18,7 +18,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from bdsa.method.dilation import dilate, dilate_to_input
-from bdsa.method.macs import active, macs_per_position
+from bdsa.method.macs import active, count_type, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
 from bdsa.method.norms import BudgetNorm, add_budget_norms
 from bdsa.models.asking import asked_of
@@ -66,7 +66,7 @@ class AdaptiveBlock(nn.Module):
             dilated_macs, masked_macs = self.macs_per_position()
             mask = y.new_ones((y.shape[0], 1, *y.shape[2:]), dtype=torch.bool)
             total = self.dilated_positions(x, y) * dilated_macs + y.shape[2] * y.shape[3] * masked_macs
-            cost = torch.full((y.shape[0],), float(total), device=y.device, dtype=torch.float64)
+            cost = torch.full((y.shape[0],), float(total), device=y.device, dtype=count_type(y.device))
             return y, BlockUsage(mask, cost, total, 0, None)
         unit = self.mask_units[request.budget]
         clean = logits = unit(x)                                            # [B, 1, h, w]

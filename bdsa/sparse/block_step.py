@@ -1,19 +1,19 @@
 """One adaptive block in sparse execution: its decision, its two ways, and what it used."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from bdsa.method.masks import MaskUnit
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
 from bdsa.sparse.folded_block import folded_block
-from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import Plan
 from bdsa.sparse.recording import cannot_record
-from bdsa.sparse.scores import Alone, Following, Member, scorers
+from bdsa.sparse.scores import Alone, Following, Member
 from bdsa.sparse.workspace import Workspace
 
 
@@ -103,8 +103,13 @@ class BlockStep:
         return BlockUsage(mask, cost, total, self.block.mask_units[self.budget].macs(*mask.shape[2:]), scored)
 
 
-def score_together(steps: Sequence[object], budget: str, form: Form) -> None:
-    """Let the mask units of blocks that follow each other on one map read it together; the dense network has none."""
+def score_together(steps: Sequence[object], budget: str,
+                   make: Callable[[list[MaskUnit]], Sequence[Member | Alone]]) -> None:
+    """Let the mask units of blocks that follow each other on one map read it together; the dense network has none.
+
+    Args:
+        make: gives such units, in the order in which they decide, what makes their logits.
+    """
     groups: list[list[BlockStep]] = []
     before: object = None
     for step in steps:
@@ -115,5 +120,5 @@ def score_together(steps: Sequence[object], budget: str, form: Form) -> None:
                 groups.append([step])
         before = step
     for group in groups:
-        for step, scorer in zip(group, scorers([step.block.mask_units[budget] for step in group], form)):
+        for step, scorer in zip(group, make([step.block.mask_units[budget] for step in group])):
             step.scorer = scorer

@@ -43,9 +43,9 @@ def dense_steps(modules: Iterable[nn.Module], form: Form) -> list[Step]:
                 left.pop(0)
             steps.append(Convolution(module, norm, relu, pool, form))
         elif type(module) in NORMS:
-            steps.append(_LayerNorm(module))
+            steps.append(LayerNorm(module))
         else:
-            steps.append(_AsItIs(module))
+            steps.append(AsItIs(module))
     return steps
 
 
@@ -68,8 +68,8 @@ def head_steps(network: nn.Module, form: Form) -> list[Step] | None:
         (type(pool) is nn.AdaptiveAvgPool2d and _pair(pool.output_size) == (1, 1))
     if not averages or type(norm) not in (nn.Identity, *NORMS) or type(classifier) is not nn.Linear:
         return None
-    norms: list[Step] = [] if type(norm) is nn.Identity else [_LayerNorm(norm)]
-    return [_Mean(), *norms, Convolution(classifier, None, False, False, form, torch.float32)]
+    norms: list[Step] = [] if type(norm) is nn.Identity else [LayerNorm(norm)]
+    return [Mean(), *norms, Convolution(classifier, None, False, False, form, torch.float32)]
 
 
 class Convolution:
@@ -96,7 +96,7 @@ class Convolution:
         return out
 
 
-class _LayerNorm:
+class LayerNorm:
     def __init__(self, norm: nn.LayerNorm) -> None:
         self.affine = [None if t is None else t.detach().float() for t in (norm.weight, norm.bias)]
         self.eps = norm.eps
@@ -106,14 +106,14 @@ class _LayerNorm:
         return x
 
 
-class _Mean:
+class Mean:
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         out = workspace.room(name, (len(x), 1, 1, x.shape[3]), x)
         operators.mean(out, x)
         return out
 
 
-class _AsItIs:
+class AsItIs:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 

@@ -18,6 +18,7 @@ from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native, precision
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.feature_maps import feature_maps
+from bdsa.sparse.gpu import device as gpu
 from bdsa.sparse.watch import Watch, watcher
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class _Executors:
     """A network's executors by budget."""
 
     def __init__(self) -> None:
-        self.made: dict[tuple[str, tuple[int, ...]], _Made] = {}
+        self.made: dict[tuple[str, tuple[int, ...], torch.dtype | None], _Made] = {}
         self.found: dict[str, Any] | None = None
 
     def of(self, network: nn.Module, budget: str, x: Tensor | None = None, ends: tuple[int, ...] = ()) -> _Made:
@@ -48,24 +49,26 @@ class _Executors:
             x: images by which a precision of "auto" is judged; None: they are not at hand.
             ends: the places in the trunk whose maps are wanted; none: logits are.
         """
-        made = self.made.get((budget, ends))
-        new = made is None
-        if made is None or made.precision != network.precision or not made.watch.is_current(read=network.watch_weights):
+        key = budget, ends, gpu.dtype_for(network, x)
+        made = self.made.get(key)
+        new, read = made is None, network.watch_weights and not gpu.capturing()
+        if made is None or made.precision != network.precision or not made.watch.is_current(read=read):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget)  # before the weights are read: what changes meanwhile is seen
-                executor = None if watch.reason else _executor(network, budget, x, ends)
+                executor = None if watch.reason else _executor(network, budget, x, ends, key[2])
                 made = _Made(watch, executor, network.precision)
-            same = {key: kept for key, kept in self.made.items() if kept.precision == made.precision} if new else {}
-            self.made = {**same, (budget, ends): made}  # what is old would keep old weights
+            same = {name: kept for name, kept in self.made.items() if kept.precision == made.precision} if new else {}
+            self.made = {**same, key: made}  # what is old would keep old weights
             if made.executor is not None:
                 self._explain(made.executor)
         return made
 
-    def choose(self, executor: Executor, x: Tensor, execution: str) -> None:
+    def choose(self, executor: Executor, x: Tensor, given: Sequence[Tensor] | None, execution: str) -> None:
         """Set which way the executor's blocks go: sparsely, masked, or as a calibration on this machine says."""
-        batch = auto.batch_class(x)
+        on_gpu = gpu.serves(x.device)
+        batch = executor.case(x, given) if on_gpu else auto.batch_class(x)
         case = (execution, x.device, batch, x.shape[2:], torch.get_num_threads())
-        if executor.chosen_for == case:
+        if executor.chosen_for == case or gpu.capturing():
             return
         densities = [auto.NEVER if execution == "masked" else auto.ALWAYS] * len(executor.blocks())
         if execution == "auto":
@@ -74,21 +77,25 @@ class _Executors:
                 self.found = {**here, "blocks": {}}
             key = batch if executor.whole else f"{batch}, the first {len(densities)} blocks"
             if key not in self.found["blocks"]:
-                self.found["blocks"][key] = auto.calibrate(executor, x)
+                self.found["blocks"][key] = _find_ways(executor, x, given) if on_gpu else auto.calibrate(executor, x)
             densities = self.found["blocks"][key]
         executor.set_break_even(densities)
         executor.chosen_for = case
 
     @staticmethod
     def _explain(executor: Executor) -> None:
-        if reason := native.unavailable():
+        if executor.device_type == "cpu" and (reason := native.unavailable()):
             _say_once(f"sparse execution without its native kernels, which is slower: {reason}")
         for reason in sorted(executor.masked_because()):
             _say_once(f"blocks with {reason} have no sparse form and run masked")
 
 
-def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int, ...]) -> Executor:
-    """A new executor, of the type that the network's precision means for images such as x."""
+def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int, ...], on_gpu: torch.dtype | None
+              ) -> Executor:
+    """A new executor: on a GPU of this type, else of that which the network's precision means for images such as x."""
+    if on_gpu is not None:
+        from bdsa.sparse.gpu.executor import GpuExecutor  # which needs Triton
+        return GpuExecutor.for_maps(network, budget, on_gpu)
     dtype = precision.dtype_of(network.precision)
     made = Executor.of(network, budget, native.form(dtype), ends)
     if network.precision != "auto" or dtype == torch.float32 or x is None:
@@ -164,31 +171,41 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
         _say_once("sparse execution carries no gradient: masked execution runs instead; wrap the call in "
                   "torch.inference_mode()")
         return None
-    half = precision.dtype_of(network.precision) != torch.float32
+    on_gpu = gpu.serves(x.device)
+    half = network.precision == "bfloat16" if on_gpu else precision.dtype_of(network.precision) != torch.float32
     if not half and network.execution == "masked":
         return None
     own = "the network has a forward_head of its own" if "forward_head" in vars(network) else None
-    if half and (reason := native.unavailable() or (None if x.device.type == "cpu" else "a CPU only")):
+    if half and not on_gpu and (reason := native.unavailable() or (None if x.device.type == "cpu" else "a CPU only")):
         _say_once(f"float32 instead of bfloat16, whose kernels are not here: {reason}")
         if network.execution == "masked":
             return None
-    if reason := watcher() or refusal(x) or own:
+    ended = "feature maps on a GPU" if on_gpu and ends else None
+    if reason := watcher() or refusal(x) or own or ended:
         _masked_instead(reason)
         return None
-    if budget == DENSE.name and (native.unavailable() or x.device.type != "cpu"):
+    if budget == DENSE.name and (on_gpu or native.unavailable()):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
     made = kept.of(network, budget, x, ends)
     if made.executor is None or (reason := made.watch.occupied()):
         _masked_instead(reason or made.watch.reason)
         return None
-    if not math.isfinite(x.sum().item()):  # masked execution carries it to positions that are not computed here
+    if on_gpu and not gpu.takes(x, made.executor.weights):
+        return None  # masked execution says what is wrong with that
+    # Masked execution carries it to positions that are not computed here. A GPU is not waited for: it shows there.
+    if not on_gpu and not math.isfinite(x.sum().item()):
         _masked_instead("an image holds what is infinite or not a number")
         return None
-    kept.choose(made.executor, x, network.execution)
+    kept.choose(made.executor, x, given, network.execution)
     if ends:
         return feature_maps(made.executor, x, given, count)
     return made.executor.classify(x, given, count, network.forward_head)
+
+
+def _find_ways(executor: Any, x: Tensor, given: Sequence[Tensor] | None) -> list[float]:
+    from bdsa.sparse.gpu.ways import find_ways  # which needs Triton
+    return find_ways(executor, x, given)
 
 
 def _masked_instead(reason: str | None) -> None:
@@ -205,7 +222,9 @@ def refusal(x: Tensor) -> str | None:
     """Why an input cannot run sparsely, or None."""
     if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided:
         return f"an input is a {type(x).__name__}, not a plain tensor"
-    if x.device.type not in ("cpu", "cuda"):
+    if gpu.serves(x.device):
+        return gpu.refusal(x)
+    if x.device.type != "cpu":
         return f"there are sparse kernels for CPUs and CUDA, not for {x.device.type}"
     if x.dtype != torch.float32:
         return f"the sparse kernels compute in float32, not {x.dtype}"

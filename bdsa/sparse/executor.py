@@ -16,7 +16,7 @@ from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import plan_block, why_masked
 from bdsa.sparse.recording import Recording, recorded
-from bdsa.sparse.scores import Following, Member
+from bdsa.sparse.scores import Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
 
 
@@ -57,6 +57,7 @@ class Executor:
     played: bool = False
     marks: tuple[int, ...] = ()
     whole: bool = True
+    device_type = "cpu"  # what it is for
 
     @classmethod
     def of(cls, network: nn.Module, budget: str, form: Form, ends: tuple[int, ...] = ()) -> Executor:
@@ -79,7 +80,7 @@ class Executor:
                 steps, waiting = [*steps, *dense_steps(waiting, form)], []
                 marks.append(len(steps) - 1)
         steps += dense_steps(waiting, form)
-        score_together(steps, budget, form)
+        score_together(steps, budget, lambda units: scorers(units, form))
         border, channels = 0, None
         if isinstance(steps[0], Convolution):
             border, steps[0].padding = steps[0].padding, 0
@@ -110,7 +111,7 @@ class Executor:
         if (kept := self.workspace.recordings.get(key)) is not None:
             operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
             if given is not None:
-                _check_count(given, kept.masks)
+                check_given(given, kept.masks)
                 for room, mask in zip(kept.masks, given):
                     _take(mask, room)
             kept.recording.play()
@@ -159,7 +160,7 @@ class Executor:
             found: takes copies of the maps at `marks`, [B, h, w, C], in rooms of their own.
         """
         if given is not None:
-            _check_count(given, self.blocks())
+            check_given(given, self.blocks())
         self.played = False
         masks, used, products, rooms = iter(given or ()), [], None, []
         fresh = False  # whether the products are those of x
@@ -235,7 +236,8 @@ class Executor:
         return Following(board, kept, slot.stop)
 
 
-def _check_count(given: Sequence[Tensor], blocks: Sequence[object]) -> None:
+def check_given(given: Sequence[Tensor], blocks: Sequence[object]) -> None:
+    """Raise ValueError for given masks that are not one a block."""
     if len(given) != len(blocks):
         raise ValueError(f"{len(given)} masks for {len(blocks)} adaptive blocks")
 

@@ -1,8 +1,8 @@
 """The sparse kernels as torch operators, `torch.ops.bdsa.*`, so that profiler and compile see them.
 
-On a CPU the native kernels run where they can be built, else PyTorch's own operators (`reference`); on other
-devices always the latter. Maps are [B, H, W, C], contiguous float32; masks bool [B, h, w]; matrices as
-`packing.pack` makes them. What is named `out` receives the result.
+The native kernels run where they can be built, else PyTorch's own operators (`reference`). All this is on a CPU; GPUs
+have operators of their own (`bdsa.sparse.gpu.operators`). Maps are [B, H, W, C], contiguous float32; masks bool
+[B, h, w]; matrices as `packing.pack` makes them. What is named `out` receives the result.
 """
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ def _unrecorded(function: Callable[..., None]) -> Callable[..., None]:
 for _name, _schema in SCHEMAS.items():
     _library.define(f"{_name}{_schema} -> ()")
     _library.impl(_name, _on_cpu(_name), "CPU")
-    _library.impl(_name, _unrecorded(getattr(reference, _name)), "CUDA")
     _library.impl(_name, lambda *arguments: None, "Meta")  # shapes are the caller's: nothing to say to torch.compile
 
 pad = torch.ops.bdsa.pad.default

@@ -1,4 +1,4 @@
-"""The sparse kernels in PyTorch operators alone: for machines without a compiler, for GPUs, and to test against.
+"""The sparse kernels in PyTorch operators alone: for machines without a compiler, and to test against.
 
 Rows are gathered by index, multiplied and added back. Slower than the native kernels (gathering nine neighbours
 costs as much as it saves), and the same results.

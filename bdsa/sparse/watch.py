@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import attrgetter, getitem, is_, itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from bdsa.method.masks import MaskUnit
 from bdsa.method.norms import BatchStatistics, BudgetNorm
 from bdsa.sparse import native
+from bdsa.sparse.gpu import device as gpu
 
 PIECE = 1 << 16  # bytes that one thread digests at a time
 _STATE = ("training", "_forward_hooks", "_forward_pre_hooks")  # of a module, that make it another one while they hold
@@ -148,14 +150,18 @@ def _plain_unit(module: nn.Module) -> bool:
 def _not_finite(tensors: list[Tensor]) -> str | None:
     """Why weights cannot be folded and left out where masks are empty, or None."""
     for t in tensors:
-        if t.is_floating_point() and t.dtype != torch.float32:
+        if t.is_floating_point() and t.dtype not in (gpu.TYPES if gpu.serves(t.device) else (torch.float32,)):
             return f"a weight is {t.dtype}"
         if t.is_floating_point() and not torch.isfinite(t.detach().sum()):
             return "a weight is infinite or not a number"
     return None
 
 
-def _contents(tensors: list[Tensor]) -> _Digests | _Copies:
+def _contents(tensors: list[Tensor]) -> Any:
+    """What tells whether tensors still hold the same: by digests, on a GPU by its kernels, else by copies."""
+    if tensors and gpu.serves(tensors[0].device) and gpu.unavailable(tensors[0].device) is None:
+        from bdsa.sparse.gpu.contents import GpuContents  # which needs Triton
+        return GpuContents(tensors)
     native_ones = native.unavailable() is None and all(t.device.type == "cpu" for t in tensors)
     return _Digests(tensors) if native_ones else _Copies(tensors)
 

@@ -321,7 +321,7 @@ def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, argum
     (["latency.image_size=2"], "image size 2 is too small for cifar_resnet8"),
     (["model.start=x.pt"], "give latency.checkpoint=x.pt"),
     (["latency.checkpoint=nowhere.pt"], "nowhere.pt"),
-    (["trainer.device=cuda"], "what=latency measures the CPU"),
+    (["trainer.device=cuda:77"], "not available on this machine"),
 ])
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)

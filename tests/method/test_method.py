@@ -12,7 +12,7 @@ from bdsa.errors import UserError
 from bdsa.method.awareness import awareness_weights
 from bdsa.method.dilation import dilate, dilate_to_input
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
-from bdsa.method.macs import active, count_dense_macs, macs_per_position
+from bdsa.method.macs import active, count_dense_macs, count_type, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
 from bdsa.method.norms import add_budget_norms
 from bdsa.method.schedule import noise_at, temperature_at
@@ -254,6 +254,7 @@ def test_active_counts_exactly_and_with_gradient():
     count = active(mask)
     assert count.dtype == torch.float64 and count.tolist() == [4100 ** 2] * 2
     assert float(torch.autograd.grad(active(mask[:, :, :2, :2]).sum(), mask)[0].sum()) == 8
+    assert count_type(torch.device("mps")) == torch.float32  # Apple's GPUs have no float64
 
 
 def test_norms_of_other_types_are_refused():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bdsa.commands.benchmark import gpu_latency
 from bdsa.commands.benchmark.break_even import MASKED, break_evens, probes
 from bdsa.commands.benchmark.engines import dense_engines, missing
 from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
@@ -30,6 +31,7 @@ from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment, versions
 from bdsa.runs.files import check_writable, write_json
 from bdsa.sparse.latency import time_engines
+from bdsa.training.device import choose_device
 
 INPUTS = 4  # that take turns, at least: an engine must not get used to one
 ENGINES = ("torch", "onnx", "onnxruntime", "openvino", "nncf")  # whose versions the figures depend on
@@ -49,7 +51,8 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
         UserError: for bad input, before anything is written.
     """
     check_alone()
-    check_device(config)
+    if on_gpu(config):
+        return gpu_latency.benchmark(config, named)
     lacking = [reason for reason in map(missing, config.latency.peers) if reason]
     peers = [peer for peer in config.latency.peers if missing(peer) is None]
     if not peers:
@@ -136,10 +139,13 @@ def own_engines(config: BenchmarkConfig, subject: Subject, networks: Mapping[str
             for precision, network in networks.items() for budget in subject.budgets]
 
 
-def check_device(config: BenchmarkConfig) -> None:
-    """Raise UserError for an accelerator: what is skipped is skipped on the CPU."""
-    if config.trainer.device not in ("auto", "cpu"):
-        raise UserError(f"trainer.device={config.trainer.device}: what=latency measures the CPU; leave it out")
+def on_gpu(config: BenchmarkConfig) -> bool:
+    """Whether a GPU is measured, which must be asked for by name.
+
+    Raises:
+        UserError: for one that PyTorch cannot use.
+    """
+    return choose_device(config.trainer).type != "cpu" if config.trainer.device != "auto" else False
 
 
 def inputs_of(size: int) -> int:

@@ -1,0 +1,79 @@
+"""A whole inference as one CUDA graph: captured when an image of its size comes first, then replayed."""
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bdsa.sparse.workspace import RECORDINGS
+
+log = logging.getLogger(__name__)
+Work = Callable[[Tensor, list[Tensor]], Tensor]  # image, given masks -> logits
+
+
+@dataclass
+class Captured:
+    """A graph, and the memory that it begins and ends in: image, given masks, logits."""
+    graph: torch.cuda.CUDAGraph
+    image: Tensor
+    masks: list[Tensor]
+    logits: Tensor
+
+
+def capture(work: Work, image: Tensor, masks: Sequence[Tensor]) -> Captured:
+    """Capture work on tensors like these. It has run before: all is compiled, and no library starts for the first time.
+
+    Raises:
+        RuntimeError: if something on the way cannot be captured, such as what waits for the device.
+    """
+    image, rooms = image.clone(), [mask.clone() for mask in masks]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on working
+        logits = work(image, rooms)
+    return Captured(graph, image, rooms, logits)
+
+
+class Graphs(threading.local):
+    """Graphs by what they are of, a set a thread; the oldest of too many is forgotten."""
+
+    def __init__(self, make: Callable[[Work, Tensor, Sequence[Tensor]], Captured] = capture) -> None:
+        self.kept: dict[Hashable, Captured | None] = {}
+        self.make = make
+
+    def run(self, key: Hashable, work: Work, image: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """Logits of memory of their own, from the graph of that key, which is made here if it is not there yet.
+
+        Args:
+            key: shapes and types of image and masks, the stream, and all else that the work depends on.
+        """
+        kept = self.kept.get(key)
+        if kept is not None:
+            kept.image.copy_(image)
+            for room, mask in zip(kept.masks, masks, strict=True):
+                room.copy_(mask)
+            kept.graph.replay()
+            return kept.logits.clone()
+        logits = work(image, list(masks))
+        if key not in self.kept:
+            if len(self.kept) >= RECORDINGS:
+                self._wait(image)  # its memory may be somebody else's as soon as it is gone
+                del self.kept[next(iter(self.kept))]
+            self.kept[key] = self._made(work, image, masks)
+        return logits
+
+    def _made(self, work: Work, image: Tensor, masks: Sequence[Tensor]) -> Captured | None:
+        """The graph, or None where there can be none: then the work runs as it is, each time."""
+        try:
+            return self.make(work, image, masks)
+        except RuntimeError as error:
+            log.warning(f"an inference runs without a CUDA graph, kernel by kernel: {str(error).splitlines()[0]}")
+            return None
+
+    @staticmethod
+    def _wait(image: Tensor) -> None:
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)

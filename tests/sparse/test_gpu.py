@@ -1,0 +1,186 @@
+"""Sparse execution on GPUs: the kernels in Triton's interpreter, the rest without a GPU, and all with one."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sparse_cases import images_of, network_of
+
+from bdsa.sparse.auto import ALWAYS, NEVER
+from bdsa.sparse.gpu import device
+
+pytest.importorskip("triton")
+
+from bdsa.sparse.gpu import launch  # noqa: E402
+from bdsa.sparse.gpu.executor import GpuExecutor  # noqa: E402
+from bdsa.sparse.gpu.graphs import RECORDINGS, Captured, Graphs  # noqa: E402
+from bdsa.sparse.gpu.ways import find_ways  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_kernels_give_what_masked_execution_gives() -> None:
+    """In a process of its own: Triton looks at TRITON_INTERPRET when it is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, ROOT / "tests/support/gpu_cases.py"], capture_output=True, text=True,
+                          env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok: half resnet26" in done.stdout
+
+
+def executor_for(name: str = "cifar_resnet8") -> GpuExecutor:
+    return GpuExecutor.for_maps(network_of(name), "b040", torch.float32)
+
+
+@pytest.mark.parametrize("name", ["resnet26", "convnext_atto"])
+def test_an_inference_waits_for_nothing_and_moves_no_row_to_the_host(name: str) -> None:
+    """What waits for a GPU would be one of these operators; they are in none that PyTorch runs between the kernels."""
+    executor, images = executor_for(name), images_of((2, 64, 48))
+    with torch.inference_mode(), launch.watched(lambda *start: None), torch.profiler.profile() as profiler:
+        executor(images, None, False)
+    seen = {event.key for event in profiler.key_averages()}
+    assert "bdsa::decide_and_list" in seen
+    assert not seen & {"aten::item", "aten::nonzero", "aten::index_put_", "aten::_local_scalar_dense", "aten::index"}
+
+
+class FakeGraph:
+    """Stands in for a CUDA graph: repeats the work on the memory that it was captured with."""
+
+    def __init__(self, work: object, image: torch.Tensor, masks: list[torch.Tensor], log: list[str]) -> None:
+        log.append("captured")
+        self.made = Captured(self, image.clone(), [mask.clone() for mask in masks], torch.zeros(len(image)))
+        self.work, self.log = work, log
+
+    def replay(self) -> None:
+        self.log.append("replayed")
+        self.made.logits.copy_(self.work(self.made.image, self.made.masks))
+
+
+def work(image: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
+    return image.sum(dim=1) + sum(mask.sum() for mask in masks)
+
+
+def test_an_inference_is_captured_once_for_a_key_and_replayed_with_new_images_and_masks() -> None:
+    log: list[str] = []
+    graphs = Graphs(lambda *what: FakeGraph(*what, log).made)
+    results = []
+    for i in range(3):
+        image, masks = torch.full((2, 3), float(i)), [torch.full((2,), i % 2 == 0)]
+        results.append(graphs.run("a", work, image, masks))
+        assert torch.equal(results[-1], work(image, masks))
+    assert torch.equal(results[1], torch.full((2,), 3.0))  # the earlier results stay
+    assert log == ["captured", "replayed", "replayed"]
+    for key in range(RECORDINGS + 1):
+        graphs.run(key, work, torch.ones(1, 1), [])
+    assert len(graphs.kept) == RECORDINGS and "a" not in graphs.kept
+
+
+def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*what: object) -> Captured:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    graphs = Graphs(refuse)
+    for _ in range(2):
+        assert torch.equal(graphs.run("a", work, torch.ones(2, 3), []), torch.full((2,), 3.0))
+    assert len(caplog.records) == 1 and "without a CUDA graph" in caplog.text
+
+
+@pytest.mark.parametrize("sparse, masked, whole, expected", [
+    ([1, 3, 1], [2, 2, 2], [5, 6], [ALWAYS, NEVER, ALWAYS]),
+    ([1, 3, 1], [2, 2, 2], [8, 6], [NEVER] * 3),              # slower as a whole than with all blocks masked
+    ([1, 1, 1], [2, 2, 2], [6.2, 6], [ALWAYS] * 3),           # within the tolerance
+])
+def test_auto_takes_the_faster_way_of_a_block_and_never_loses(sparse: list, masked: list, whole: list, expected: list
+                                                              ) -> None:
+    executor, images = executor_for(), images_of((1, 32, 32))
+    times = iter([t for pair in zip(sparse, masked) for t in pair] + whole)
+
+    def seconds(once: object) -> float:
+        once()
+        return next(times)
+
+    with torch.inference_mode(), launch.watched(lambda *start: None):
+        assert find_ways(executor, images, None, seconds) == expected
+    assert executor.ways == tuple(None if way == ALWAYS else way for way in expected)
+
+
+@pytest.mark.parametrize("kind, hip, capability, said", [
+    ("cpu", None, (9, 0), "do not run on a CPU"), ("mps", None, (9, 0), "not for mps"),
+    ("cuda", "6.2", (9, 0), "ROCm"), ("cuda", None, (7, 5), "needs? compute capability 8.0, and this GPU has 7.5"),
+    ("cuda", None, (9, 0), None)])
+def test_one_line_says_why_the_kernels_do_not_run(monkeypatch: pytest.MonkeyPatch, kind: str, hip: str | None,
+                                                  capability: tuple[int, int], said: str | None) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    reason = device.unavailable(torch.device(kind))
+    assert reason is None if said is None else __import__("re").search(said, reason)
+
+
+def test_without_triton_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    assert "pip install triton" in device.unavailable(torch.device("cuda"))
+
+
+def test_images_decide_the_type_of_maps() -> None:
+    x = SimpleNamespace(dtype=torch.float64, device=torch.device("cuda"))
+    assert "not torch.float64" in device.refusal(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert device.maps_dtype(torch.ones(1)) == torch.bfloat16
+    assert device.maps_dtype(torch.ones(1).half()) == torch.float16
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available() or device.unavailable(torch.device("cuda")) is not None,
+                         reason="needs a GPU")
+
+
+@gpu
+@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnext50_32x4d", "convnext_atto", "convnextv2_atto"])
+def test_sparse_equals_masked_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    network, images = network_of(name).cuda(), images_of((3, 65, 96)).cuda()
+    with torch.inference_mode():
+        expected, usage = network(images, budget=0.4, return_usage=True)
+        for network.execution in ("sparse", "auto"):
+            for _ in range(2):  # captured, then replayed
+                found = network(images, budget=0.4, masks=usage.masks)
+                assert (found - expected).abs().max() < 1e-3 * (expected.max() - expected.min())
+            counted, same = network(images, budget=0.4, return_usage=True)
+            assert sum(int((a != b).sum()) for a, b in zip(usage.masks, same.masks)) <= 2  # logits within rounding of 0
+
+
+@gpu
+def test_an_inference_on_a_gpu_waits_for_nothing() -> None:
+    network, images = network_of("resnet26").cuda(), images_of((2, 64, 64)).cuda()
+    network.execution, network.watch_weights = "sparse", False
+    with torch.inference_mode():
+        for _ in range(2):
+            network(images, budget=0.4)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            network(images, budget=0.4)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_streams_do_not_disturb_each_other() -> None:
+    network = network_of("resnet26").cuda()
+    network.execution = "sparse"
+    batches = [images_of((2, 64, 64)).cuda() + shift for shift in (0.0, 0.3, -0.3)]
+    with torch.inference_mode():
+        expected = [network(x, budget=0.4) for x in batches]
+        streams = [torch.cuda.Stream() for _ in batches]
+        torch.cuda.synchronize()
+        for _ in range(3):
+            found = []
+            for stream, x in zip(streams, batches):
+                with torch.cuda.stream(stream):
+                    found.append(network(x, budget=0.4))
+            torch.cuda.synchronize()
+            assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(found, expected))
