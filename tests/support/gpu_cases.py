@@ -100,7 +100,7 @@ def not_finite() -> None:
 
 def changed() -> None:
     """Weights that change are seen, whatever changes them."""
-    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    network, images = network_of("cifar_resnet8"), images_of((1, 16, 16))
     assert_same(*both(network, images, BUDGETS[0]))
     network.layer1[0].conv2.weight.data.mul_(1.5)
     network.layer2[0].bn2.per_budget["b040"].running_mean.data.add_(0.2)
@@ -140,7 +140,7 @@ def benchmark() -> None:
         with torch.inference_mode():
             return {name: [float(len(work()))] * rounds for name, work in works.items()}
 
-    network, x = network_of("cifar_resnet8"), images_of((2, 32, 32))
+    network, x = network_of("cifar_resnet8"), images_of((2, 8, 12))
     with mock.patch.object(gpu_latency, "replayed", once):
         result = gpu_latency.measured(network, x, gpu_latency.masks_for(network, x, BUDGETS), 3, False, "sparse")
     assert set(result["peers"]) == {"eager", "folded", gpu_latency.OWN_DENSE}
