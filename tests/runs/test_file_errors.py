@@ -62,7 +62,8 @@ def test_a_disk_that_takes_no_more_is_one_line(finished, tmp_path, monkeypatch, 
 @pytest.mark.slow
 @pytest.mark.parametrize("main, arguments", [
     (pipeline, ["-m", *RUN, "out=made"]), (benchmark, [*(a for a in RUN if "tracker" not in a), "what=latency",
-                                                     "latency.rounds=1", "trainer.threads=1", "out=made"])],
+                                                     "latency.rounds=1", "latency.peers=[eager]",
+                                                     "trainer.threads=1", "out=made"])],
     ids=["pipeline", "benchmark"])
 def test_the_long_commands_say_it_in_lines_too(tmp_path, monkeypatch, main, arguments):
     def refuse(_: int) -> None:
