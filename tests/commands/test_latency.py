@@ -219,6 +219,8 @@ def test_finished_benchmarks_become_markdown(measured, tmp_path):
     _, folder, results = measured
     (folder / "damaged").mkdir()
     (folder / "damaged" / "benchmark.json").write_text("{}")
+    (folder / "gpu").mkdir()
+    (folder / "gpu" / "benchmark.json").write_text(json.dumps({"what": "latency", "environment": {"device": "cuda:0"}}))
     outcome = run(benchmark_main, ["what=table", f"out={folder}"])
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
@@ -234,6 +236,7 @@ def test_finished_benchmarks_become_markdown(measured, tmp_path):
             assert f"| {row['speedup_same_precision']:.2f} |" in long and f"| {row['efficiency']:.2f} |" in long
     assert sum(x.startswith("| eager | float32 |") for x in lines) == 1
     assert f"note: {folder / 'damaged' / 'benchmark.json'} is damaged or of an older version" in outcome.out
+    assert f"note: {folder / 'gpu' / 'benchmark.json'} is of a GPU" in outcome.out
     assert sum(x.startswith("| ---") for x in lines) == 3
     outcome = run(benchmark_main, ["what=table", f"out={tmp_path}"])
     assert outcome.code == 1 and f"{tmp_path} holds no benchmark.json of what=latency" in outcome.err

@@ -52,6 +52,9 @@ def found_results(folder: Path) -> tuple[list[Result], list[str]]:
             result = json.loads(path.read_text())
             if result["what"] != "latency":
                 continue
+            if result["environment"]["device"] != "cpu":
+                problems.append(f"{path} is of a GPU, whose engines are others: it has a table of its own")
+                continue
             as_markdown([result])  # all that is shown is there
             results.append(result)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
