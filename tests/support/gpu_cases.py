@@ -140,7 +140,7 @@ def benchmark() -> None:
         with torch.inference_mode():
             return {name: [float(len(work()))] * rounds for name, work in works.items()}
 
-    network, x = network_of("cifar_resnet8"), images_of((2, 8, 12))
+    network, x = network_of("cifar_resnet8"), images_of((1, 8, 12))
     with mock.patch.object(gpu_latency, "replayed", once):
         result = gpu_latency.measured(network, x, gpu_latency.masks_for(network, x, BUDGETS), 3, False, "sparse")
     assert set(result["peers"]) == {"eager", "folded", gpu_latency.OWN_DENSE}
