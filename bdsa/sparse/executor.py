@@ -122,6 +122,7 @@ class Executor:
             features, used, masks = self.run(image, given, False, None)
             logits = self._logits(features)
         if recording.complete:
+            recording.ends = [image, *masks, logits]
             self.workspace.keep(key, _Inference(recording, image, masks, logits))
         return logits.clone(), used
 

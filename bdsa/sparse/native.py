@@ -32,14 +32,14 @@ _Unit = _structure("Unit", ("taps context", c_void_p), ("channels stride", c_int
 _Pad = _structure("Pad", ("out x", c_void_p), ("strides", c_int64 * 4), ("images height width channels padding", c_int))
 _Dense = _structure("Dense", ("out x", c_void_p), ("matrix", POINTER(_Matrix)), ("images", c_int), ("from_ to", _Grid),
                     ("channels stride activation", c_int))
-_LayerNorm = _structure("LayerNorm", ("x weight bias", c_void_p), ("rows", c_int64), ("channels", c_int),
+_LayerNorm = _structure("LayerNorm", ("x weight bias", c_void_p), ("rows", c_int64), ("channels images", c_int),
                         ("eps", c_float))
 _Mean = _structure("Mean", ("out x", c_void_p), ("images positions channels", c_int))
 _Subsample = _structure("Subsample", ("out x mask", c_void_p),
                         ("images height width channels stride before out_height out_width out_channels", c_int))
 _AveragePool = _structure("AveragePool", ("out x", c_void_p),
                           ("images height width channels kernel stride out_height out_width", c_int))
-_Products = _structure("Products", ("x", c_void_p), ("board", POINTER(_Board)))
+_Products = _structure("Products", ("x", c_void_p), ("board", POINTER(_Board)), ("images", c_int))
 _Decision = _structure("Decision", ("logits mask", c_void_p), ("board", POINTER(_Board)), ("images", c_int),
                        ("from_ to", _Grid), ("panel column stride", c_int), ("offset", c_float))
 _UnitDecision = _structure("UnitDecision", ("logits mask x", c_void_p), ("unit", _Unit), ("images", c_int),
@@ -109,7 +109,7 @@ def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, strid
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """See `operators.layer_norm`."""
     rows, channels = x.numel() // x.shape[-1], x.shape[-1]
-    _call(_of("layer_norm", x), _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, eps), x, weight, bias)
+    _call(_of("layer_norm", x), _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, len(x), eps), x, weight, bias)
 
 
 def mean(out: Tensor, x: Tensor) -> None:
@@ -130,7 +130,7 @@ def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
 
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    _call(_of("products", x), _Products(_at(x), _board(weight, bias, out, len(bias), x.shape[3])), out, x, weight, bias)
+    _call(_of("products", x), _Products(_at(x), _board(weight, bias, out, len(bias), x.shape[3]), len(x)), out, x, weight, bias)
 
 
 def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,

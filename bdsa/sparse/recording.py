@@ -9,7 +9,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import byref, c_int, c_void_p
+from ctypes import byref, c_int, c_uint, c_void_p
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from bdsa.sparse.build import library
 
 
 class _Call(ctypes.Structure):
-    _fields_ = [("function", c_void_p), ("operation", c_void_p), ("threads", c_int)]
+    _fields_ = [("function", c_void_p), ("operation", c_void_p), ("threads", c_int), ("by_image", c_void_p),
+                ("images", c_int), ("within", c_uint)]
 
 
 @dataclass
@@ -30,18 +31,63 @@ class Recording:
         calls: functions of the native library, the operations that they ran, and with how many threads.
         kept: the tensors that the operations point into.
         complete: whether all that ran was recorded; what runs as PyTorch operators cannot be.
+        ends: the tensors that the inference begins and ends with; None: any may be used by others.
     """
     calls: list[tuple[Callable[..., Any], ctypes.Structure, int]] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
     complete: bool = True
+    ends: list[Tensor] | None = None
     _array: Any = None
 
     def play(self) -> None:
         """Repeat the calls."""
         if self._array is None:
-            rows = [(ctypes.cast(f, c_void_p).value, ctypes.addressof(o), threads) for f, o, threads in self.calls]
-            self._array = (_Call * len(rows))(*rows)
+            self._array = self._ordered()
         library().bdsa_play(self._array, len(self._array))
+
+
+    def _ordered(self) -> ctypes.Array:
+        """The calls for the library, some of them image by image (`native/images.h`)."""
+        found = []
+        for function, operation, threads in self.calls:
+            one = getattr(library(), f"{function.__name__}_image", None)
+            images = 0 if one is None or threads < 1 else one(byref(operation), -1, 0, 0)
+            as_many_each = images % threads == 0 or images >= 4 * threads
+            found.append((function, operation, threads, one, images if images > 1 and as_many_each else 0))
+        used = [set(_maps(operation).values()) for _, operation, *_ in found]
+        rows = []
+        for (function, operation, threads, one, images), within in zip(found, self._within(used, [f[4] for f in found])):
+            bits = sum(BITS[name] for name, at in _maps(operation).items() if at in within)
+            rows.append((_address(function), ctypes.addressof(operation), threads, _address(one), images, bits))
+        return (_Call * len(rows))(*rows)
+
+    def _within(self, used: list[set[int]], images: list[int]) -> list[set[int]]:
+        """For each call the maps that nothing outside of its segment uses: calls that follow each other image by image."""
+        if self.ends is None:
+            return [set() for _ in used]
+        segments = [0]
+        for before, after in zip(images, images[1:]):
+            segments.append(segments[-1] + (before != after or after == 0))
+        ends, found = {t.data_ptr() for t in self.ends}, []
+        for segment, own in zip(segments, used):
+            others = set().union(*(maps for s, maps in zip(segments, used) if s != segment))
+            found.append(own - others - ends)
+        return found
+
+
+BITS = {"x": 1, "out": 2, "mask": 4, "projected": 8, "products": 16, "logits": 32}  # OneImage::Map of native/group.h
+
+
+def _maps(operation: ctypes.Structure) -> dict[str, int]:
+    """Where the maps of an operation lie, by name."""
+    found = {name: getattr(operation, name, None) for name in BITS}
+    if getattr(operation, "board", None):
+        found["products"] = operation.board.contents.products
+    return {name: at for name, at in found.items() if at}
+
+
+def _address(function: Callable[..., Any] | None) -> int | None:
+    return None if function is None else ctypes.cast(function, c_void_p).value
 
 
 class _Running(threading.local):

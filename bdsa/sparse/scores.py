@@ -59,7 +59,8 @@ class Board:
     def room(self, x: Tensor, workspace: Workspace) -> Tensor:
         """Memory for the products of a map x [B, H, W, C]: [panels, B * H * W, width]."""
         shape = (self.weight.shape[0], x.shape[0] * x.shape[1] * x.shape[2], self.width)
-        return workspace.room("products", shape, x, torch.float32)
+        # of its own: where threads take images one by one, one may still use this board when another is at the next
+        return workspace.room(f"products {id(self)}", shape, x, torch.float32)
 
     def products(self, x: Tensor, workspace: Workspace) -> Tensor:
         """The products of a map x [B, H, W, C]."""

@@ -6,6 +6,7 @@
 // made anew only where a block ran.
 #pragma once
 
+#include "group.h"
 #include "products.h"
 #include "team.h"
 
@@ -16,6 +17,13 @@ struct Board {
     float* products;       // [panels][positions][PANEL]
     int64_t positions;     // of all images
     int columns;           // from here on are those of units that have decided already
+
+    // The same from a position on.
+    Board after(int64_t position) const {
+        Board rest = *this;
+        rest.products += position * PANEL;
+        return rest;
+    }
 
     // New products for rows first..last of `rows`, or of the list of positions, of maps [count][channels] whose first
     // row is position `from`.
@@ -76,6 +84,15 @@ template <typename E>
 struct Products {
     const E* x;
     const Board<E>* board;
+    int images;
+
+    size_t weights() const { return board->matrix->bytes(); }
+    void run_image(OneImage at) const {
+        const int size = (int)(board->positions / images);
+        const Registers<E> registers;
+        board->after(at.of(OneImage::PRODUCTS) * size)
+            .update(x + at.of(OneImage::X) * size * board->matrix->depth, nullptr, 0, size, 0);
+    }
 
     void run(int threads) const {
         in_parallel(threads, 1, [&](Team team) {
@@ -95,6 +112,15 @@ struct Decision {
     Grid from, to;
     int panel, column, stride;
     float offset;
+
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const {
+        Decision one = *this;
+        const Board<E> own = board->after(at.of(OneImage::PRODUCTS) * from.size());
+        one.images = 1, one.board = &own;
+        one.logits += at.of(OneImage::LOGITS) * to.size(), one.mask += at.of(OneImage::MASK) * to.size();
+        one.run(1);
+    }
 
     void run(int threads) const {
         in_bands(threads, images, to.height, [&](int image, int first, int last) {

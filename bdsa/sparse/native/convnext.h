@@ -3,7 +3,6 @@
 
 #include "board.h"
 #include "depthwise.h"
-#include "group.h"
 
 // x += fc2(response(gelu(fc1(normalise(depthwise(x)))))) at m, in place.
 template <typename E>
@@ -20,6 +19,18 @@ struct ConvNext {
     int64_t* rows;
 
     void run(int threads) const;
+    size_t weights() const { return first->bytes() + second->bytes(); }
+    void run_image(OneImage at) const {
+        ConvNext one = *this;
+        int64_t counted[2];
+        const int64_t size = height * width;
+        one.images = 1, one.rows = counted;
+        one.x += at.of(OneImage::X) * size * depthwise->channels, one.mask += at.of(OneImage::MASK) * size;
+        const Board<E> own = board ? board->after(at.of(OneImage::PRODUCTS) * size) : Board<E>{};
+        if (board) one.board = &own;
+        one.run(1);
+        for (int i = 0; i < 2; i++) __atomic_fetch_add(rows + i, counted[i], __ATOMIC_RELAXED);
+    }
 };
 
 // ConvNeXt v2's global response norm over an image's active rows, its bias left out: h * (1 + weight * size / mean size),

@@ -1,6 +1,7 @@
 // Convolutions of whole maps without padding, for what is dense in every budget: stem, down-sampling between stages.
 #pragma once
 
+#include "group.h"
 #include "products.h"
 #include "team.h"
 
@@ -16,6 +17,13 @@ struct Dense {
     int channels, stride, activation;
 
     void run(int threads) const;
+    size_t weights() const { return matrix->bytes(); }
+    Dense of(OneImage at, int64_t results) const {
+        Dense one = *this;
+        one.images = 1, one.x += at.of(OneImage::X) * from.size() * channels, one.out += at.of(OneImage::OUT) * results;
+        return one;
+    }
+    void run_image(OneImage at) const { of(at, (int64_t)to.size() * matrix->columns).run(1); }
 
     bool of_image() const { return channels <= FEW; }
 
@@ -164,6 +172,10 @@ inline void larger(Bfloat16* target, const Bfloat16* source, int count) {
 template <typename E>
 struct DensePool {
     Dense<E, E> inner;
+
+    int count() const { return inner.images; }
+    size_t weights() const { return inner.weights(); }
+    void run_image(OneImage at) const { DensePool{inner.of(at, (int64_t)size().size() * inner.matrix->columns)}.run(1); }
 
     Grid size() const { return {(inner.to.height - 1) / 2 + 1, (inner.to.width - 1) / 2 + 1}; }
 

@@ -3,46 +3,46 @@
 #include "contents.h"
 #include "convnext.h"
 #include "dense.h"
+#include "images.h"
 #include "maps.h"
 #include "residual.h"
 #include "unit.h"
-
-// One operation of a recorded inference.
-struct Call {
-    void (*function)(const void* operation, int threads);
-    const void* operation;
-    int threads;
-};
 
 extern "C" {
 
 #define OPERATION(name, ...) \
     void bdsa_##name(const __VA_ARGS__* operation, int threads) { operation->run(threads); }
+#define BY_IMAGE(name, ...) \
+    OPERATION(name, __VA_ARGS__) \
+    int bdsa_##name##_image(const __VA_ARGS__* operation, int image, int slot, unsigned within) { \
+        return run_image(*operation, {image, slot, within}); \
+    }
 #define OPERATIONS(name, Type) \
     OPERATION(name, Type<float>) \
     OPERATION(name##_bfloat16, Type<Bfloat16>)
+#define BY_IMAGES(name, Type) \
+    BY_IMAGE(name, Type<float>) \
+    BY_IMAGE(name##_bfloat16, Type<Bfloat16>)
 
 OPERATION(contents, Contents)
-OPERATION(pad, Pad<float, float>)
-OPERATION(pad_bfloat16, Pad<Bfloat16, Bfloat16>)
+BY_IMAGE(pad, Pad<float, float>)
+BY_IMAGE(pad_bfloat16, Pad<Bfloat16, Bfloat16>)
 OPERATION(pad_to_bfloat16, Pad<float, Bfloat16>)
-OPERATION(convolution, Dense<float, float>)
-OPERATION(convolution_bfloat16, Dense<Bfloat16, Bfloat16>)
+BY_IMAGE(convolution, Dense<float, float>)
+BY_IMAGE(convolution_bfloat16, Dense<Bfloat16, Bfloat16>)
 OPERATION(convolution_from_bfloat16, Dense<Bfloat16, float>)
-OPERATIONS(convolution_pool, DensePool)
-OPERATIONS(layer_norm, LayerNorm)
+BY_IMAGES(convolution_pool, DensePool)
+BY_IMAGES(layer_norm, LayerNorm)
 OPERATIONS(mean, Mean)
-OPERATIONS(subsample, Subsample)
-OPERATIONS(average_pool, AveragePool)
-OPERATIONS(products, Products)
-OPERATIONS(decide, Decision)
-OPERATIONS(unit, UnitDecision)
-OPERATIONS(residual, Residual)
-OPERATIONS(convnext, ConvNext)
+BY_IMAGES(subsample, Subsample)
+BY_IMAGES(average_pool, AveragePool)
+BY_IMAGES(products, Products)
+BY_IMAGES(decide, Decision)
+BY_IMAGES(unit, UnitDecision)
+BY_IMAGES(residual, Residual)
+BY_IMAGES(convnext, ConvNext)
 
-void bdsa_play(const Call* calls, int count) {
-    for (int i = 0; i < count; i++) calls[i].function(calls[i].operation, calls[i].threads);
-}
+void bdsa_play(const Call* calls, int count) { play(calls, count); }
 
 int bdsa_panel() { return PANEL; }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "depthwise.h"
+#include "group.h"
 #include "team.h"
 
 // A map of any strides (of image, row, column, channel, in values), of one type or another, with a border of zeros:
@@ -14,6 +15,14 @@ struct Pad {
     const From* x;
     int64_t strides[4];
     int images, height, width, channels, padding;
+
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const {
+        Pad one = *this;
+        one.images = 1, one.x += at.of(OneImage::X) * strides[0];
+        one.out += at.of(OneImage::OUT) * (height + 2 * padding) * (width + 2 * padding) * channels;
+        one.run(1);
+    }
 
     static To converted(From value) {
         if constexpr (sizeof(From) == sizeof(To)) return value;
@@ -75,8 +84,15 @@ struct LayerNorm {
     E* x;
     const float *weight, *bias;
     int64_t rows;
-    int channels;
+    int channels, images;
     float eps;
+
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const {
+        LayerNorm one = *this;
+        one.rows = rows / images, one.images = 1, one.x += at.of(OneImage::X) * one.rows * channels;
+        one.run(1);
+    }
 
     void run(int threads) const {
         const int bands = (int)std::min<int64_t>(rows, 8 * threads);
@@ -135,6 +151,15 @@ struct Subsample {
     const uint8_t* mask;
     int images, height, width, channels, stride, before, out_height, out_width, out_channels;
 
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const {
+        Subsample one = *this;
+        const int64_t size = out_height * out_width;
+        one.images = 1, one.x += at.of(OneImage::X) * height * width * channels;
+        one.out += at.of(OneImage::OUT) * size * out_channels, one.mask += at.of(OneImage::MASK) * size;
+        one.run(1);
+    }
+
     void run(int threads) const {
         in_parallel(threads, 1, [&](Team team) {
             team.share(images * out_height, [&](int line) {
@@ -158,6 +183,14 @@ struct AveragePool {
     E* out;
     const E* x;
     int images, height, width, channels, kernel, stride, out_height, out_width;
+
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const {
+        AveragePool one = *this;
+        one.images = 1, one.x += at.of(OneImage::X) * height * width * channels;
+        one.out += at.of(OneImage::OUT) * out_height * out_width * channels;
+        one.run(1);
+    }
 
     void run(int threads) const {
         in_parallel(threads, 1, [&](Team team) {

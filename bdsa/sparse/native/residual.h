@@ -2,7 +2,6 @@
 #pragma once
 
 #include "board.h"
-#include "group.h"
 
 // A basic block (3x3 with the stride at D(m), 3x3 at m) or, with a third matrix, a bottleneck (1x1 at D(m) of the
 // input, 3x3 with the stride and 1x1 at m); the sum is activated by a relu.
@@ -24,6 +23,23 @@ struct Residual {
     int64_t* rows;       // how many rows were computed at D(m) and at m
 
     void run(int threads) const;
+    size_t weights() const {
+        return first->bytes() + second->bytes() + (third ? third->bytes() : 0) + (projection ? projection->bytes() : 0);
+    }
+    void run_image(OneImage at) const {
+        Residual one = *this;
+        int64_t counted[2];
+        const int64_t from = height * width, to = out_height * out_width;
+        one.images = 1, one.rows = counted;
+        one.x += at.of(OneImage::X) * from * channels(), one.mask += at.of(OneImage::MASK) * to;
+        one.out += at.of(OneImage::OUT) * to * (third ? *third : *second).columns;
+        if (projection) one.projected += at.of(OneImage::PROJECTED) * projected_height * projected_width * projection->depth;
+        const Board<E> own = board ? board->after(at.of(OneImage::PRODUCTS) * to) : Board<E>{};
+        if (board) one.board = &own;
+        one.run(1);
+        for (int i = 0; i < 2; i++) __atomic_fetch_add(rows + i, counted[i], __ATOMIC_RELAXED);
+    }
+    int channels() const { return third ? first->depth : first->taps * first->depth / 9; }  // a tap may be a kernel's row
     Part<E> part_of_projection(int start, Grid grid, Grid to, const E* zeros) const;
 };
 
@@ -33,7 +49,7 @@ void Residual<E>::run(int threads) const {
     const Grid from{height, width}, to{out_height, out_width}, inner = third ? from : to;
     const Grid projected_from{projected_height, projected_width};
     const int group = group_size(images, to), middle = first->columns, step = third ? stride : 1;
-    const int channels = third ? first->depth : first->taps * first->depth / 9;  // a tap may be a row of the kernel
+    const int channels = this->channels();
     const Matrix<E>& last = third ? *third : *second;
     Position* active = own.active.at_least((size_t)group * to.size());
     Position* passive = projection ? own.passive.at_least((size_t)group * to.size()) : nullptr;

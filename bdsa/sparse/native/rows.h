@@ -165,12 +165,13 @@ struct Units {
             macs += (double)positions * m.taps * m.depth * m.columns;
         }
         const int tiles = (positions + Shape<E>::ROWS - 1) / Shape<E>::ROWS;
-        const int most = std::min(UNITS_A_THREAD, (int)(macs / LEAST_MACS / threads) + COPIES);
-        const int wanted = threads == 1 ? 1 : std::max(threads, COPIES ? most * threads : std::min(UNITS_A_THREAD * threads, (int)(macs / LEAST_MACS)));
+        int wanted = std::max(threads, std::min(UNITS_A_THREAD * threads, (int)(macs / LEAST_MACS)));
+        if (COPIES || threads == 1) wanted = wanted / threads * threads;  // few units must be as many for each thread
+        if (threads == 1) wanted = 1;
         double best = -1;
         for (int c = 1; c <= (whole_rows ? 1 : std::min(panels, wanted)); c++) {
             const int r = std::min(tiles, std::max((wanted + c - 1) / c, (tiles + MAX_TILES - 1) / MAX_TILES));
-            const double reading = r * weights + c * inputs + (r * c < wanted ? 1e12 * (wanted - r * c) : 0);
+            const double reading = (COPIES ? 2 : 1) * r * weights + c * inputs + (r * c < wanted ? 1e12 * (wanted - r * c) : 0);
             if (best < 0 || reading < best) best = reading, rows = r, columns = c;
         }
     }
@@ -184,7 +185,7 @@ struct Units {
 
     static constexpr int UNITS_A_THREAD = 6;
     static constexpr bool COPIES = Shape<E>::DEPTH > 1;            // rows are copied before they are multiplied
-    static constexpr double LEAST_MACS = COPIES ? 6e6 : 3e5;       // of a unit: a few microseconds
+    static constexpr double LEAST_MACS = COPIES ? 2e7 : 3e5;       // of a unit
 
 private:
     int edge(int range) const {

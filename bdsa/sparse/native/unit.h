@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bfloat16.h"
+#include "group.h"
 #include "positions.h"
 #include "team.h"
 
@@ -91,6 +92,14 @@ struct UnitDecision {
     Unit<E> unit;
     int images;
     Grid from, to;
+
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const {
+        UnitDecision one = *this;
+        one.images = 1, one.x += at.of(OneImage::X) * from.size() * unit.channels;
+        one.logits += at.of(OneImage::LOGITS) * to.size(), one.mask += at.of(OneImage::MASK) * to.size();
+        one.run(1);
+    }
 
     void run(int threads) const {
         in_bands(threads, images, to.height, [&](int image, int first, int last) {
