@@ -109,7 +109,8 @@ def convolution_pool(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, strid
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """See `operators.layer_norm`."""
     rows, channels = x.numel() // x.shape[-1], x.shape[-1]
-    _call(_of("layer_norm", x), _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, len(x), eps), x, weight, bias)
+    operation = _LayerNorm(_at(x), _at(weight), _at(bias), rows, channels, len(x), eps)
+    _call(_of("layer_norm", x), operation, x, weight, bias)
 
 
 def mean(out: Tensor, x: Tensor) -> None:
@@ -130,7 +131,8 @@ def average_pool(out: Tensor, x: Tensor, kernel: int, stride: int) -> None:
 
 def products(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """See `operators.products`."""
-    _call(_of("products", x), _Products(_at(x), _board(weight, bias, out, len(bias), x.shape[3]), len(x)), out, x, weight, bias)
+    operation = _Products(_at(x), _board(weight, bias, out, len(bias), x.shape[3]), len(x))
+    _call(_of("products", x), operation, out, x, weight, bias)
 
 
 def decide(logits: Tensor, mask: Tensor, products: Tensor, height: int, width: int, panel: int, column: int,

@@ -54,15 +54,16 @@ class Recording:
             images = 0 if one is None or threads < 1 else one(byref(operation), -1, 0, 0)
             as_many_each = images % threads == 0 or images >= 4 * threads
             found.append((function, operation, threads, one, images if images > 1 and as_many_each else 0))
-        used = [set(_maps(operation).values()) for _, operation, *_ in found]
+        inner = self._within([set(_maps(operation).values()) for _, operation, *_ in found],
+                             [call[4] for call in found])
         rows = []
-        for (function, operation, threads, one, images), within in zip(found, self._within(used, [f[4] for f in found])):
+        for (function, operation, threads, one, images), within in zip(found, inner):
             bits = sum(BITS[name] for name, at in _maps(operation).items() if at in within)
             rows.append((_address(function), ctypes.addressof(operation), threads, _address(one), images, bits))
         return (_Call * len(rows))(*rows)
 
     def _within(self, used: list[set[int]], images: list[int]) -> list[set[int]]:
-        """For each call the maps that nothing outside of its segment uses: calls that follow each other image by image."""
+        """For each call the maps that nothing outside of its segment uses: calls in a row that go image by image."""
         if self.ends is None:
             return [set() for _ in used]
         segments = [0]
