@@ -3,6 +3,7 @@
     python examples/dense_prediction.py task=segment            # some minutes on one core
     python examples/dense_prediction.py task=detect
     python examples/dense_prediction.py task=detect quick       # seconds, to see that it runs; it learns nothing
+    python examples/dense_prediction.py task=segment steps=150 scenes=300 tested=40
 
 One training serves all budgets; a table says for each what it finds and how long an image takes, at the size of the
 training and at a larger one. Times are those of one image, masked by itself, backbone alone and with neck and head.
@@ -31,8 +32,9 @@ TASK, QUICK = words.get("task", "segment"), "quick" in words
 OUT = Path(words.get("out", f"runs/scenes_{TASK}.safetensors"))
 BUDGETS, CLASSES, WIDTH = [0.1, 0.3, 1.0], 11, 48                    # class 0: no digit
 SIZE, LARGE = (96, 128) if QUICK else (256, 512)
-SCENES, TESTED, BATCH = (8, 4, 4) if QUICK else (600, 100, 8)
-STEPS = 6 if QUICK else int(words.get("steps", 500))
+STEPS, SCENES, TESTED = (int(words.get(name, quick if QUICK else usual)) for name, quick, usual in
+                         (("steps", 6, 500), ("scenes", 8, 600), ("tested", 4, 100)))
+BATCH = 4 if QUICK else 8
 
 
 class Pyramid(nn.Module):

@@ -53,6 +53,7 @@ class Server:
         self.budgets = sorted(budgets or {*map(float, network.budgets), 1.0})
         self.sizes = [2 ** i for i in range(most.bit_length()) if 2 ** i <= most]
         self.seconds = {(b, n): self._measured(b, n) for b in self.budgets for n in self.sizes}
+        self.pace = 1.0  # how much slower batches have become since, by what else the machine does
         self.waiting: list[Request] = []
         self.came = threading.Condition()
         self.stopped = False
@@ -103,7 +104,7 @@ class Server:
     def _of(self, budget: float, images: int) -> float:
         """Seconds of a batch of so many images."""
         known = next((n for n in self.sizes if n >= images), self.sizes[-1])
-        return self.seconds.get((budget, known), self.seconds[self.budgets[-1], known])
+        return self.pace * self.seconds.get((budget, known), self.seconds[self.budgets[-1], known])
 
     @torch.inference_mode()
     def _measured(self, budget: float, images: int) -> float:
@@ -134,6 +135,7 @@ class Server:
         room = next(n for n in self.sizes if n >= len(batch))    # few sizes: each is recorded once and played again
         images = torch.zeros(room, 3, *self.size)
         torch.stack([r.image for r in batch], out=images[:len(batch)])
+        started = time.perf_counter()
         try:
             logits = self.network(images, budget=budget)
         except Exception as error:  # whoever asked is told
@@ -141,6 +143,8 @@ class Server:
                 request.answer.set_exception(error)
             return
         now = time.perf_counter()
+        expected = self.seconds.get((budget, room), now - started)
+        self.pace += 0.2 * ((now - started) / expected - self.pace)
         for request, line in zip(batch, logits):
             request.answer.set_result({"logits": line, "budget": budget, "seconds": now - request.arrived})
 

@@ -43,6 +43,7 @@ def test_each_answer_is_the_networks_own(served):
 def test_the_budget_falls_as_the_load_rises(served, monkeypatch):
     serve, server, _ = served
     monkeypatch.setattr(server, "seconds", {(b, n): b * n for b in (0.3, 0.6, 1.0) for n in (1, 2, 4)})
+    monkeypatch.setattr(server, "pace", 1.0)
     image, now = torch.zeros(3, 32, 32), time.perf_counter()
 
     def chosen(waiting: int, deadline: float, other: float | None = None) -> float:
@@ -52,6 +53,8 @@ def test_the_budget_falls_as_the_load_rises(served, monkeypatch):
     assert [chosen(count, 4.5) for count in (1, 4, 6, 8)] == [1.0, 1.0, 0.6, 0.3]
     assert [chosen(4, deadline) for deadline in (5, 3, 2, 0.1)] == [1.0, 0.6, 0.3, 0.3]  # late is better than never
     assert chosen(4, 4.5, other=1.0) == 0.6  # which waits before
+    monkeypatch.setattr(server, "pace", 2.0)  # the machine has other work too
+    assert chosen(4, 4.5) == 0.3
 
 
 def test_what_cannot_be_asked_is_said(served):
