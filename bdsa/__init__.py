@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # the lazy names below, for type checkers and editors
     from bdsa.models.usage import Usage as Usage
     from bdsa.models.weights_file import load as load
     from bdsa.models.weights_file import save as save
+    from bdsa.sparse.deadline import plan as plan
+    from bdsa.training.curves import calibrate_curves as calibrate_curves
     from bdsa.training.loader_calibration import calibrate as calibrate
     from bdsa.training.objective import Objective as Objective
 
@@ -46,11 +48,13 @@ _HOMES = {
     "Usage": "bdsa.models.usage",
     "adapt": "bdsa.models.surgery",
     "calibrate": "bdsa.training.loader_calibration",
+    "calibrate_curves": "bdsa.training.curves",
     "create_model": "bdsa.models.factory",
     "load": "bdsa.models.weights_file",
     "load_plugins": "bdsa.config.plugins",
     "load_published_checkpoint": "bdsa.models.published",
     "losses": "bdsa.method.losses",
+    "plan": "bdsa.sparse.deadline",
     "push_to_hub": "bdsa.models.hub",
     "register_awareness": "bdsa.method.awareness",
     "register_block": "bdsa.models.surgery",

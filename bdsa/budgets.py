@@ -96,6 +96,14 @@ class Budgets:
         """Plain numbers, for files that are read without this class."""
         return [float(b) for b in self.values]
 
+    def has(self, value: float) -> bool:
+        """Whether a network has this budget; the dense one is always there.
+
+        Raises:
+            UserError: for what is no budget.
+        """
+        return checked(value) in self._reachable
+
     def require(self, value: float) -> Budget:
         """Return a budget that a network has; the dense one (1.0) is always there.
 

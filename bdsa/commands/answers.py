@@ -42,19 +42,19 @@ class Answer:
         return torch.stack([mask.double().mean(dim=(1, 2, 3)) for mask in self.masks], dim=1)
 
 
-def masked_budgets(trained: Budgets, asked: Iterable[float] | None) -> list[Budget]:
-    """The budgets with masks: those asked for, each trained and below 1, or all of them.
+def masked_budgets(network: AdaptiveNetwork, asked: Iterable[float] | None) -> list[Budget]:
+    """The budgets with masks: those asked for, each below 1 and within the network's reach, or all that were trained.
 
     Raises:
-        UserError: for one that was not trained, or the dense one, which has no masks.
+        UserError: for one out of reach, or the dense one, which has no masks.
     """
-    adaptive = list(trained.adaptive)
+    adaptive = list(network.budgets.adaptive)
     if not adaptive:
         raise UserError("this checkpoint has the dense budget only, which runs every block everywhere: "
                         "there are no masks to show")
     wanted = adaptive if asked is None else list(Budgets(asked))
     for budget in wanted:
-        trained.require(budget)
+        network.require(budget)
         if budget.is_dense:
             raise UserError(f"budget 1 is the dense network, which runs every block everywhere: there are no masks "
                             f"to show; this network has masks for {', '.join(f'{b:g}' for b in adaptive)}")
@@ -65,7 +65,7 @@ def masked_budgets(trained: Budgets, asked: Iterable[float] | None) -> list[Budg
 def ask(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float], device: torch.device) -> list[Answer]:
     """Run images [N, 3, S, S] at each budget; the network must be on `device` and in eval mode."""
     answers = []
-    for budget in map(network.budgets.require, budgets):
+    for budget in map(network.require, budgets):
         outputs = [network(batch.to(device), budget=budget, return_usage=True) for batch in images.split(BATCH)]
         usages = [usage for _, usage in outputs]
         answers.append(Answer(

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
 from bdsa.commands.asked_data import data_settings, labelled
+from bdsa.commands.missing_curves import lacks_curves, measure_curves
 from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
 from bdsa.config.data import for_network
@@ -59,6 +60,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     dataset = limited(dataset, config.trainer.limit_eval_images)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.shard())
     network.execution, network.precision = config.execution, config.precision
+    network.per_image = config.per_image
     reference = None if config.precision == "float32" else in_float32(network)
     folder = _folder(config, name, splits.name, split)
     distributed.together(lambda: check_writable(folder))
@@ -68,6 +70,8 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
         task = bar.add_task(f"evaluating {name}", total=len(loader))
         evaluation = evaluate(network, loader, budgets, device, lambda: bar.advance(task), reference)
     results = describe(network, name, splits, split, evaluation)
+    if config.per_image:
+        results["per_image"] = True
     results["checkpoint"] = config.checkpoint or config.model.weights
     results["precision"] = config.precision
     if is_main():
@@ -89,11 +93,16 @@ def _subject(config: EvaluateConfig,
     if config.checkpoint is not None:
         stored = checkpoints.open_network(config.checkpoint, config.published, asked)
         network, name, content = stored.network, stored.name, stored.content
+        network.extrapolate = config.extrapolate
         if config.published is not None and asked is None:
             asked = list(network.budgets)  # the authors' code never trains the dense path: its row would say nothing
     else:
         check_model_name(name)
-    budgets = evaluated_budgets(Budgets([DENSE]) if network is None else network.budgets, asked)
+    if network is None:
+        asked = [Budgets([DENSE]).require(budget) for budget in Budgets(asked or [DENSE])]
+    missing = network is not None and lacks_curves(network, asked)
+    if network is not None and not missing:
+        evaluated_budgets(network, asked)
     data = data_settings(config.data, content, named, config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
@@ -106,7 +115,9 @@ def _subject(config: EvaluateConfig,
     if config.checkpoint is not None:
         splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     check_image_size(network, name, splits.image_size)
-    return name, network, splits, split, budgets, data.workers
+    if missing:
+        measure_curves(network, splits, config, data.workers)
+    return name, network, splits, split, evaluated_budgets(network, asked), data.workers
 
 
 def _kept_execution(folder: Path, blocks: int) -> dict[str, Any] | None:

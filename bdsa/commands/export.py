@@ -1,12 +1,15 @@
 """The work of bdsa-export: a trained network as one safetensors file."""
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from bdsa.budgets import Budgets
 from bdsa.config.commands import ExportConfig
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 from bdsa.models import checkpoints
+from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights_file import write_weights_file
 from bdsa.report.terminal import human_count
 
@@ -20,11 +23,29 @@ def export(config: ExportConfig) -> Path:
         raise UserError(f"out={config.out} must end in .safetensors")
     if path.is_dir():
         raise UserError(f"out={config.out} is a folder: name a file")
+    if config.curves is not None:
+        content["curves"] = _curves(config.curves, network)
     write_weights_file(path, content, config.attribution)
     names = ", ".join(f"{b:g}" for b in Budgets(content["model"]["budgets"]))
     print(f"{content['model']['name']} for budgets {names}: "
           f"{human_count(sum(p.numel() for p in network.parameters()))} parameters")
     if not content.get("calibrated"):
         print("note: this checkpoint was written in mid-training: its thresholds are not calibrated")
+    if not content.get("curves") and network.budgets.adaptive:
+        print("note: the file has no curves, so that it can be asked for these budgets alone: bdsa-evaluate with "
+              "budgets between measures them, and curves=ITS_RESULTS_JSON puts them in")
     print(f"  {path}  ({path.stat().st_size / 1e6:.1f} MB)")
     return path
+
+
+def _curves(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
+    """The curves of a results.json, for a network of the same budgets and blocks."""
+    try:
+        found = json.loads(Path(path).read_text())["curves"]
+        if not isinstance(found, dict) or not found:
+            raise ValueError("its curves are none")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"curves={path} is no results.json with curves ({first_line(error)}): bdsa-evaluate writes one "
+                        f"where it is asked for budgets between those that were trained") from error
+    checkpoints.fitting_curves(found, network, f"curves={path}")
+    return found

@@ -28,6 +28,7 @@ from bdsa.commands.job import Job
 from bdsa.commands.one_line import as_user_error
 from bdsa.config.options import experiments, group_options, shipped_folder, sweeps
 from bdsa.config.overrides import check_overrides, expand
+from bdsa.config.ranges import with_ranges
 from bdsa.config.schema import described_settings, setting_names
 from bdsa.errors import UserError, unknown
 from bdsa.runs.name import run_name
@@ -94,7 +95,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         if "plugins" in setting_names(schema):
             sys.argv[1:] = plugins.from_command_line(sys.argv[1:])
         options = plugins.with_options(group_options(config_name))
-        sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(argument, options)]
+        sys.argv[1:] = [part for argument in sys.argv[1:] for part in expand(with_ranges(argument), options)]
         overrides = [a for a in sys.argv[1:] if a.startswith("~") or ("=" in a and not a.startswith("-"))]
         if {"-sc", "--shell-completion"} & {*sys.argv}:  # its install=bash and query=bash are no settings
             expand_typed(options)

@@ -51,7 +51,7 @@ def visualize(config: VisualizeConfig, named: Collection[str] = ()) -> dict[str,
     files = None if config.images is None else find_image_files(config.images)
     stored = checkpoints.open_network(config.checkpoint, config.published, config.budgets.targets)
     network, name, content = stored.network, stored.name, stored.content
-    budgets = masked_budgets(network.budgets, config.budgets.targets)
+    budgets = masked_budgets(network, config.budgets.targets)
     if files is None:
         shown, source = _of_data(config, content, network, named)
     else:

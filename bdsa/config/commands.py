@@ -32,6 +32,10 @@ class EvaluateConfig:
                              choices=EXECUTIONS)
     precision: str = setting("float32", "of the adaptive network; any other is compared with float32",
                              choices=PRECISIONS)
+    per_image: bool = setting(False, "a budget is what no image exceeds, not a mean over them")
+    extrapolate: bool = setting(False, "allow budgets below the smallest trained one")
+    curve_images: int = setting(2048, "training images for budgets between, where the checkpoint has no curves",
+                                above=0, at_most=1e8)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def check(self) -> None:
@@ -49,6 +53,7 @@ class ExportConfig:
     checkpoint: str | None = setting(None, "best.pt of a training")
     out: str | None = setting(None, "the file, *.safetensors; default: beside the checkpoint", check=check_path)
     attribution: str | None = setting(None, "whom the weights are owed to, and the licence")
+    curves: str | None = setting(None, "a results.json of bdsa-evaluate with curves, for a checkpoint without")
     plugins: list[str] = setting([], "what the training had: files or folders")
 
     def check(self) -> None:

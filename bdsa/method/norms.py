@@ -7,7 +7,9 @@ are its own ("separate", started from the layer's) or the layer's ("shared").
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm, LayerNorm2d
 from torch import Tensor, nn
@@ -38,6 +40,13 @@ class BatchStatistics(nn.Module):
                             self.training, momentum or 0.0, self.eps)
 
 
+class Blend(NamedTuple):
+    """Norms between those of two budgets: (1 - share) of the first one's output and share of the second's."""
+    first: str
+    second: str
+    share: float
+
+
 class BudgetNorm(nn.Module):
     """A norm layer that can be called with the name of a budget; without one it is the dense layer."""
 
@@ -45,7 +54,9 @@ class BudgetNorm(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
 
-    def forward(self, x: Tensor, budget: str | None = None) -> Tensor:
+    def forward(self, x: Tensor, budget: str | Blend | None = None) -> Tensor:
+        if isinstance(budget, Blend):
+            return torch.lerp(self(x, budget.first), self(x, budget.second), budget.share)
         if budget is None or budget not in self.per_budget:
             return super().forward(x)
         norm = self.per_budget[budget]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdsa.method.curves import Point
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Asked:
     Attributes:
         network: the network's id.
         blocks: the ids of its blocks.
-        budget: the number that was given.
+        point: the budget that was given.
         request: how the blocks run; None: densely, as timm's.
         given: for each call, a mask that decides, or None.
         used: what the calls used, where someone wants to know.
@@ -37,7 +38,7 @@ class Asked:
     """
     network: int
     blocks: frozenset[int]
-    budget: float
+    point: Point
     request: Request | None
     given: Iterator[Tensor | None] | None = None
     used: list[BlockUsage] | None = None
@@ -50,11 +51,11 @@ _asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
 
 
 @contextmanager
-def asking(network: nn.Module, blocks: Iterable[nn.Module], budget: float, request: Request | None,
+def asking(network: nn.Module, blocks: Iterable[nn.Module], point: Point, request: Request | None,
            given: Iterator[Tensor | None] | None = None, used: list[BlockUsage] | None = None,
            calls: list[Usage] | None = None, how: dict[str, Any] | None = None) -> Iterator[Asked]:
     """Within it, blocks of a network that are called plainly do what is asked; see `Asked`."""
-    asked = Asked(id(network), frozenset(map(id, blocks)), budget, request, given, used, calls, how=how or {})
+    asked = Asked(id(network), frozenset(map(id, blocks)), point, request, given, used, calls, how=how or {})
     token = _asked.set(asked)
     try:
         yield asked

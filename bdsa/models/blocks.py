@@ -18,9 +18,10 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from bdsa.method.dilation import dilate, dilate_to_input
+from bdsa.method.exact import Decision
 from bdsa.method.macs import active, count_type, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
-from bdsa.method.norms import BudgetNorm, add_budget_norms
+from bdsa.method.norms import Blend, BudgetNorm, add_budget_norms
 from bdsa.models.asking import asked_of
 from bdsa.models.usage import BlockUsage, Request
 
@@ -69,7 +70,12 @@ class AdaptiveBlock(nn.Module):
             cost = torch.full((y.shape[0],), float(total), device=y.device, dtype=count_type(y.device))
             return y, BlockUsage(mask, cost, total, 0, None)
         unit = self.mask_units[request.budget]
-        clean = logits = unit(x)                                            # [B, 1, h, w]
+        clean = unit(x)                                                     # [B, 1, h, w]
+        if request.offset:
+            clean = clean + request.offset
+        logits = clean
+        if given is None and request.exact is not None:
+            given = request.exact.mask(self.decision(logits, x))
         if given is not None:
             if given.shape != logits.shape:
                 raise ValueError(f"a given mask is {list(given.shape)} and the block decides {list(logits.shape)}")
@@ -77,7 +83,7 @@ class AdaptiveBlock(nn.Module):
         elif request.noise:
             logits = logits + gumbel_difference(logits, request.shard)
         mask = straight_through(logits, request.temperature)
-        y = self.masked(x, mask.to(x.dtype), request.budget)
+        y = self.masked(x, mask.to(x.dtype), request.blend or request.budget)
         source = logits if request.differentiable_dilation else logits.detach()
         cost, total = self.cost(mask, source, x, request)
         loss_cost = self.cost(mask, source, x, request, published=True) if request.published_cost else None
@@ -102,6 +108,11 @@ class AdaptiveBlock(nn.Module):
             cost = cost + active(dilated) * dilated_macs
             total += dilated.shape[2] * dilated.shape[3] * dilated_macs
         return cost, total
+
+    def decision(self, logits: Tensor, x: Tensor) -> Decision:
+        """What a decision by logits [B, 1, h, w] would cost at an input x [B, C, H, W]."""
+        dilated_macs, masked_macs = self.macs_per_position()
+        return Decision(logits, masked_macs, self.dilate(logits, x) if dilated_macs else None, dilated_macs)
 
     def geometry(self) -> tuple[int, int]:
         """Input channels and stride of the block."""
@@ -128,11 +139,11 @@ class AdaptiveBlock(nn.Module):
         """Positions per image at which the dense block computes the layers at D(m)."""
         return y.shape[2] * y.shape[3]
 
-    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+    def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         """identity + mask * residual(x). x: [B, C, H, W], mask: [B, 1, h, w] of zeros and ones."""
         raise NotImplementedError
 
-    def identity(self, x: Tensor, budget: str) -> Tensor:
+    def identity(self, x: Tensor, budget: str | Blend) -> Tensor:
         """The dense identity branch of a ResNet block, with the budget's norm in its projection."""
         if self.downsample is None:
             return x
@@ -161,7 +172,7 @@ class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
     def reach(self) -> int:
         return self.conv2.dilation[0]
 
-    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+    def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x), budget))
         y = self.dropped(self.bn2(self.conv2(y), budget))
         return self.act2(y * mask + self.identity(x, budget))
@@ -188,7 +199,7 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
     def dilated_positions(self, x: Tensor, y: Tensor) -> int:
         return x.shape[2] * x.shape[3]
 
-    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+    def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x), budget))
         y = self.act2(self.bn2(self.conv2(y), budget))
         y = self.dropped(self.bn3(self.conv3(y), budget))
@@ -211,7 +222,7 @@ class AdaptiveConvNeXtBlock(AdaptiveBlock, ConvNeXtBlock):
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return [], [self.conv_dw, self.mlp.fc1, self.mlp.fc2]
 
-    def masked(self, x: Tensor, mask: Tensor, budget: str) -> Tensor:
+    def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         y = self.conv_dw(x)
         if self.use_conv_mlp:
             y = self.masked_mlp(self.norm(y, budget), mask)

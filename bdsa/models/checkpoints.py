@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from timm.models import is_model, split_model_name_tag
 from bdsa.budgets import Budgets
 from bdsa.config import loaded
 from bdsa.errors import UserError, first_line
+from bdsa.method.curves import Curve
 from bdsa.models.digest import Digesting, advice
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import load_published_checkpoint
-from bdsa.models.stated import check_content
+from bdsa.models.stated import check_content, check_curves
 from bdsa.models.weights import check_fit, load_completely, read_file, state_dict_of
 from bdsa.ranks import is_main
 from bdsa.runs.files import replacing
@@ -77,7 +78,13 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:
     """The part of a checkpoint that a user needs: the network's form and weights."""
-    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **more}
+    curves = {"curves": plain_curves(network)} if network.curves else {}
+    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **curves, **more}
+
+
+def plain_curves(network: AdaptiveNetwork) -> dict[str, dict[str, Any]]:
+    """A network's curves for a file, by the budgets' names; empty where none were measured."""
+    return {name: curve.plain() for name, curve in network.curves.items()}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -126,6 +133,8 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     check_fit(outline(content, source), content["state_dict"], source)
     network = ModelSpec(**content["model"]).build()
     load_completely(network, content["state_dict"], source)
+    body = getattr(network, "body", network)  # of a backbone
+    body.curves = fitting_curves(content.get("curves") or {}, body, source)
     return network
 
 
@@ -143,6 +152,21 @@ def outline(content: dict[str, Any], source: object) -> AdaptiveNetwork:
             return spec.build()
     except Exception as error:  # timm says no in many ways
         raise UserError(f"{source} states a network that cannot be built: {first_line(error)}") from error
+
+
+def fitting_curves(curves: Mapping[str, Any], network: AdaptiveNetwork, source: object) -> dict[str, Curve]:
+    """The curves that a file holds, for a network.
+
+    Raises:
+        UserError: if they are no curves of it.
+    """
+    try:
+        found = check_curves(curves, network.budgets.plain())
+        if found and len(next(iter(found.values())).blocks[0]) != (count := len(network.adaptive_blocks())):
+            raise ValueError(f"they are not of {count} blocks")
+    except ValueError as error:
+        raise UserError(f"{source} holds no curves of this network: {error}; measure them anew") from error
+    return found
 
 
 def open_network(path: str | Path, published: str | None = None, asked: Sequence[float] | None = None) -> StoredNetwork:

@@ -15,6 +15,7 @@ from torch.compiler import is_compiling
 
 from bdsa.budgets import DENSE, Budgets
 from bdsa.errors import UserError
+from bdsa.method.curves import Point
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asked_around, asking
 from bdsa.models.usage import BlockUsage, Request, Usage
@@ -28,7 +29,7 @@ class FeatureMethods:
     precision: str
     feature_info: list[dict[str, Any]]
 
-    def at_budget(self, budget: float) -> AbstractContextManager[None]:
+    def at_budget(self, budget: float, extrapolate: bool | None = None) -> AbstractContextManager[None]:
         """`AdaptiveNetwork.at_budget`."""
         raise NotImplementedError
 
@@ -134,7 +135,7 @@ class FeatureNetwork(nn.Module):
         """`AdaptiveNetwork.at_budget`."""
         return self.body.at_budget(budget)
 
-    def forward(self, x: Tensor, budget: float | None = None, return_usage: bool = False, *,
+    def forward(self, x: Tensor, budget: float | Point | None = None, return_usage: bool = False, *,
                 masks: Sequence[Tensor] | None = None, **how: Any) -> list[Tensor] | tuple[list[Tensor], Usage]:
         """Feature maps at a budget, in any execution.
 
@@ -150,24 +151,25 @@ class FeatureNetwork(nn.Module):
         if budget is None:
             around = asked_around(body)
             if around is not None and around.calls is not None:  # `bdsa.models.measuring`
-                maps, usage = self.forward(x, around.budget, True, masks=masks, **around.how)
+                maps, usage = self.forward(x, around.point, True, masks=masks, **around.how)
                 around.calls.append(usage)
                 return (maps, usage) if return_usage else maps
-            budget = DENSE if around is None else around.budget
-        asked = body.budgets.require(budget)
+            budget = DENSE if around is None else around.point
+        point = body.point(budget)
         if self.training and getattr(body, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what is asked around stages: "
                             "set_grad_checkpointing(False)")
-        plain = asked.is_dense and not return_usage
+        dense = point.name is None
+        plain = dense and not return_usage
         as_trained = body.execution == "masked" and body.precision == "float32"
-        if not as_trained and (plain or not asked.is_dense) and not is_compiling():
-            ran = sparse_execution().run_sparse(body, x, asked.name, None if plain else masks, return_usage, self._ends)
+        if not as_trained and (plain or not dense) and not is_compiling():
+            ran = sparse_execution().run_sparse(body, x, point, None if plain else masks, return_usage, self._ends)
             if ran is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         used: list[BlockUsage] = []
-        request = None if plain else Request(None if asked.is_dense else asked.name, **how)
+        request = None if plain else Request(point.name, offset=point.offset, blend=point.blend, **how)
         given = itertools.repeat(None) if masks is None else iter(masks)
-        with asking(body, body.adaptive_blocks(), float(asked), request, given, used):
+        with asking(body, body.adaptive_blocks(), point, request, given, used):
             maps = trunk_maps(body, x, self._ends)
         return (maps, Usage.gather(used, self.dense_macs(size))) if return_usage else maps
 
@@ -175,7 +177,7 @@ class FeatureNetwork(nn.Module):
         """MACs of the dense network up to the last map for one image of (height, width), counted once per size."""
         if size not in self._macs:
             first = next(m for m in self.body.modules() if isinstance(m, nn.Conv2d))
-            with asking(self.body, self.body.adaptive_blocks(), DENSE, None):
+            with asking(self.body, self.body.adaptive_blocks(), Point(None), None):
                 self._macs[size] = count_dense_macs(self, (size[0], size[1]), first.in_channels)
         return self._macs[size]
 
@@ -212,7 +214,7 @@ def _sparse_maps(network: Any, x: Tensor, ends: tuple[int, ...]) -> list[Tensor]
         return None
     if network.execution == "masked" and network.precision == "float32":
         return None
-    ran = sparse_execution().run_sparse(network, x, network.budgets.require(around.budget).name, None, False, ends)
+    ran = sparse_execution().run_sparse(network, x, around.point, None, False, ends)
     return None if ran is None else ran[0]
 
 

@@ -75,10 +75,10 @@ def measuring(network: AdaptiveNetwork, budget: float, **how: Any) -> Iterator[M
         UserError: for a budget that this network was not trained for, and in training with gradient checkpointing,
             whose second forward pass comes after it has ended.
     """
-    asked = network.budgets.require(budget)
+    point = network.point(budget)
     if network.training and getattr(network, "grad_checkpointing", False):
         raise UserError("gradient checkpointing cannot repeat what is asked around a call: call "
                         "network(x, budget=...), or set_grad_checkpointing(False)")
-    request = Request(None if asked.is_dense else asked.name, **how)
-    with asking(network, network.adaptive_blocks(), float(asked), request, used=[], calls=[], how=how) as around:
+    request = Request(point.name, offset=point.offset, blend=point.blend, **how)
+    with asking(network, network.adaptive_blocks(), point, request, used=[], calls=[], how=how) as around:
         yield Measured(network, around)

@@ -13,10 +13,11 @@ from torch.compiler import is_compiling
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
-from bdsa.budgets import DENSE, Budgets
+from bdsa.budgets import DENSE
 from bdsa.config.names import EXECUTIONS, PRECISIONS
 from bdsa.errors import UserError, unknown
-from bdsa.method.macs import count_dense_macs
+from bdsa.method.curves import Point
+from bdsa.models.any_budget import AnyBudget, Asking
 from bdsa.models.asking import asked_around, asking
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
@@ -24,10 +25,9 @@ from bdsa.models.features import FeatureMethods, sparse_execution
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 
-class AdaptiveNetwork(FeatureMethods, nn.Module):
+class AdaptiveNetwork(FeatureMethods, AnyBudget):
     """What every adaptive network adds to its timm class: a forward pass with a budget."""
 
-    budgets: Budgets
     feature_info: list[dict[str, Any]]  # timm's: channels and reduction of each stage
     made_with: dict[str, Any] | None = None  # name and arguments of `create_model`
     norm_affine, mask_norm = "separate", "none"
@@ -88,11 +88,6 @@ class AdaptiveNetwork(FeatureMethods, nn.Module):
         """Say that weights have changed in a way that is not seen; needed only as `execution` describes."""
         sparse_execution().forget(self)
 
-    def set_budgets(self, budgets: Budgets) -> None:
-        """Remember which budgets the blocks were given (called by `adapt`)."""
-        self.budgets = budgets
-        self._dense_macs: dict[tuple[int, int], int] = {}
-
     def trunk(self) -> list[nn.Module]:
         """The modules between the image and the head, in order; adaptive blocks one by one."""
         raise NotImplementedError
@@ -102,35 +97,41 @@ class AdaptiveNetwork(FeatureMethods, nn.Module):
         return [m for m in self.trunk() if isinstance(m, AdaptiveBlock)]
 
     @contextmanager
-    def at_budget(self, budget: float) -> Iterator[None]:
+    def at_budget(self, budget: float, extrapolate: bool | None = None) -> Iterator[None]:
         """Within it, what is called without a budget runs at this one, in this thread.
 
         That is the network itself, its `forward_features` and `forward_intermediates`, and whatever calls its blocks or
         stages: timm's and torchvision's feature extractors, or a loop by hand. 1 is the dense network.
 
         Raises:
-            UserError: for a budget that this network was not trained for, and in training with gradient checkpointing,
+            UserError: for a budget that cannot be met (see `forward`), and in training with gradient checkpointing,
                 whose second forward pass comes after it has ended.
         """
-        asked = self.budgets.require(budget)
+        point = self.point(budget, extrapolate)
         if self.training and getattr(self, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what at_budget asks for: call "
                             "network(x, budget=...), or set_grad_checkpointing(False)")
-        request = None if asked.is_dense else Request(asked.name)
-        with asking(self, self.adaptive_blocks(), float(asked), request):
+        request = None if point.name is None else Request(point.name, offset=point.offset, blend=point.blend)
+        with asking(self, self.adaptive_blocks(), point, request):
             yield
 
-    def forward(self, x: Tensor, budget: float | None = None, return_usage: bool = False, *, temperature: float = 1.0,
-                noise: bool = False, differentiable_dilation: bool = True,
+    def forward(self, x: Tensor, budget: Asking | None = None, return_usage: bool = False, *,
+                per_image: bool | None = None, extrapolate: bool | None = None, latency_ms: float | None = None,
+                temperature: float = 1.0, noise: bool = False, differentiable_dilation: bool = True,
                 published_cost: bool = False, shard: tuple[int, int] = (0, 1),
                 masks: Sequence[Tensor] | None = None) -> Tensor | tuple[Tensor, Usage]:
         """Classify images at a budget.
 
         Args:
             x: [B, 3, H, W], normalised images.
-            budget: one of the trained budgets, or 1.0 for the dense network (timm's own output); None: that of
-                `at_budget` around the call, or the dense network.
+            budget: one of the trained budgets, or 1.0 for the dense network (timm's own output), or, with `curves`,
+                any between; a sequence or tensor [B] of them: each image's own. None: that of `at_budget` around the
+                call, or the dense network.
             return_usage: also return what was used.
+            per_image: the budget is what no image may exceed, not a mean over images (`bdsa.method.exact`); in
+                evaluation mode. None: as the network's attribute says, False unless it was set.
+            extrapolate: allow budgets below the smallest trained one, where accuracy falls off; None: likewise.
+            latency_ms: a deadline in place of a budget: the largest one that `bdsa.plan` found to meet it.
             temperature: tau of the masks' gradient while training.
             noise: whether Gumbel noise is added to the mask logits (training).
             differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
@@ -143,29 +144,38 @@ class AdaptiveNetwork(FeatureMethods, nn.Module):
             Logits [B, classes], or (logits, Usage).
 
         Raises:
-            UserError: for a budget that this network was not trained for.
+            UserError: for a budget that this network was not trained for and has no curves for, one below the smallest,
+                a deadline that was not planned or cannot be met.
             ValueError: for masks that are not one a block.
         """
         if isinstance(budget, fx.Proxy):
             raise UserError("torch.fx cannot trace a network whose budget is an argument: use forward_intermediates(x, "
                             "budget=0.5), or an extractor of modules within network.at_budget(0.5)")
+        if latency_ms is not None:
+            budget, per_image = self.planned(latency_ms, x, budget)
+        if self.several(budget):
+            more = {"per_image": per_image, "extrapolate": extrapolate, "temperature": temperature, "noise": noise,
+                    "differentiable_dilation": differentiable_dilation, "published_cost": published_cost}
+            return self.each(x, budget, return_usage, masks, more)
         if budget is None:
             around = asked_around(self)
             if around is not None and around.calls is not None:  # `bdsa.models.measuring`
-                logits, usage = self.forward(x, around.budget, True, masks=masks, **around.how)
+                logits, usage = self.forward(x, around.point, True, masks=masks, **around.how)
                 around.calls.append(usage)
                 return (logits, usage) if return_usage else logits
-            budget = DENSE if around is None else around.budget
-        asked = self.budgets.require(budget)
-        plain = asked.is_dense and not return_usage
+            budget = DENSE if around is None else around.point
+        point = self.point(budget, extrapolate)
+        dense = point.name is None
+        plain = dense and not return_usage
         as_trained = self._execution == "masked" and self._precision == "float32"
         if plain and as_trained:
             return self._dense(x)
-        request = Request(None if asked.is_dense else asked.name, temperature, noise, differentiable_dilation,
-                          published_cost, shard)
         size = tuple(x.shape[2:])
-        if (plain or not asked.is_dense) and not as_trained and not is_compiling():
-            ran = sparse_execution().run_sparse(self, x, asked.name, None if plain else masks, return_usage)
+        request = Request(point.name, temperature, noise, differentiable_dilation, published_cost, shard, point.offset,
+                          point.blend, self.exact(point, size, per_image))
+        if (plain or not dense) and not as_trained and not is_compiling():
+            ran = sparse_execution().run_sparse(self, x, point, None if plain else masks, return_usage,
+                                                exact=request.exact)
             if ran is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         if plain:
@@ -174,7 +184,7 @@ class AdaptiveNetwork(FeatureMethods, nn.Module):
         used: list[BlockUsage] = []
         checkpoints = getattr(self, "grad_checkpointing", False) and self.training
         if not is_compiling() and not checkpoints and self._has_listeners():
-            with asking(self, self.adaptive_blocks(), budget, request, given, used):
+            with asking(self, self.adaptive_blocks(), point, request, given, used):
                 logits = super().forward(x)
             return (logits, Usage.gather(used, self.dense_macs(size))) if return_usage else logits
         for module in self.trunk():
@@ -193,7 +203,7 @@ class AdaptiveNetwork(FeatureMethods, nn.Module):
         """timm's own forward pass."""
         if is_compiling():
             return super().forward(x)
-        with asking(self, self.adaptive_blocks(), DENSE, None):
+        with asking(self, self.adaptive_blocks(), Point(None), None):
             return super().forward(x)
 
     def _has_listeners(self) -> bool:
@@ -215,13 +225,6 @@ class AdaptiveNetwork(FeatureMethods, nn.Module):
             raise ValueError(f"{len(masks)} masks for {len(self.adaptive_blocks())} adaptive blocks")
         return iter(masks)
 
-    def dense_macs(self, size: tuple[int, int]) -> int:
-        """MACs of the dense network for one image of (height, width), counted once per size."""
-        if size not in self._dense_macs:
-            first = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
-            with asking(self, self.adaptive_blocks(), DENSE, None):  # whatever is asked around this
-                self._dense_macs[size] = count_dense_macs(self, size, first.in_channels)
-        return self._dense_macs[size]
 
 
 class AdaptiveResNet(AdaptiveNetwork, ResNet):

@@ -10,6 +10,7 @@ from timm.models import split_model_name_tag
 from bdsa.budgets import Budgets
 from bdsa.config.image_size import check_image_size
 from bdsa.errors import UserError, unknown
+from bdsa.method.curves import Curve, curve_of
 from bdsa.method.masks import MASK_NORMS
 from bdsa.method.norms import AFFINE
 from bdsa.models.registration import OWN
@@ -29,7 +30,7 @@ RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoin
 DEPTHS = ("layers", "depths", "depth")  # how many blocks are made
 FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm", "out_indices")
 PLAIN = {"epoch": int, "calibrated": bool, "weights": str, "attribution": str, "config": dict, "results": dict,
-         "classes": list, "best": dict, "images": dict}
+         "classes": list, "best": dict, "images": dict, "curves": dict}
 MOST_CLASSES, WIDEST, MOST_ITEMS, DEEPEST, LONGEST = 1_000_000, 65_536, 1_000_000, 16, 1_000_000
 
 
@@ -54,12 +55,33 @@ def check_content(content: Mapping[str, Any], source: object) -> None:
         for part, name in ((content, "image_size"), (content.get("results") or {}, "results.image_size")):
             if part.get("image_size") is not None:
                 check_image_size(name, part["image_size"])
+        check_curves(content.get("curves") or {}, content["model"]["budgets"])
         classes = content.get("classes")
         if classes is not None and (not all(isinstance(c, str) for c in classes)
                                     or len(classes) != content["model"]["num_classes"]):
             raise ValueError(f"classes are not the names of {content['model']['num_classes']} classes")
     except ValueError as error:
         raise UserError(f"{source} is no sound checkpoint: {error}; get or make it anew") from error
+
+
+def check_curves(curves: Mapping[str, Any], budgets: list[float]) -> dict[str, Curve]:
+    """The curves that a file states: of every budget below 1, by its name, or none.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    wanted = [b.name for b in Budgets(budgets).adaptive]
+    if curves and sorted(curves) != sorted(wanted):
+        raise ValueError(f"curves are of {short(', '.join(sorted(curves)))}, not of {', '.join(wanted)}")
+    found = {}
+    for name in wanted if curves else ():
+        try:
+            found[name] = curve_of(curves[name])
+        except ValueError as error:
+            raise ValueError(f"the curve of {name} is none: {error}") from error
+    if len({len(curve.blocks[0]) for curve in found.values()}) > 1:
+        raise ValueError("curves are of different numbers of blocks")
+    return found
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any], blocks: int = 10_000) -> None:

@@ -1,12 +1,16 @@
 """What one forward pass asks for and what it used: returned beside the logits, never kept in a module."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from bdsa.method.exact import ExactBudget
+from bdsa.method.norms import Blend
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,9 @@ class Request:
         published_cost: whether the budget losses see the MACs that the authors' code counts: the first
             layer of a strided bottleneck at output resolution, grouped convolutions divided by their
             groups twice. What is reported stays what is executed.
+        offset: added to the mask logits: a budget between those that were trained (`bdsa.method.curves`).
+        blend: norms in place of the budget's own.
+        exact: decides instead of the threshold, so that no image spends more than its budget; for one pass.
         shard: (r, n) where the images are the r-th of n equal parts of a batch; see `gumbel_difference`.
     """
     budget: str | None
@@ -29,6 +36,9 @@ class Request:
     differentiable_dilation: bool = True
     published_cost: bool = False
     shard: tuple[int, int] = (0, 1)
+    offset: float = 0.0
+    blend: Blend | None = None
+    exact: ExactBudget | None = None
 
 
 class BlockUsage(NamedTuple):
@@ -79,6 +89,25 @@ class Usage:
         return cls(masks=[b.mask for b in blocks], mask_logits=[b.logits for b in blocks],
                    block_fractions=block_fractions, conditional_fraction=fraction, macs=cost.detach() + constant,
                    loss_block_fractions=loss_block_fractions, loss_fraction=loss_fraction)
+
+    @classmethod
+    def join(cls, parts: list[Usage], order: Tensor) -> Usage:
+        """The usage of a batch from that of its parts; `order`, int64 [B]: of the parts in a row, which is whose.
+
+        Where a part ran densely and another did not, its mask logits are infinite.
+        """
+        def whole(tensors: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(tensors))[order]
+
+        masks = [list(each) for each in zip(*(p.masks for p in parts), strict=True)]
+        logits: list[Tensor | None] = []
+        for mask, each in zip(masks, zip(*(p.mask_logits for p in parts), strict=True)):
+            known = [torch.full(m.shape, torch.inf, device=m.device) if own is None else own
+                     for m, own in zip(mask, each)]
+            logits.append(None if all(own is None for own in each) else whole(known))
+        return cls(masks=[whole(each) for each in masks], mask_logits=logits,
+                   **{name: whole([getattr(p, name) for p in parts]) for name in (
+                       "block_fractions", "conditional_fraction", "macs", "loss_block_fractions", "loss_fraction")})
 
 
 def _fractions(blocks: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:

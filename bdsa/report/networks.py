@@ -78,6 +78,11 @@ class Network:
         return sorted({b for run in self.runs for b in run.trained})
 
     @property
+    def between(self) -> list[dict[str, Any]]:
+        """Rows of budgets between those that were trained: of the first of its runs that has some."""
+        return [] if self.single else next((run.between for run in self.runs if run.between), [])
+
+    @property
     def kind(self) -> str:
         """How many networks it takes, in words."""
         return "a network a budget" if self.single else f"one for {', '.join(f'{b:g}' for b in self.trained)}"

@@ -42,10 +42,11 @@ def _plot(table: DataTable, lines: list[Line]) -> dict[str, Any]:
     group_of = {id(n): name for name, networks in colour_groups(table.networks).items() for n in networks}
     by_model = {n.model: points for n in table.networks if (points := published_points(table, n))}
     return {"title": table.title, "top1": {cost: top1_range(table, published=cost == "macs")
-                                           for cost in ("macs", "latency")},
+                                           for cost in ("macs", "latency", "budget")},
             "networks": [{"group": group_of[id(n)], "single": n.single,
                           "points": [_point(line) for line in lines
-                                     if line.network is n and line.top1 is not None and not line.untrained]}
+                                     if line.network is n and line.top1 is not None and not line.untrained],
+                          "between": [_between(n, row) for row in n.between]}
                          for n in table.networks],
             "published": [{"model": m, "points": [[b, round(macs), top1] for b, macs, top1 in points]}
                           for m, points in sorted(by_model.items())]}
@@ -68,6 +69,15 @@ def _point(line: Line) -> dict[str, Any]:
             "bar": [low, high], "tip": "\n".join(says)}
 
 
+def _between(network: Network, row: dict[str, Any]) -> dict[str, Any]:
+    """A budget that was not trained: a point of the line, without a bar."""
+    says = [network.title, f"budget {row['budget']:g}, between those that were trained: {row['top1']:.2f} %",
+            f"fraction {row['conditional_fraction']:.3f}, {human_count(row['macs'])} MACs"]
+    latency = row.get("latency_ms")
+    return {"budget": row["budget"], "macs": row["macs"], "latency": latency, "top1": row["top1"], "bar": None,
+            "small": True, "tip": "\n".join([*says, *([] if latency is None else [f"{latency:.2f} ms"])])}
+
+
 def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]:
     """A viewer a network, of the first run of each budget that kept its masks; `images` is filled, each strip once."""
     found, size = [], 0
@@ -84,12 +94,14 @@ def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]
         size += added
         if first["images"] not in images:
             images.append(first["images"])
-        shown = [{"budget": b, **{k: kept["budgets"][Budget(b).name][k] for k in ("masks", "predictions")}}
+        shown = [{"budget": b, "trained": b in network.trained,
+                  **{k: kept["budgets"][Budget(b).name][k] for k in ("masks", "predictions")}}
                  for b, kept in stops]
         found.append({"title": network.title, "count": first["count"], "ratio": first["ratio"],
                       "blocks": first["blocks"], "labels": first["labels"], "images": images.index(first["images"]),
                       "photo": first["images"].startswith("data:image/jpeg"),
-                      "stops": [*shown, {"budget": DENSE, "masks": None}]})
+                      "stops": [*shown, {"budget": DENSE, "trained": DENSE in network.trained,
+                                           "masks": None}]})
     return found
 
 
@@ -101,7 +113,10 @@ def _stops(network: Network) -> list[tuple[float, dict[str, Any]]]:
             if run.masks is not None and budget.name in run.masks["budgets"]:
                 stops.append((budget, run.masks))
                 break
-    return stops
+    kept = stops[0][1]["budgets"] if stops and not network.single else {}
+    known = {b for b, _ in stops}
+    between = [b for column in kept.values() if (b := column.get("budget")) is not None and b not in known]
+    return sorted([*stops, *((b, stops[0][1]) for b in between)], key=lambda stop: stop[0])
 
 
 def _run(run: Run, settings: dict[str, str], why: str | None) -> dict[str, Any]:

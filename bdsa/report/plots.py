@@ -36,6 +36,7 @@ def write_plots(tables: list[DataTable], folder: Path) -> list[Path]:
         with rc_context(_PRINT):
             for name, figure in (("accuracy_macs", _accuracy_cost(table, "macs")),
                                  ("accuracy_latency", _accuracy_cost(table, "latency_ms")),
+                                 ("accuracy_budget", _accuracy_cost(table, "budget")),
                                  ("training", _training(table)), ("density", _density(table))):
                 if figure is None:
                     continue
@@ -45,8 +46,10 @@ def write_plots(tables: list[DataTable], folder: Path) -> list[Path]:
 
 
 def _accuracy_cost(table: DataTable, key: str) -> Figure | None:
-    """Top-1 over MACs or latency; None where no network has them."""
+    """Top-1 over MACs, latency or, where some between were measured, budgets; None where no network has them."""
     measured = [n for n in table.networks if any(c.mean(key) is not None for c in n.cells.values())]
+    if key == "budget" and not any(n.between for n in measured):
+        return None
     if not measured:
         return None
     figure = new_figure(6.3, 4.2)
@@ -64,7 +67,7 @@ def _accuracy_cost(table: DataTable, key: str) -> Figure | None:
                               label="dense (budget 1)"))
     if key == "macs":
         handles += _published(axes, measured, table)
-    axes.set(xlabel="MACs an image (mean)" if key == "macs" else "latency, ms",
+    axes.set(xlabel={"macs": "MACs an image (mean)", "latency_ms": "latency, ms"}.get(key, key),
              ylabel=f"top-1, %\n(bars: {bar_words(table)})" if len(measured) == len(groups) else "top-1, %",
              ylim=top1_range(table, published=key == "macs"))
     axes.set_xlim(left=0)  # from 0, so that distances are shares of the cost
@@ -84,8 +87,11 @@ def _network_line(axes: Axes, network: Network, key: str, style: dict[str, Any],
              and not untrained_dense(network, b)]
     cells.sort(key=lambda c: c.mean(key))
     x, y = [c.mean(key) for c in cells], [c.mean("top1") for c in cells]
-    axes.plot(x, y, color=style["color"], linestyle="--" if network.single else "-",
+    between = [(row[key], row["top1"]) for row in network.between if row.get(key) is not None]
+    axes.plot(*zip(*sorted([*zip(x, y), *between])), color=style["color"], linestyle="--" if network.single else "-",
               linewidth=0.8 if thin else 1.4, alpha=0.5 if thin else 1)
+    if between:
+        axes.plot(*zip(*between), color=style["color"], marker="o", markersize=2, linestyle="none")
     for cost, top1, cell in zip(x, y, cells):
         dense = Budget(cell.budget).is_dense
         low, high = cell.top1_interval()

@@ -19,6 +19,7 @@ from typing import Any
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError, nearest
 from bdsa.runs import contents, failures
+from bdsa.runs.between import between_rows
 from bdsa.runs.name import decisive_settings, default_settings
 
 _NOT_SEARCHED = {"checkpoints", "pictures", "wandb", "csv", "tensorboard", "mlflow", "evaluations", "visualizations",
@@ -72,6 +73,11 @@ class Run:
         if words and not words[0].startswith("bdsa-"):  # python -m bdsa.commands, or a test
             words[0] = "bdsa-train"
         return shlex.join(words) or None
+
+    @cached_property
+    def between(self) -> list[dict[str, Any]]:
+        """Rows of budgets between those that it trained, where bdsa-evaluate measured some."""
+        return [] if self.results is None else between_rows(self.folder, self.results)
 
     @cached_property
     def masks(self) -> dict[str, Any] | None:

@@ -7,8 +7,9 @@ same processor with as many threads. On a GPU a block goes one way for all masks
 """
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,19 @@ def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
     name = torch.cuda.get_device_name(x.device) if x.is_cuda else processor()
     return {"processor": name, "threads": torch.get_num_threads(), "precision": str(dtype).removeprefix("torch."),
             "image_size": list(x.shape[2:])}
+
+
+def nearest(found: Sequence[dict[str, Any]], x: Tensor, dtype: torch.dtype, blocks: int) -> list[float] | None:
+    """The densities that were found for the input most like x: of its class of batch, then of its number of positions.
+
+    None where nothing was found with this processor and type for the network's first `blocks`.
+    """
+    here, area, batch = conditions(x, dtype), x.shape[2] * x.shape[3], int(batch_class(x))
+    alike = [one for one in found if all(one.get(key) == here[key] for key in ("processor", "precision"))]
+    known = [(abs(math.log(int(size.split(",")[0]) / batch)), abs(math.log(math.prod(one["image_size"]) / area)),
+              densities)
+             for one in alike for size, densities in one["blocks"].items() if len(densities) >= blocks]
+    return min(known, key=lambda row: row[:2])[2][:blocks] if known else None
 
 
 def calibrate(executor: Executor, x: Tensor) -> list[float]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bdsa.method.exact import ExactBudget
 from bdsa.method.masks import MaskUnit
+from bdsa.method.norms import Blend
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
 from bdsa.sparse.folded_block import folded_block
@@ -24,6 +26,7 @@ class BlockStep:
     Attributes:
         block: the network's own.
         budget: its name.
+        norms: the name of the budget whose norms it has, or a blend.
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
         scorer: where its mask unit's logits come from; None in the dense network.
         break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
@@ -34,6 +37,7 @@ class BlockStep:
     block: AdaptiveBlock
     budget: str
     plan: Plan | None
+    norms: str | Blend
     scorer: Member | Alone | None = None
     break_even: float | None = None
     rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64, device="cpu"))
@@ -45,9 +49,9 @@ class BlockStep:
         """Whether the output is the input with changes."""
         return self.plan is not None and self.plan.shortcut is None
 
-    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str
+    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str, offset: float = 0.0
                ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Its board's products, made here unless they are given, and the unit's logits and mask [B, h, w].
+        """Its board's products, made here unless they are given, and the unit's logits, moved, and mask [B, h, w].
 
         The dense network has no unit: no logits, and a mask of ones.
         """
@@ -55,9 +59,14 @@ class BlockStep:
             shape = (len(x), *self.output_size(x))
             return None, None, workspace.room(f"{name} mask", shape, x, torch.bool).fill_(True)
         if isinstance(self.scorer, Alone):
-            return None, *self.scorer.decide(x, workspace, name)
+            return None, *self.scorer.decide(x, workspace, name, offset)
         products = self.scorer.board.products(x, workspace) if products is None else products
-        return products, *self.scorer.decide(x, products, workspace, name)
+        return products, *self.scorer.decide(x, products, workspace, name, offset)
+
+    def decide(self, x: Tensor, scored: Tensor, mask: Tensor, exact: ExactBudget) -> None:
+        """Decide by purses: scored, mask: [B, h, w], the logits and what becomes the mask."""
+        cannot_record()
+        mask.copy_(exact.mask(self.block.decision(scored[:, None], x.permute(0, 3, 1, 2)))[:, 0])
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
         """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`)."""
@@ -76,8 +85,8 @@ class BlockStep:
         """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""
         cannot_record()
         if self.folded is None:
-            self.folded = folded_block(self.block, self.budget).to(x.dtype)
-        y = self.folded.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.budget)
+            self.folded = folded_block(self.block, self.norms).to(x.dtype)
+        y = self.folded.masked(x.permute(0, 3, 1, 2), mask[:, None].to(x.dtype), self.norms)
         return y.permute(0, 2, 3, 1).contiguous()
 
     def run_sparse(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None = None) -> None:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError
+from bdsa.method.curves import Point
+from bdsa.method.exact import ExactBudget
+from bdsa.method.norms import Blend
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native, precision
 from bdsa.sparse.executor import Executor
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 _executors: weakref.WeakKeyDictionary[nn.Module, _Executors] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _said: set[str] = set()
+SIZES = 16  # of images, for which the blocks' ways are kept
 
 
 @dataclass
@@ -36,26 +40,30 @@ class _Made:
 
 
 class _Executors:
-    """A network's executors by budget."""
+    """A network's executors by budget and norms."""
 
     def __init__(self) -> None:
-        self.made: dict[tuple[str, tuple[int, ...], torch.dtype | None], _Made] = {}
+        self.made: dict[tuple[str, tuple[int, ...], Blend | None, torch.dtype | None], _Made] = {}
         self.found: dict[str, Any] | None = None
+        self.others: list[dict[str, Any]] = []  # what was found for other sizes of image and numbers of threads
+        self.settled = False  # nothing is to be measured any more: what is new goes as what is nearest
 
-    def of(self, network: nn.Module, budget: str, x: Tensor | None = None, ends: tuple[int, ...] = ()) -> _Made:
+    def of(self, network: nn.Module, budget: str, x: Tensor | None = None, ends: tuple[int, ...] = (),
+           blend: Blend | None = None) -> _Made:
         """What was made for a budget, made now if need be, or anew where the network or its precision has changed.
 
         Args:
             x: images by which a precision of "auto" is judged; None: they are not at hand.
             ends: the places in the trunk whose maps are wanted; none: logits are.
+            blend: norms in place of the budget's own.
         """
-        key = budget, ends, gpu.dtype_for(network, x)
+        key = budget, ends, blend, gpu.dtype_for(network, x)
         made = self.made.get(key)
         new, read = made is None, network.watch_weights and not gpu.capturing()
         if made is None or made.precision != network.precision or not made.watch.is_current(read=read):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
-                watch = Watch(network, budget)  # before the weights are read: what changes meanwhile is seen
-                executor = None if watch.reason else _executor(network, budget, x, ends, key[2])
+                watch = Watch(network, budget, blend)  # before the weights are read: what changes meanwhile is seen
+                executor = None if watch.reason else _executor(network, budget, x, ends, blend, key[3])
                 made = _Made(watch, executor, network.precision)
             same = {name: kept for name, kept in self.made.items() if kept.precision == made.precision} if new else {}
             self.made = {**same, key: made}  # what is old would keep old weights
@@ -72,15 +80,25 @@ class _Executors:
             return
         densities = [auto.NEVER if execution == "masked" else auto.ALWAYS] * len(executor.blocks())
         if execution == "auto":
-            here = auto.conditions(x, executor.dtype)
-            if self.found is None or any(self.found.get(key) != value for key, value in here.items()):
-                self.found = {**here, "blocks": {}}
+            self._turn_to(auto.conditions(x, executor.dtype))
+            known = self.found["blocks"]
             key = batch if executor.whole else f"{batch}, the first {len(densities)} blocks"
-            if key not in self.found["blocks"]:
-                self.found["blocks"][key] = _find_ways(executor, x, given) if on_gpu else auto.calibrate(executor, x)
-            densities = self.found["blocks"][key]
+            if key not in known:
+                near = self.settled and not on_gpu and auto.nearest(
+                    [self.found, *self.others], x, executor.dtype, len(densities))
+                known = {key: near} if near else known
+                if not near:
+                    known[key] = _find_ways(executor, x, given) if on_gpu else auto.calibrate(executor, x)
+            densities = known[key]
         executor.set_break_even(densities)
         executor.chosen_for = case
+
+    def _turn_to(self, here: dict[str, Any]) -> None:
+        """Make `found` what was found under these conditions; the rest is kept for when they come back."""
+        known = [f for f in (self.found, *self.others) if f is not None]
+        same = next((f for f in known if all(f.get(key) == value for key, value in here.items())), None)
+        found = self.found = same or {**here, "blocks": {}}
+        self.others = [f for f in known if f is not found and f["blocks"]][:SIZES]
 
     @staticmethod
     def _explain(executor: Executor) -> None:
@@ -90,17 +108,17 @@ class _Executors:
             _say_once(f"blocks with {reason} have no sparse form and run masked")
 
 
-def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int, ...], on_gpu: torch.dtype | None
-              ) -> Executor:
+def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int, ...], blend: Blend | None,
+              on_gpu: torch.dtype | None) -> Executor:
     """A new executor: on a GPU of this type, else of that which the network's precision means for images such as x."""
     if on_gpu is not None:
         from bdsa.sparse.gpu.executor import GpuExecutor  # which needs Triton
         return GpuExecutor.for_maps(network, budget, on_gpu)
     dtype = precision.dtype_of(network.precision)
-    made = Executor.of(network, budget, native.form(dtype), ends)
+    made = Executor.of(network, budget, native.form(dtype), ends, blend)
     if network.precision != "auto" or dtype == torch.float32 or x is None:
         return made
-    exact = Executor.of(network, budget, native.form(), ends)
+    exact = Executor.of(network, budget, native.form(), ends, blend)
     wanted, used = _outputs(network, exact, x[:8], None, budget != DENSE.name)
     found, _ = _outputs(network, made, x[:8], [each.mask for each in used] or None, False)
     apart = max(map(precision.distance, found, wanted))
@@ -151,19 +169,24 @@ def use_break_even(network: nn.Module, found: dict[str, Any]) -> None:
     _kept(network).found = found
 
 
+def settle(network: nn.Module) -> None:
+    """Measure no more which way blocks are faster: what was not measured goes as the nearest that was."""
+    _kept(network).settled = True
+
+
 def _kept(network: nn.Module) -> _Executors:
     with _lock:
         return _executors.setdefault(network, _Executors())
 
 
-def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tensor] | None, count: bool,
-               ends: tuple[int, ...] = ()) -> tuple[Any, list[BlockUsage]] | None:
+def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tensor] | None, count: bool,
+               ends: tuple[int, ...] = (), exact: ExactBudget | None = None) -> tuple[Any, list[BlockUsage]] | None:
     """A network's logits, sparsely, and its blocks' usage; None where only masked execution can do it.
 
     Args:
-        budget: its name; the dense network's has usage only in masked execution.
+        point: where it runs; the dense network has usage only in masked execution.
         ends: places in the trunk whose maps, a list of [B, C, h, w], take the place of the logits.
-        x, given, count: see `Executor.__call__`.
+        x, given, count, exact: see `Executor.__call__`.
     """
     if network.training or getattr(x, "is_meta", False):
         return None
@@ -180,14 +203,16 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
         _say_once(f"float32 instead of bfloat16, whose kernels are not here: {reason}")
         if network.execution == "masked":
             return None
-    ended = "feature maps on a GPU" if on_gpu and ends else None
+    moved = bool(point.offset or point.blend or exact)
+    ended = "feature maps on a GPU" if on_gpu and ends else (
+        "budgets between, and exact ones, on a GPU" if on_gpu and moved else None)
     if reason := watcher() or refusal(x) or own or ended:
         _masked_instead(reason)
         return None
-    if budget == DENSE.name and (on_gpu or native.unavailable()):
+    if point.name is None and (on_gpu or native.unavailable()):
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
-    made = kept.of(network, budget, x, ends)
+    made = kept.of(network, point.name or DENSE.name, x, ends, point.blend)
     if made.executor is None or (reason := made.watch.occupied()):
         _masked_instead(reason or made.watch.reason)
         return None
@@ -199,8 +224,10 @@ def run_sparse(network: nn.Module, x: Tensor, budget: str, given: Sequence[Tenso
         return None
     kept.choose(made.executor, x, given, network.execution)
     if ends:
-        return feature_maps(made.executor, x, given, count)
-    return made.executor.classify(x, given, count, network.forward_head)
+        return feature_maps(made.executor, x, given, count, point.offset)
+    if on_gpu:
+        return made.executor.classify(x, given, count, network.forward_head)
+    return made.executor.classify(x, given, count, network.forward_head, point.offset, exact)
 
 
 def _find_ways(executor: Any, x: Tensor, given: Sequence[Tensor] | None) -> list[float]:

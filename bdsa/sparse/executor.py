@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdsa.method.exact import ExactBudget
+from bdsa.method.norms import Blend
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import operators
 from bdsa.sparse.block_step import BlockStep, score_together
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
+from bdsa.sparse.given import check_given, take
 from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import plan_block, why_masked
 from bdsa.sparse.recording import Recording, recorded
@@ -60,19 +63,22 @@ class Executor:
     device_type = "cpu"  # what it is for
 
     @classmethod
-    def of(cls, network: nn.Module, budget: str, form: Form, ends: tuple[int, ...] = ()) -> Executor:
+    def of(cls, network: nn.Module, budget: str, form: Form, ends: tuple[int, ...] = (),
+           blend: Blend | None = None) -> Executor:
         """Fold and pack a network for a budget, by name, in a form that this machine has (`native.form`).
 
         Args:
             ends: places in its trunk whose maps are wanted: it goes up to the last of them.
+            blend: norms in place of the budget's own.
         """
         steps: list[Step | BlockStep] = []
         waiting: list[nn.Module] = []
         marks: list[int] = []
-        trunk = network.trunk()
+        trunk, norms = network.trunk(), blend or budget
         for place, module in enumerate(trunk[:ends[-1] + 1] if ends else trunk):
             if isinstance(module, AdaptiveBlock):
-                steps += [*dense_steps(waiting, form), BlockStep(module, budget, plan_block(module, budget, form))]
+                plan = plan_block(module, norms, form)
+                steps += [*dense_steps(waiting, form), BlockStep(module, budget, plan, norms)]
                 waiting = []
             else:
                 waiting.append(module)
@@ -95,17 +101,18 @@ class Executor:
         """Of the last call, for each block: the rows computed at D(m) and at m, int64 [2]; None where it ran masked."""
         return [None if step.ran_masked and not self.played else step.rows for step in self.blocks()]
 
-    def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor]
-                 ) -> tuple[Tensor, list[BlockUsage]]:
+    def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor],
+                 offset: float = 0.0, exact: ExactBudget | None = None) -> tuple[Tensor, list[BlockUsage]]:
         """Logits [B, classes] and the blocks' usage, as `__call__`.
 
-        An inference whose usage is not asked for is recorded when an image of its size comes first, then played.
+        An inference whose usage is not asked for is recorded when an image of its size comes first, then played, at
+        any offset; exact budgets are decided in between, and not recorded.
 
         Args:
             head: the network's own, from the last map [B, C, h, w].
         """
-        if count or torch.autograd._profiler_enabled() or self.head is None:
-            features, used = self(x, given, count)
+        if count or torch.autograd._profiler_enabled() or self.head is None or exact is not None:
+            features, used = self(x, given, count, offset=offset, exact=exact)
             return (head(features.to(x.dtype)) if self.head is None else self._logits(features).clone()), used
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
         if (kept := self.workspace.recordings.get(key)) is not None:
@@ -113,13 +120,14 @@ class Executor:
             if given is not None:
                 check_given(given, kept.masks)
                 for room, mask in zip(kept.masks, given):
-                    _take(mask, room)
+                    take(mask, room)
+            kept.recording.decide_at(self.offsets(offset))
             kept.recording.play()
             self.played = True
             return kept.logits.clone(), []
         image = self.take_in(x)
         with recorded() as recording:
-            features, used, masks = self.run(image, given, False, None)
+            features, used, masks = self.run(image, given, False, None, offset=offset)
             logits = self._logits(features)
         if recording.complete:
             recording.ends = [image, *masks, logits]
@@ -127,7 +135,8 @@ class Executor:
         return logits.clone(), used
 
     def __call__(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
-                 on_input: Callable[[BlockStep, Tensor], None] | None = None) -> tuple[Tensor, list[BlockUsage]]:
+                 on_input: Callable[[BlockStep, Tensor], None] | None = None, offset: float = 0.0,
+                 exact: ExactBudget | None = None) -> tuple[Tensor, list[BlockUsage]]:
         """Compute the last feature map.
 
         Args:
@@ -135,12 +144,14 @@ class Executor:
             given: masks in place of the units' decisions, bool [B, 1, h, w] a block.
             count: whether to count what was used.
             on_input: called with each block and its input [B, H, W, C].
+            offset: added to the units' logits.
+            exact: decides in place of their threshold, where no masks are given.
 
         Returns:
             [B, C, h, w] in channels-last memory that the next call overwrites, and the blocks' usage, empty
             unless `count`.
         """
-        return self.run(self.take_in(x), given, count, on_input)[:2]
+        return self.run(self.take_in(x), given, count, on_input, None, offset, exact)[:2]
 
     def take_in(self, x: Tensor) -> Tensor:
         """Images [B, 3, H, W] as the first step wants them, [B, H', W', 3].
@@ -153,8 +164,9 @@ class Executor:
         return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image", self.dtype)
 
     def run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
-             on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None
-             ) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
+            on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None,
+            offset: float = 0.0, exact: ExactBudget | None = None
+            ) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
         """`__call__` from the image with its border, [B, H, W, 3]; also the rooms of given masks, bool [B, 1, h, w].
 
         Args:
@@ -173,12 +185,14 @@ class Executor:
                 continue
             if on_input is not None:
                 on_input(step, x)
-            products, scored, mask = step.scores(x, products if fresh else None, self.workspace, f"step {i}")
+            products, scored, mask = step.scores(x, products if fresh else None, self.workspace, f"step {i}", offset)
+            if exact is not None and given is None:
+                step.decide(x, scored, mask, exact)
             if given is not None:
                 rooms.append(self._given(next(masks), mask, f"step {i} given"))
                 mask = rooms[-1][:, 0]
             if count:
-                used.append(step.usage(x, scored.clone(), mask.clone(), given is not None))
+                used.append(step.usage(x, scored.clone(), mask.clone(), given is not None or exact is not None))
             step.ran_masked = step.goes_masked(mask)
             if step.ran_masked:
                 x, fresh = step.run_masked(x, mask), False
@@ -193,7 +207,7 @@ class Executor:
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
         """A given mask in the room of that name, bool [B, 1, h, w]. like: [B, h, w]."""
-        return _take(mask, self.workspace.room(name, (len(like), 1, *like.shape[1:]), like))
+        return take(mask, self.workspace.room(name, (len(like), 1, *like.shape[1:]), like))
 
     def _logits(self, features: Tensor) -> Tensor:
         """Logits [B, classes] of the last map [B, C, h, w], in memory that the next call overwrites."""
@@ -207,6 +221,10 @@ class Executor:
         seen: list[tuple[BlockStep, Tensor]] = []
         self(x, None, False, lambda step, features: seen.append((step, features.clone())))
         return seen
+
+    def offsets(self, offset: float) -> list[float]:
+        """What each unit adds to its sums of products where all logits are moved by an offset."""
+        return [step.scorer.offset + offset for step in self.blocks() if step.scorer is not None]
 
     def set_break_even(self, densities: Sequence[float]) -> None:
         """Let each block run masked above its density."""
@@ -237,14 +255,3 @@ class Executor:
         return Following(board, kept, slot.stop)
 
 
-def check_given(given: Sequence[Tensor], blocks: Sequence[object]) -> None:
-    """Raise ValueError for given masks that are not one a block."""
-    if len(given) != len(blocks):
-        raise ValueError(f"{len(given)} masks for {len(blocks)} adaptive blocks")
-
-
-def _take(mask: Tensor, room: Tensor) -> Tensor:
-    """A given mask in its room, both [B, 1, h, w]."""
-    if mask.shape != room.shape:
-        raise ValueError(f"a given mask is {list(mask.shape)} and the block decides {list(room.shape)}")
-    return room.copy_(mask)

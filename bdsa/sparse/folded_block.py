@@ -6,7 +6,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from bdsa.method.norms import BudgetBatchNorm2d
+from bdsa.method.norms import Blend, BudgetBatchNorm2d
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.sparse.packing import budget_norm, folded
 
@@ -18,7 +18,7 @@ class _Folded(nn.Module):
         return x
 
 
-def folded_block(block: AdaptiveBlock, budget: str) -> AdaptiveBlock:
+def folded_block(block: AdaptiveBlock, budget: str | Blend) -> AdaptiveBlock:
     """A copy of a block in evaluation mode whose `masked` is that of the block at a budget, to rounding.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdsa.method.norms import BatchStatistics
+from bdsa.method.norms import BatchStatistics, Blend
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,7 @@ def folded(layer: nn.Conv2d | nn.Linear, norm: nn.Module | None = None) -> tuple
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
     if norm is None:
         return weight, bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * scale
-    if norm.weight is not None:
-        scale, shift = scale * norm.weight.detach().double(), shift * norm.weight.detach().double()
-        shift = shift + norm.bias.detach().double()
+    scale, shift = _scale_and_shift(norm)
     return weight * scale[:, None, None, None], bias * scale + shift
 
 
@@ -158,12 +154,36 @@ class BoundStatistics:
     bias: Tensor | None
 
 
-def budget_norm(norm: nn.Module, budget: str) -> nn.Module | BoundStatistics:
-    """What a `BudgetNorm` normalises with at a budget."""
+def budget_norm(norm: nn.Module, budget: str | Blend) -> nn.Module | BoundStatistics:
+    """What a `BudgetNorm` normalises with at a budget, or with a blend of two."""
+    if isinstance(budget, Blend):
+        return _blended(budget_norm(norm, budget.first), budget_norm(norm, budget.second), budget.share)
     own = norm.per_budget[budget] if budget in getattr(norm, "per_budget", {}) else norm
     if isinstance(own, BatchStatistics):
         return BoundStatistics(own.running_mean, own.running_var, own.eps, norm.weight, norm.bias)
     return own
+
+
+def _blended(first: nn.Module | BoundStatistics, second: nn.Module | BoundStatistics, share: float
+             ) -> nn.Module | BoundStatistics:
+    """A norm of (1 - share) of one norm's output and share of another's, which is of the same layer."""
+    if first is second or first.weight is None and not hasattr(first, "running_var"):
+        return first
+    (w1, b1), (w2, b2) = map(_scale_and_shift, (first, second))
+    weight, bias = torch.lerp(w1, w2, share), torch.lerp(b1, b2, share)
+    return BoundStatistics(torch.zeros_like(weight), torch.ones_like(weight) - first.eps, first.eps, weight, bias)
+
+
+def _scale_and_shift(norm: nn.Module | BoundStatistics) -> tuple[Tensor, Tensor]:
+    """What a norm does to what it has normalised, or a batch norm in evaluation mode to its input; float64 [C]."""
+    weight, bias = norm.weight, norm.bias
+    if not hasattr(norm, "running_var"):
+        return weight.detach().double(), bias.detach().double()
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
+    if weight is None or bias is None:
+        return scale, shift
+    return scale * weight.detach().double(), shift * weight.detach().double() + bias.detach().double()
 
 
 def taps_first(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from timm.layers import GELU, ConvMlp, GlobalResponseNormMlp, Mlp
 from torch import Tensor, nn
 
-from bdsa.method.norms import NORMS, BudgetNorm
+from bdsa.method.norms import NORMS, Blend, BudgetNorm
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.models.torchvision_networks import (
@@ -34,7 +34,7 @@ class Shortcut:
         matrix, stride: the projection, which the block computes; None where there is none.
     """
 
-    def __init__(self, block: AdaptiveBlock, budget: str, form: Form) -> None:
+    def __init__(self, block: AdaptiveBlock, budget: str | Blend, form: Form) -> None:
         layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
         layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
         self.budget = budget
@@ -91,7 +91,7 @@ def _known_pool(layer: nn.Module) -> bool:
 class BasicPlan:
     """3x3 with the stride at D(m), 3x3 at m."""
 
-    def __init__(self, block: AdaptiveBasicBlock, budget: str, form: Form) -> None:
+    def __init__(self, block: AdaptiveBasicBlock, budget: str | Blend, form: Form) -> None:
         self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), form)
         self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), form)
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
@@ -115,7 +115,7 @@ class BasicPlan:
 class BottleneckPlan:
     """1x1 at D(m) of the input, 3x3 with the stride and 1x1 at m."""
 
-    def __init__(self, block: AdaptiveBottleneck, budget: str, form: Form) -> None:
+    def __init__(self, block: AdaptiveBottleneck, budget: str | Blend, form: Form) -> None:
         layers = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
         self.matrices = [pack_layer(layer, budget_norm(norm, budget), form) for layer, norm in layers]
         self.group = block.conv2.in_channels // block.conv2.groups if block.conv2.groups > 1 else 0
@@ -135,7 +135,7 @@ class ConvNeXtPlan:
 
     shortcut = None
 
-    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str, form: Form) -> None:
+    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str | Blend, form: Form) -> None:
         spatial, norm = block.conv_dw, budget_norm(block.norm, budget)
         channels, side = spatial.in_channels, spatial.kernel_size[0]
         padded = -(-channels // 16) * 16
@@ -171,7 +171,7 @@ KINDS = {AdaptiveBasicBlock: BasicPlan, AdaptiveBottleneck: BottleneckPlan, Adap
 DILATED = "dilated convolutions (an output_stride below the network's own)"
 
 
-def plan_block(block: AdaptiveBlock, budget: str, form: Form) -> Plan | None:
+def plan_block(block: AdaptiveBlock, budget: str | Blend, form: Form) -> Plan | None:
     """Plan a block in evaluation mode; None where `why_masked` says that it has no sparse form."""
     return None if why_masked(block) else KINDS[type(block)](block, budget, form)
 

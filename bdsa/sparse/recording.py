@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import byref, c_int, c_uint, c_void_p
 from dataclasses import dataclass, field
@@ -38,6 +38,15 @@ class Recording:
     complete: bool = True
     ends: list[Tensor] | None = None
     _array: Any = None
+    _offsets: Sequence[float] | None = None
+
+    def decide_at(self, offsets: Sequence[float]) -> None:
+        """Let the units, in their order, decide with these offsets: all else is the same at every budget between."""
+        if offsets != self._offsets:
+            decisions = [getattr(o, "unit", o) for _, o, _ in self.calls]
+            for decision, offset in zip((d for d in decisions if hasattr(d, "offset")), offsets, strict=True):
+                decision.offset = offset
+            self._offsets = offsets
 
     def play(self) -> None:
         """Repeat the calls."""

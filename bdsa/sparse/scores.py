@@ -91,14 +91,20 @@ class Member:
     board: Board
     slot: Slot
 
-    def decide(self, x: Tensor, products: Tensor, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
+    @property
+    def offset(self) -> float:
+        """The unit's own, to which a budget between those that were trained adds."""
+        return self.slot.offset
+
+    def decide(self, x: Tensor, products: Tensor, workspace: Workspace, name: str, offset: float = 0.0
+               ) -> tuple[Tensor, Tensor]:
         """The unit's logits, float [B, h, w], and mask, bool [B, h, w], for the map x [B, H, W, C] of the products.
 
-        They are in rooms of that name.
+        They are in rooms of that name. `offset` is added to the logits.
         """
         logits, mask = _rooms(x, self.slot.stride, workspace, name)
-        operators.decide(logits, mask, products, *x.shape[1:3], self.slot.panel, self.slot.column, self.slot.offset,
-                         self.slot.stride)
+        operators.decide(logits, mask, products, *x.shape[1:3], self.slot.panel, self.slot.column,
+                         self.offset + offset, self.slot.stride)
         return logits, mask
 
 
@@ -110,10 +116,10 @@ class Alone:
         self.taps, self.context = columns[:, :9].T.float().contiguous(), columns[:, 9].float().contiguous()
         self.stride = unit.conv.stride[0]
 
-    def decide(self, x: Tensor, workspace: Workspace, name: str) -> tuple[Tensor, Tensor]:
+    def decide(self, x: Tensor, workspace: Workspace, name: str, offset: float = 0.0) -> tuple[Tensor, Tensor]:
         """See `Member.decide`."""
         logits, mask = _rooms(x, self.stride, workspace, name)
-        operators.unit(logits, mask, x, self.taps, self.context, self.offset, self.stride)
+        operators.unit(logits, mask, x, self.taps, self.context, self.offset + offset, self.stride)
         return logits, mask
 
 

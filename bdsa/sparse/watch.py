@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.hooks import RemovableHandle
 
 from bdsa.method.masks import MaskUnit
-from bdsa.method.norms import BatchStatistics, BudgetNorm
+from bdsa.method.norms import BatchStatistics, Blend, BudgetNorm
 from bdsa.sparse import native
 from bdsa.sparse.gpu import device as gpu
 
@@ -25,7 +25,7 @@ _version, _training = attrgetter("_version"), itemgetter("training")
 
 
 class Watch:
-    """What a network computes with at a budget.
+    """What a network computes with at a budget, or at its masks and blended norms.
 
     The network itself is not kept, so that it is let go with its last user.
 
@@ -33,8 +33,9 @@ class Watch:
         reason: why it cannot run sparsely, or None.
     """
 
-    def __init__(self, network: nn.Module, budget: str) -> None:
-        others = {b.name for b in network.budgets.adaptive} - {budget}
+    def __init__(self, network: nn.Module, budget: str, blend: Blend | None = None) -> None:
+        used = {budget} if blend is None else {budget, blend.first, blend.second}
+        others = {b.name for b in network.budgets.adaptive} - used
         named = [(n, m) for n, m in network.named_modules() if n and others.isdisjoint(n.split("."))]
         self.names, self.modules = [n for n, _ in named], [m for _, m in named]
         self.types, self.own = list(map(type, self.modules)), list(map(vars, self.modules))

@@ -64,7 +64,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
     """
     training = network.training
     network.eval()
-    report = {}
+    report, network.curves = {}, {}  # those were of other thresholds
     for budget in network.budgets.adaptive:
         current = 0.0
 

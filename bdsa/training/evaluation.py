@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bdsa.budgets import DENSE, Budget, Budgets
-from bdsa.distributed import sum_over_ranks
+from bdsa.distributed import gather, sum_over_ranks
 from bdsa.models.network import AdaptiveNetwork
 
 FEW_CLASSES = 10  # of which top-5 says nothing
@@ -28,12 +28,11 @@ class Evaluation:
     densities: dict[str, list[float]] = field(default_factory=dict)
 
 
-def evaluated_budgets(trained: Budgets, asked: Iterable[float] | None = None) -> list[Budget]:
-    """The budgets to measure: those asked for (each must be trained), or all and the dense network."""
+def evaluated_budgets(network: AdaptiveNetwork, asked: Iterable[float] | None = None) -> list[Budget]:
+    """The budgets to measure: those asked for, which the network must reach, or all that were trained, and dense."""
     if asked is not None:
-        wanted = Budgets(asked)
-        return [trained.require(value) for value in wanted]
-    return sorted({*trained, DENSE})
+        return [network.require(value) for value in Budgets(asked)]
+    return sorted({*network.budgets, DENSE})
 
 
 def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],
@@ -42,7 +41,8 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     """Top-1, conditional fraction and MACs of each budget, over the images of all processes' loaders.
 
     Args:
-        network: left in the mode it was in.
+        network: left in the mode it was in. Where its budgets are exact (`per_image`), rows also have
+            largest_fraction, that of the image which spent most.
         loader: batches of images [B, 3, H, W] and labels [B], no image in two processes.
         budgets: budgets that the network has.
         device: where the network is.
@@ -51,20 +51,23 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     """
     training = network.training
     network.eval()
-    budgets, blocks = [network.budgets.require(b) for b in budgets], len(network.adaptive_blocks())
+    budgets, blocks = [network.require(b) for b in budgets], len(network.adaptive_blocks())
     # A row a budget, float64: images, right at first, among five, conditional fraction, MACs, right by the reference,
     # share of decisions that differ from its, each block's density.
     sums = torch.zeros(len(budgets), 7 + blocks, dtype=torch.float64, device=device)
+    largest = [0.0 for _ in budgets]
     with torch.inference_mode():
         for images, labels in loader:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            for row, budget in zip(sums, budgets):
+            for i, (row, budget) in enumerate(zip(sums, budgets)):
                 exact, decided = (None, None) if reference is None else reference(images, budget=budget,
                                                                                   return_usage=True)
                 if decided is not None and budget.is_dense:  # counting what it uses would run it in float32
                     logits, usage = network(images, budget=budget), decided
                 else:
                     logits, usage = network(images, budget=budget, return_usage=True)
+                if network.per_image:
+                    largest[i] = max(largest[i], float(usage.conditional_fraction.max()))
                 hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
                 correct = right(logits, labels)
                 compared = [torch.zeros_like(correct)] * 2 if exact is None else [
@@ -75,7 +78,8 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
             on_batch()
     network.train(training)
     rows, densities = [], {}
-    for budget, (images_seen, *totals) in zip(budgets, sum_over_ranks(sums).tolist()):
+    most = [max(each) for each in zip(*gather(largest))]
+    for budget, worst, (images_seen, *totals) in zip(budgets, most, sum_over_ranks(sums).tolist()):
         correct, among_five, fraction, macs, by_reference, differ, *densities[budget.name] = (
             total / images_seen for total in totals)
         # Rounded: the same images summed up in another order give the same row.
@@ -84,6 +88,8 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
                      "conditional_fraction": round(fraction, 9), "macs": round(macs, 3), "images": int(images_seen)})
         if reference is not None:
             rows[-1].update(reference_top1=round(100.0 * by_reference, 6), decisions_differ=round(differ, 9))
+        if network.per_image:
+            rows[-1]["largest_fraction"] = round(worst, 9)
     return Evaluation(rows, densities)
 
 

@@ -11,6 +11,7 @@ from bdsa.errors import UserError
 from bdsa.models.measuring import network_in
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
+from bdsa.training.curves import calibrate_curves
 
 IMAGES = ("image", "images", "pixel_values", "x", "input")  # where a batch that is a dictionary keeps them
 
@@ -21,7 +22,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tol
     """After a training: move thresholds so that the network meets each of its budgets, on training images.
 
     Training meets a budget with noise and batch statistics, inference has neither, so that the realised fraction
-    drifts. Only the biases of mask units change (and, with `augmented`, statistics of the dense path).
+    drifts. Only the biases of mask units change (and, with `augmented`, statistics of the dense path). Without `call`
+    the curves for the budgets between are measured too.
 
     Args:
         model: an adaptive network, or a module that holds one.
@@ -44,7 +46,11 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tol
     if augmented is not None and not network.budgets.has_dense:
         calibrate_dense_statistics(network, _taken(network, augmented, images))
     if call is None:
-        return calibrate_thresholds(network, _taken(network, loader, images), tolerance=tolerance)
+        taken = _taken(network, loader, images)
+        report = calibrate_thresholds(network, taken, tolerance=tolerance)
+        if network.budgets.adaptive:
+            calibrate_curves(network, taken)
+        return report
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

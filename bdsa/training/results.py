@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from bdsa.data.datasets import Splits
 from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.data.subset import limited
 from bdsa.data.transforms import pixels
-from bdsa.distributed import shard, share_state
+from bdsa.distributed import shard, share, share_state
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
 from bdsa.models.network import AdaptiveNetwork
@@ -31,6 +31,7 @@ from bdsa.runs.folder import RunFolder
 from bdsa.runs.tracker import NoTracker
 from bdsa.training.assembly import Assembly
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
+from bdsa.training.curves import budgets_between, calibrate_curves
 from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.training.run_latency import add_latency, latency_line
 from bdsa.training.teachers import self_teacher
@@ -68,18 +69,20 @@ def _measure_best(config: TrainConfig, assembly: Assembly, path: Path, dataset: 
     """Calibrate the network of a best checkpoint, measure it, and write both back; `assembly.network` becomes it."""
     best = checkpoints.read_checkpoint(path)
     load_completely(assembly.network, best["state_dict"], path)
+    assembly.network.curves = checkpoints.fitting_curves(best.get("curves") or {}, assembly.network, path)
     if config.recipe.ema_decay is not None:
         log.info("%s weights, epoch %d:", "averaged" if best["weights"] == "ema" else "raw", best["epoch"])
     if not best["calibrated"]:
         _calibrate(config, assembly, device)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers, *shard())
-    evaluation = evaluate(assembly.network, loader, evaluated_budgets(assembly.budgets), device)
+    evaluation = evaluate(assembly.network, loader, evaluated_budgets(assembly.network), device)
     results = describe(assembly.network, config.model.name, assembly.splits, assembly.splits.reported, evaluation)
     results.update(epoch=best["epoch"], weights=best["weights"], validated_on=assembly.splits.validated_on)
     if assembly.targets is not None:
         results["awareness"] = {"metric": config.awareness.metric,
                                 "targets": dict(zip(assembly.budgets.names, assembly.targets))}
-    best.update(state_dict=assembly.network.state_dict(), calibrated=True, results=results)
+    best.update(state_dict=assembly.network.state_dict(), calibrated=True, results=results,
+                curves=results.get("curves", {}))
     checkpoints.save(path, best)
     return results, evaluation
 
@@ -99,10 +102,14 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
         images = limited(assembly.splits.train, max(2, count))  # of one image there are no statistics
         augmented = train_loader(images, min(max(2, size), len(images)), workers, config.trainer.seed)
         calibrate_dense_statistics(assembly.network, [x.to(device) for x, _ in augmented])
-    if config.budgets.calibrate:
-        images = eval_loader(limited(assembly.splits.train_eval, count), size, workers)
-        calibrate_thresholds(assembly.network, [x.to(device) for x, _ in images])
+    if assembly.budgets.adaptive:
+        seen = eval_loader(limited(assembly.splits.train_eval, count), size, workers)
+        batches = [x.to(device) for x, _ in seen]
+        if config.budgets.calibrate:
+            calibrate_thresholds(assembly.network, batches)
+        calibrate_curves(assembly.network, batches)
     share_state(assembly.network)
+    assembly.network.curves = share(assembly.network.curves)
 
 
 def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
@@ -110,15 +117,23 @@ def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, ev
     return {"model": name, "parameters": sum(p.numel() for p in network.parameters()),
             "dense_macs": network.dense_macs(height_width(splits.image_size)),
             "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
-            "trained_budgets": network.budgets.plain(), "rows": evaluation.rows}
+            "trained_budgets": network.budgets.plain(), "rows": evaluation.rows,
+            **({"curves": checkpoints.plain_curves(network)} if network.curves else {})}
 
 
 def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,
          count: int, device: torch.device) -> dict[str, Path]:
     """Masks on images, density per block and accuracy over cost; returns the files by name."""
+    trained = network.budgets.values
     paths = {"accuracy_cost": folder / "accuracy_cost.png"}
-    accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"], trained=network.budgets.values)
-    adaptive = Budgets(r["budget"] for r in evaluation.rows).adaptive
+    accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"], trained=trained)
+    measured = Budgets(r["budget"] for r in evaluation.rows).adaptive
+    if not all(map(network.budgets.has, measured)):
+        for name, key in (("accuracy_budget", "budget"), ("accuracy_latency", "latency_ms")):
+            if any(row.get(key) is not None for row in evaluation.rows):
+                paths[name] = folder / f"{name}.png"
+                accuracy_cost_picture(evaluation.rows, paths[name], trained=trained, key=key)
+    adaptive = tuple(b for b in measured if b in trained) or measured  # a column a budget: not of a whole range
     if not adaptive or not count:
         return paths
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
@@ -128,7 +143,7 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
     return paths
 
 
-def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Iterable[Budget], path: Path,
+def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Sequence[Budget], path: Path,
                count: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
     """The sheet of `bdsa.report.pictures.masks.mask_picture` for `count` images, always the same ones.
 
@@ -138,21 +153,26 @@ def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budge
     few = limited(dataset, count)
     samples = [few[i] for i in range(len(few))]
     images = torch.stack([image for image, _ in samples])
-    columns = []
     network.eval()
-    with torch.inference_mode():
-        for budget in budgets:
-            logits, usage = network(images.to(device), budget=budget, return_usage=True)
-            columns.append(MaskColumn(budget, [m.cpu() for m in usage.masks], usage.conditional_fraction.tolist(),
-                                      [splits.classes[c] for c in logits.argmax(dim=1).tolist()]))
+    columns = [_column(network, images.to(device), budget, splits) for budget in budgets]
     shown = pixels(images, splits.mean, splits.std)
     labels = [splits.classes[label] for _, label in samples]
     mask_picture(shown, columns, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
                  max_images=count, pdf=evaluation is not None)
     if evaluation is not None:
+        further = [b for b in budgets_between(network) if b not in budgets]  # for the page's slider
+        columns += [_column(network, images.to(device), budget, splits) for budget in further]
         write_mask_set(path.with_name(MASK_SET), shown, columns, labels=labels, densities=evaluation.densities,
                        measured=evaluation.rows[0]["images"])
     return path
+
+
+@torch.inference_mode()
+def _column(network: AdaptiveNetwork, images: torch.Tensor, budget: Budget, splits: Splits) -> MaskColumn:
+    """What a network in evaluation mode does to images [B, 3, H, W] at a budget."""
+    logits, usage = network(images, budget=budget, return_usage=True)
+    return MaskColumn(budget, [m.cpu() for m in usage.masks], usage.conditional_fraction.tolist(),
+                      [splits.classes[c] for c in logits.argmax(dim=1).tolist()])
 
 
 def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:

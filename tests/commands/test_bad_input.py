@@ -109,7 +109,9 @@ def test_training(files, tmp_path, arguments, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     ([], ["checkpoint=PATH"]),
-    (["checkpoint={files}/good.pt", "budgets.targets=[0.4]"], ["0.4", "not trained", "0.3, 0.5, 1"]),
+    (["checkpoint={files}/good.pt", "budgets.targets=[0.2]"], ["0.2 is below 0.3", "extrapolate"]),
+    (["checkpoint={files}/good.pt", "budgets.targets=[0.5:0.3:0.1]"], ["0.5:0.3:0.1 is no range", "FIRST:LAST:STEP"]),
+    (["checkpoint={files}/good.pt", "budgets.targets=[0.5:1:0]"], ["0.5:1:0 is no range", "FIRST:LAST:STEP"]),
     (["checkpoint={files}/good.pt", "recipe=quickstart"], ["recipe", "there are", "checkpoint"]),
     (["checkpoint={files}/good.pt", "split=tset"], ["tset", "did you mean 'test'"]),
     (["checkpoint={files}/god.pt"], ["god.pt", "good.pt"]),

@@ -302,7 +302,7 @@ def test_a_checkpoint_is_measured_with_its_own_masks_on_its_test_images(trained,
 @pytest.mark.parametrize("arguments, expected", [
     (["model=resnet18"], "which holds a cifar_resnet8"),
     (["model.pretrained=true"], "model.pretrained and latency.checkpoint="),
-    (["budgets.targets=[0.5]"], "budget 0.5 was not trained"),
+    (["budgets.targets=[0.05]"], "budget 0.05 is below"),
     (["latency.image_size=64"], "give data.image_size=64"),
 ])
 def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, arguments, expected):

@@ -54,10 +54,10 @@ def find_subject(config: BenchmarkConfig, named: frozenset[str], count: int) -> 
     content = None
     if config.latency.checkpoint is None:
         network, name = _fresh_or_given(config), config.model.name
-        budgets = evaluated_budgets(network.budgets, config.budgets.targets)
+        budgets = evaluated_budgets(network, config.budgets.targets)
     else:
         network, name, content = _trained(config, named)
-        budgets = evaluated_budgets(network.budgets, config.budgets.targets if _names(named, "budgets") else None)
+        budgets = evaluated_budgets(network, config.budgets.targets if _names(named, "budgets") else None)
     if config.latency.asked_masks == "model":
         images, source, calibration = _test_images(config, named, content, network, name, count)
     else:

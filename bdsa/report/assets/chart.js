@@ -48,7 +48,7 @@ function marker(kind, x, y, size, attributes, parent) {
 }
 
 // spec: {label, x: {label, zero, counts, whole, low, high}, y: {...}, series: [{name, colour, dash, hollow, marker,
-// faint, points: [{x, y, tip, bar: [low, high], star}]}]}; points are drawn where a series has a marker.
+// faint, points: [{x, y, tip, bar: [low, high], star, small}]}]}; points are drawn where a series has a marker.
 function drawChart(place, spec) {
   const width = Math.max(280, Math.min(place.clientWidth || 700, 1000));
   const height = Math.max(220, Math.min(width * .55, 460));
@@ -89,7 +89,7 @@ function drawChart(place, spec) {
     for (const p of s.points) {
       if (p.bar && !s.faint) shape("path", {class: "bar", stroke: s.colour, "stroke-width": 1.5, fill: "none",
         d: `M${X(p.x)} ${Y(p.bar[0])}V${Y(p.bar[1])}` + p.bar.map(end => `M${X(p.x) - 4} ${Y(end)}h8`).join("")}, svg);
-      const made = marker(p.star ? "star" : s.marker, X(p.x), Y(p.y), s.faint ? 3 : 4.5, {class: "point",
+      const made = marker(p.star ? "star" : s.marker, X(p.x), Y(p.y), p.small ? 2 : s.faint ? 3 : 4.5, {class: "point",
         fill: s.hollow && !p.star ? "var(--page)" : s.colour, stroke: s.colour, "stroke-width": 1.5,
         tabindex: marks.length ? -1 : 0, role: "img", "aria-label": p.tip.replaceAll("\n", ", ")}, svg);
       made.report = {left: X(p.x) / width, top: Y(p.y) / height, text: p.tip};

@@ -38,26 +38,27 @@ function accuracyCost(section, table) {
   const place = section.querySelector(".chart"), list = section.querySelector(".legend");
   const radios = [...section.querySelectorAll("input[type=radio]")];
   const draw = () => {
-    const latency = radios.some(r => r.checked && r.value === "latency");
+    const cost = radios.find(r => r.checked)?.value ?? "macs";
     const measured = table.networks.filter(n => n.points.length);
     const groups = [...new Set(measured.map(n => n.group))];
     const look = name => ({colour: `var(--s${groups.indexOf(name)})`, marker: MARKERS[groups.indexOf(name)]});
     const crowded = measured.length > groups.length;
     const series = measured.map(n => ({
       name: n.group, ...look(n.group), dash: n.single ? "6 4" : "", hollow: n.single, faint: crowded,
-      points: n.points.filter(p => (latency ? p.latency : p.macs) !== null).map(p => ({
-        x: latency ? p.latency : p.macs, y: p.top1, bar: p.bar, star: p.budget === 1, tip: p.tip}))
+      points: [...n.points, ...n.between].filter(p => p[cost] !== null).map(p => ({
+        x: p[cost], y: p.top1, bar: p.bar, star: p.budget === 1, small: p.small, tip: p.tip}))
         .sort((a, b) => a.x - b.x)}));
-    const published = latency ? [] : table.published.map((p, i) => ({
+    const published = cost !== "macs" ? [] : table.published.map((p, i) => ({
       name: `${p.model}, published, a network a budget`, colour: "var(--grey)", dash: "2 4",
       marker: ["cross", "up", "down", "diamond", "square"][i % 5], hollow: i > 0,
       points: p.points.map(q => ({x: q[1], y: q[2],
         tip: `${p.model}, published\nbudget ${q[0]}: ${q[2].toFixed(2)} %\n` +
           `at ${count(q[1])} MACs, those of this network`}))}));
-    const [low, high] = table.top1[latency ? "latency" : "macs"];
-    chart(place, {label: `Top-1 over ${latency ? "latency" : "MACs"}: ${table.title}`,
+    const [low, high] = table.top1[cost];
+    chart(place, {label: `Top-1 over ${{macs: "MACs", latency: "latency", budget: "budget"}[cost]}: ${table.title}`,
       y: {label: "top-1, %", low, high},
-      x: {label: latency ? "latency, ms" : "MACs an image (mean)", zero: true, counts: !latency},
+      x: {label: {macs: "MACs an image (mean)", latency: "latency, ms", budget: "budget"}[cost], zero: true,
+        counts: cost === "macs"},
       series: [...published, ...series]});
     const shown = groups.map(g => series.find(s => s.name === g));
     legend(list, [...shown, ...published]);
@@ -72,7 +73,8 @@ function maskViewer() {
   let viewer = null;
   const paint = () => {
     const stop = viewer.stops[slider.value], all = stop.masks === null;
-    const text = all ? "1, dense: every block everywhere" : `${stop.budget}`;
+    const text = all ? "1, dense: every block everywhere" :
+      stop.trained ? `${stop.budget}` : `${stop.budget}, between those that were trained`;
     said.textContent = text;
     slider.setAttribute("aria-valuetext", `budget ${text}`);
     [...tiles.children].forEach((tile, i) => {

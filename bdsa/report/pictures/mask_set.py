@@ -35,15 +35,16 @@ def write_mask_set(path: Path, images: Tensor, columns: Sequence[MaskColumn], *,
         images: float [B, 3, H, W] in 0..1; the first 8 are kept.
         columns: what the network did at each budget, predictions among it.
         labels: the true class of each image, None where it is not known.
-        densities: budget name -> share of positions at which each block ran, mean over `measured` images.
+        densities: budget name -> share of positions at which each block ran, mean over `measured` images; none for a
+            budget that was not measured.
     """
     images = images[:_SHOWN].float().cpu()
     count, _, height, width = images.shape
     fine = tuple(max(mask.shape[side] for column in columns for mask in column.masks) for side in (2, 3))
     blocks = max(len(column.masks) for column in columns)
-    budgets = {column.budget.name: {"masks": _ponder(column.masks, count, fine, blocks),
+    budgets = {column.budget.name: {"budget": float(column.budget), "masks": _ponder(column.masks, count, fine, blocks),
                                     "predictions": list(column.predictions[:count]),
-                                    "densities": [round(float(d), 4) for d in densities[column.budget.name]]}
+                                    "densities": [round(float(d), 4) for d in densities.get(column.budget.name, ())]}
                for column in columns}
     write_json(path, {"count": count, "ratio": width / height, "blocks": blocks, "measured": measured,
                       "images": _images(images), "labels": list(labels[:count]), "budgets": budgets})

@@ -72,33 +72,39 @@ def curves_picture(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
 
 
 def accuracy_cost_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *,
-                          trained: Collection[float] | None = None) -> None:
-    """Draw top-1 over MACs, a point a budget with its 95 % interval.
+                          trained: Collection[float] | None = None, key: str = "macs") -> None:
+    """Draw top-1 over MACs, a point a budget with its 95 % interval; budgets between trained ones as dots on the line.
 
     Args:
         rows: results, a row a budget: budget, top1 (percent), conditional_fraction, macs (mean over the images),
             images.
+        key: the cost: "macs", "latency_ms" or "budget".
         trained: the budgets that the network was trained for; the dense path of one that was not stands hollow,
             and off the line. None: all.
     """
-    rows = sorted((row for row in rows if None not in (row["macs"], row["top1"])), key=lambda row: row["macs"])
+    rows = sorted((row for row in rows if None not in (row.get(key), row["top1"])), key=lambda row: row[key])
     intervals = [wilson(row["top1"], row["images"]) for row in rows]
     figure = new_figure(6.5, 4.4)
     axes = figure.subplots()
-    on_line = [row for row in rows if trained is None or row["budget"] in trained]
-    axes.plot([row["macs"] for row in on_line], [row["top1"] for row in on_line], color="0.6", zorder=1)
+    on_line = [row for row in rows if trained is None or row["budget"] in trained or not Budget(row["budget"]).is_dense]
+    axes.plot([row[key] for row in on_line], [row["top1"] for row in on_line], color="0.6", zorder=1)
     for row, (low, high), style in zip(rows, intervals, line_styles(len(rows), ordered=True)):
+        if row in on_line and trained is not None and row["budget"] not in trained:
+            axes.plot(row[key], row["top1"], marker="o", markersize=3.5, color=style["color"])
+            continue
         known = row in on_line
-        axes.errorbar(row["macs"], row["top1"], [[row["top1"] - low], [high - row["top1"]]], capsize=3, clip_on=False,
+        axes.errorbar(row[key], row["top1"], [[row["top1"] - low], [high - row["top1"]]], capsize=3, clip_on=False,
                       **{**style, "linestyle": "none", "markersize": 8}, linewidth=1.2,
                       markerfacecolor=style["color"] if known else "white")
-        axes.annotate(_label(row, known, len(rows) <= _NARROW), (row["macs"], low), (0, -7), ha="center", va="top",
+        axes.annotate(_label(row, known, len(rows) <= _NARROW), (row[key], low), (0, -7), ha="center", va="top",
                       textcoords="offset points", fontsize=9, linespacing=1.3)
     low, high = accuracy_range(intervals)
-    axes.set(xlabel="MACs an image (mean)", ylabel="top-1, % (bars: 95 % intervals)",
+    axes.set(xlabel={"macs": "MACs an image (mean)", "latency_ms": "latency, ms"}.get(key, key),
+             ylabel="top-1, % (bars: 95 % intervals)",
              ylim=(low - 0.1 * (high - low), high))  # room for what stands below the lowest point
-    axes.set_xlim(0, 1.1 * max((row["macs"] for row in rows), default=1.0))  # from 0: distances are shares of the cost
-    axes.xaxis.set_major_formatter(CountFormatter())
+    axes.set_xlim(0, 1.1 * max((row[key] for row in rows), default=1.0))  # from 0: distances are shares of the cost
+    if key == "macs":
+        axes.xaxis.set_major_formatter(CountFormatter())
     finish(axes)
     save(figure, path)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from bdsa.method.exact import ExactBudget
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse.auto import batch_class
@@ -112,8 +113,10 @@ class GpuExecutor(Executor):
         return x.permute(0, 2, 3, 1).to(self.dtype, memory_format=torch.contiguous_format).contiguous()
 
     def run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
-            on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None
+            on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None,
+            offset: float = 0.0, exact: ExactBudget | None = None
             ) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
+        assert not offset and exact is None, "budgets between, and exact ones, run masked on a GPU"
         blocks = self.blocks()
         counts = torch.zeros(len(blocks), 4, dtype=torch.int32, device=x.device)
         for step, row in zip(blocks, counts):

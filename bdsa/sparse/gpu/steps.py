@@ -31,7 +31,7 @@ class GpuBlockStep(BlockStep):
     """A block at a budget, for maps of a type. It runs masked always or never: its mask is not waited for."""
 
     def __init__(self, block: AdaptiveBlock, budget: str, dtype: torch.dtype) -> None:
-        super().__init__(block, budget, plan_block(block, budget, dtype))
+        super().__init__(block, budget, plan_block(block, budget, dtype), budget)
         self.here = threading.local()
 
     def begin(self, counts: Tensor) -> None:
@@ -44,7 +44,7 @@ class GpuBlockStep(BlockStep):
         """The lists that the block needs: none where it runs masked."""
         return Wanted() if self.plan is None or self.break_even is not None else self.plan.wanted
 
-    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str
+    def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str, offset: float = 0.0
                ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """See `BlockStep.scores`; the lists are made too."""
         scorer, decided = self.scorer, self.here.decided

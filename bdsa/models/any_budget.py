@@ -1,0 +1,200 @@
+"""What a network adds to its trained budgets: any between, one an image, one that no image exceeds, and a deadline."""
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bdsa.budgets import DENSE, Budget, Budgets
+from bdsa.errors import UserError
+from bdsa.machine import processor
+from bdsa.method.curves import Curve, Point
+from bdsa.method.exact import ExactBudget
+from bdsa.method.macs import count_dense_macs
+from bdsa.models.asking import asking
+from bdsa.models.blocks import AdaptiveBlock
+from bdsa.models.deadlines import Plan, budget_within
+from bdsa.models.points import find_point
+from bdsa.models.usage import Request, Usage
+
+Asking = float | Point | Sequence[float] | Tensor  # what a forward pass takes for a budget
+
+
+class AnyBudget(nn.Module):
+    """The budget axis of an adaptive network, beyond the points that were trained.
+
+    Attributes:
+        budgets: those that were trained.
+        curves: by the name of each below 1, what moved thresholds give; empty until they are measured or loaded
+            (`bdsa.calibrate_curves`).
+        plans: how long budgets take here; see `bdsa.plan`.
+        per_image, extrapolate: what a call means that does not say; see `forward`.
+    """
+
+    budgets: Budgets
+    curves: Mapping[str, Curve] = {}
+    plans: tuple[Plan, ...] = ()
+    per_image = False
+    extrapolate = False
+    execution: str
+    precision: str
+
+    def set_budgets(self, budgets: Budgets) -> None:
+        """Remember which budgets the blocks were given (called by `adapt`)."""
+        self.budgets = budgets
+        self._dense_macs: dict[tuple[int, int], int] = {}
+        self._block_macs: dict[tuple[int, int], list[int]] = {}
+
+    def adaptive_blocks(self) -> list[AdaptiveBlock]:
+        """`AdaptiveNetwork.adaptive_blocks`."""
+        raise NotImplementedError
+
+    def point(self, budget: float | Point, extrapolate: bool | None = None) -> Point:
+        """Where the network runs at a budget.
+
+        Raises:
+            UserError: for a budget that cannot be met; see `forward`.
+        """
+        if isinstance(budget, Point):
+            return budget
+        return self._find(budget, extrapolate)[1]
+
+    def require(self, budget: float, extrapolate: bool | None = None) -> Budget:
+        """The budget as one that this network can be asked for: a trained one, 1, or with `curves` any between.
+
+        Raises:
+            UserError: for any other.
+        """
+        return self._find(budget, extrapolate)[0]
+
+    def _find(self, budget: float, extrapolate: bool | None) -> tuple[Budget, Point]:
+        return find_point(self.budgets, self.curves, budget, self.extrapolate if extrapolate is None else extrapolate)
+
+    @staticmethod
+    def several(budget: object) -> bool:
+        """Whether budgets are given one an image."""
+        return isinstance(budget, (list, tuple)) or (isinstance(budget, Tensor) and budget.ndim > 0)
+
+    def each(self, x: Tensor, budgets: Sequence[float] | Tensor, return_usage: bool, masks: Sequence[Tensor] | None,
+             more: dict[str, Any]) -> Tensor | tuple[Tensor, Usage]:
+        """A forward pass with a budget an image: images of one budget run together, and the order is kept.
+
+        Args:
+            x: [B, 3, H, W].
+            budgets: B of them.
+            return_usage, masks, more: as `forward` takes them.
+        """
+        values = budgets.tolist() if isinstance(budgets, Tensor) else list(budgets)
+        if len(values) != len(x) or not values:
+            raise UserError(f"{len(values)} budgets for {len(x)} images: give one budget, or one an image")
+        places: dict[Budget, list[int]] = {}
+        for i, value in enumerate(values):
+            places.setdefault(self.require(value, more["extrapolate"]), []).append(i)
+        if len(places) == 1:
+            return self.forward(x, next(iter(places)), return_usage, masks=masks, **more)
+        parts, used = [], []
+        for budget, rows in places.items():
+            index = torch.tensor(rows, device=x.device)
+            given = None if masks is None else [mask[index] for mask in masks]
+            out = self.forward(x[index], budget, return_usage, masks=given, **more)
+            parts.append(out[0] if return_usage else out)
+            used += [out[1]] if return_usage else []
+        order = torch.tensor([i for rows in places.values() for i in rows], device=x.device).argsort()
+        logits = torch.cat(parts)[order]
+        return (logits, Usage.join(used, order)) if return_usage else logits
+
+    def exact(self, point: Point, size: tuple[int, int], per_image: bool | None) -> ExactBudget | None:
+        """The purses of images of (height, width), for one pass at a point; None where a threshold decides.
+
+        Raises:
+            UserError: in training mode.
+        """
+        if point.name is None or not (self.per_image if per_image is None else per_image):
+            return None
+        if self.training:
+            raise UserError("per_image=True is for inference: call network.eval() before")
+        if point.budget is None:
+            return None
+        return ExactBudget(point.budget, self.block_macs(size), self.curves.get(point.name), point.offset)
+
+    @torch.inference_mode()
+    def warm_up(self, shapes: Iterable[Sequence[int]], budgets: Iterable[float] | None = None) -> None:
+        """Do now what the first calls would wait for: build and pack, find each block's faster way, record.
+
+        Afterwards no call measures which way is faster: an input of another shape goes as the nearest one that was
+        warmed up, so that its first call does not stall.
+
+        Args:
+            shapes: of inputs, (B, C, H, W) each.
+            budgets: None: those that were trained, and 1.
+
+        Raises:
+            UserError: in training mode, for what is no shape, and for a budget that cannot be met.
+        """
+        if self.training:
+            raise UserError("warm_up is for inference: call network.eval() before")
+        asked = [self.require(b) for b in (sorted({*self.budgets, DENSE}) if budgets is None else budgets)]
+        wanted = [tuple(shape) for shape in shapes]
+        if bad := [s for s in wanted if len(s) != 4 or s[1] != self.channels() or not all(n > 0 for n in s)]:
+            raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self.channels()}, H, W)")
+        like = next(self.parameters())
+        for shape in wanted:
+            x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+            for budget in asked:
+                for _ in range(2):  # the first records what the second plays
+                    self(x, budget=budget)
+        importlib.import_module("bdsa.sparse.execution").settle(self)  # by its name: it is made of what is here
+
+    def planned(self, latency_ms: float, x: Tensor, budget: object) -> tuple[float, bool]:
+        """The budget for a deadline, and whether no image may exceed it; see `bdsa.plan`.
+
+        Raises:
+            UserError: where both are given, no plan is of such images here, or the deadline cannot be met.
+        """
+        if budget is not None:
+            raise UserError("a budget and latency_ms are two answers to one question: give one of them")
+        return budget_within(self.plans, latency_ms, (tuple(x.shape), self.execution, self.precision, processor(),
+                                                      torch.get_num_threads()))
+
+    def dense_macs(self, size: tuple[int, int]) -> int:
+        """MACs of the dense network for one image of (height, width), counted once per size."""
+        if size not in self._dense_macs:
+            with asking(self, self.adaptive_blocks(), Point(None), None):  # whatever is asked around this
+                self._dense_macs[size] = count_dense_macs(self, size, self.channels())
+        return self._dense_macs[size]
+
+    def block_macs(self, size: tuple[int, int]) -> list[int]:
+        """Conditional MACs of each adaptive block for one image of (height, width), counted once per size."""
+        if size not in self._block_macs:
+            meta = {f"network.{k}": v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
+            x = torch.empty(1, self.channels(), *size, device="meta", dtype=next(self.parameters()).dtype)
+            with torch.no_grad():
+                self._block_macs[size] = functional_call(_Totals(self), meta, (x,))
+        return self._block_macs[size]
+
+    def channels(self) -> int:
+        """Of the images that the network reads."""
+        return next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
+
+
+class _Totals(nn.Module):
+    """What the blocks of a network cost when all of them runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, x: Tensor) -> list[int]:
+        totals = []
+        for module in self.network.trunk():
+            if isinstance(module, AdaptiveBlock):
+                x, used = module.run(x, Request(None))
+                totals.append(used.total)
+            else:
+                x = module(x)
+        return totals

@@ -1,0 +1,130 @@
+"""Measure, on training images, what moved thresholds give: the curves by which a network meets any budget."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from bdsa.budgets import Budget
+from bdsa.errors import UserError
+from bdsa.method.curves import Curve, Point, log_odds, share_at
+from bdsa.method.norms import Blend
+from bdsa.models.network import AdaptiveNetwork
+
+log = logging.getLogger(__name__)
+
+GAP = 0.05            # between the fractions of two points, about
+HIGHEST = 0.995       # up to which the largest trained budget's thresholds are moved
+FIRST = 0.1           # step from where a budget was trained
+LOWEST = 1 / 3        # of the smallest trained budget: down to which its thresholds are moved
+CLOSE = 0.004         # enough of a fraction that was wanted
+STEPS = 40            # points on one side of a trained budget, at most
+TRIALS = 2            # of blends at one offset, at most
+LONGEST = 4.0         # that one step moves the thresholds
+
+
+def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dict[str, Curve]:
+    """Measure a network's curves, so that it can be asked for any budget, and give them to it.
+
+    A curve belongs to the weights that it was measured with: measure anew after training on.
+
+    Args:
+        network: with trained budgets below 1; its weights and its mode stay as they are.
+        batches: training images as inference sees them, each [B, 3, H, W]; some hundred are enough.
+
+    Returns:
+        By the budget's name its curve, also as `network.curves`: checkpoints and exported files carry them.
+
+    Raises:
+        UserError: for a network without budgets below 1, or no images.
+    """
+    images, budgets = list(batches), network.budgets.adaptive
+    if not budgets or not sum(map(len, images)):
+        raise UserError("there are no curves to measure: " + ("no images were given" if budgets else
+                        "this network has no budget below 1"))
+    training = network.training
+    network.eval()
+    try:
+        curves = {}
+        for i, budget in enumerate(budgets):
+            curves[budget.name] = curve = _measure(network, images, budgets[i:i + 2], lowest=i == 0)
+            log.info("budget %s: thresholds moved by %+.2f to %+.2f give fractions %.2f to %.2f", budget.name,
+                     min(curve.offsets), max(curve.offsets), min(curve.fractions), max(curve.fractions))
+    finally:
+        network.train(training)
+    network.curves = curves
+    return curves
+
+
+def budgets_between(network: AdaptiveNetwork) -> list[Budget]:
+    """Every twentieth from the smallest trained budget to 1 that was not trained; none without curves."""
+    if not network.curves:
+        return []
+    steps = [Budget(step / 20) for step in range(1, 20)]
+    return [b for b in steps if b > network.budgets.values[0] and not network.budgets.has(b)]
+
+
+def _measure(network: AdaptiveNetwork, batches: list[Tensor], budgets: Sequence[Budget], lowest: bool) -> Curve:
+    """The curve of the first of one or two trained budgets, up to the second or to all.
+
+    Args:
+        network: in evaluation mode.
+        batches: images [B, 3, H, W] each.
+        budgets: it, and the next larger one below 1 if there is one.
+        lowest: go down from it too, because no other does.
+    """
+    own, *following = budgets
+    low, high = (own * LOWEST if lowest else own), (following[0] if following else HIGHEST)
+    found: dict[float, tuple[float, list[float]]] = {}
+
+    def measure(offset: float, expected: float) -> float:
+        """The fraction at an offset, with the blend that belongs to it: that of what is expected there, then found."""
+        share = -1.0
+        for _ in range(TRIALS):
+            before, share = share, share_at(expected, own, following[0]) if following else 0.0
+            if share == before:
+                break
+            blend = Blend(own.name, following[0].name, share) if share else None
+            found[offset] = _fractions(network, batches, Point(own.name, offset, None, blend))
+            expected = found[offset][0]
+        return found[offset][0]
+
+    measure(0.0, own)
+    for sign, goal in ((1, high), (-1, low)):
+        offset, step, wanted = 0.0, FIRST, float(own)
+        for _ in range(STEPS):
+            before = found[offset][0]
+            if sign * (goal - before) <= CLOSE and len(found) > 1:
+                break
+            reached, offset = offset, offset + sign * step
+            fraction = measure(offset, wanted)
+            # The next step keeps to the gap, by the slope of the log-odds, which changes slowly.
+            slope = (log_odds(fraction) - log_odds(before)) / (offset - reached)
+            wanted = min(max(fraction + sign * GAP, low / 2), (1 + high) / 2)
+            wide = sign * (log_odds(wanted) - log_odds(fraction)) / slope if slope > 0 else LONGEST
+            step = min(max(wide, step / 2), 2 * step, LONGEST)
+    for _ in range(STEPS):  # where many positions crossed the threshold together, a step was too wide
+        width, a, b = max((found[b][0] - found[a][0], a, b) for a, b in pairwise(sorted(found)))
+        if width <= 2 * GAP:
+            break
+        measure((a + b) / 2, (found[a][0] + found[b][0]) / 2)
+    rows, most = [], 0.0
+    for offset in sorted(found):  # more positions at one block can mean fewer at the next: by a hair the sum may fall
+        rows.append((offset, most := max(most, found[offset][0]), tuple(found[offset][1])))
+    offsets, fractions, blocks = zip(*rows)
+    return Curve(offsets, fractions, blocks, sum(map(len, batches)))
+
+
+def _fractions(network: AdaptiveNetwork, batches: list[Tensor], point: Point) -> tuple[float, list[float]]:
+    """The mean conditional fraction of the images at a point, and each block's."""
+    sums = torch.zeros((), dtype=torch.float64)
+    with torch.inference_mode():
+        for images in batches:
+            _, usage = network(images, budget=point, return_usage=True)
+            both = torch.cat([usage.conditional_fraction[:, None], usage.block_fractions], dim=1)  # [B, 1 + blocks]
+            sums = sums + both.sum(dim=0).cpu()
+    whole, *blocks = (sums / sum(map(len, batches))).clamp(0, 1).tolist()
+    return whole, blocks

@@ -1,0 +1,72 @@
+"""Budgets between those that were trained, in a report: a line of dots, and stops of the slider."""
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import run
+from matplotlib.figure import Figure
+from run_folders import macs_of, write_masks, write_run
+
+from bdsa.commands import report as report_command
+from bdsa.report import plots
+from bdsa.report.pictures import run as run_pictures
+
+
+def row_at(budget: float, **more: object) -> dict:
+    return {"name": f"b{round(1000 * budget):04d}", "budget": budget, "top1": 87.0 + 4 * budget,
+            "conditional_fraction": budget, "macs": macs_of(budget), "images": 10_000, "latency_ms": budget, **more}
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    """A run of 0.3 and 0.7, and its evaluation at 0.4 and 0.6; one on other images, which is not its own."""
+    folder = write_run(tmp_path / "runs/a", (0.3, 0.7))
+    write_masks(folder / "pictures/masks.json", (0.3, 0.4, 0.6, 0.7))
+    results = json.loads((folder / "results.json").read_text())
+    for name, more in (("best-folder-test", {}), ("other-test", {"split": "val"}), ("exact", {"per_image": True})):
+        (folder / "evaluations" / name).mkdir(parents=True)
+        rows = [row_at(0.5)] if more else [row_at(0.4), row_at(0.6), results["rows"][0]]
+        (folder / "evaluations" / name / "results.json").write_text(json.dumps({**results, **more, "rows": rows}))
+    return folder
+
+
+def test_the_page_has_the_points_between_and_a_slider_with_their_stops(
+        evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: dict[str, Figure] = {}
+    monkeypatch.setattr(plots, "save", lambda figure, path, dpi: figures.setdefault(path.stem, figure))
+    outcome = run(report_command.main, [str(evaluated), f"out={tmp_path}/made"])
+    assert outcome.code == 0, outcome.err
+    page = (tmp_path / "made/report.html").read_text()
+    data = json.loads(re.search(r"id='data'>(.*?)</script>", page)[1])
+    network = data["tables"][0]["networks"][0]
+    assert [p["budget"] for p in network["between"]] == [0.4, 0.6] and all(p["small"] for p in network["between"])
+    assert [p["budget"] for p in network["points"]] == [0.3, 0.7], "columns of tables are those that were trained"
+    assert "value='budget'" in page
+    stops = data["viewers"][0]["stops"]
+    assert [(s["budget"], s["trained"]) for s in stops] == [
+        (0.3, True), (0.4, False), (0.6, False), (0.7, True), (1.0, False)]
+    for name, costs in (("accuracy_budget", [0.3, 0.4, 0.6, 0.7]), ("accuracy_macs", None)):
+        line = figures[name].axes[0].lines[0]
+        assert len(line.get_xdata()) == 4 and (costs is None or list(line.get_xdata()) == costs)
+
+
+def test_without_an_evaluation_between_nothing_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_command, "write_plots", lambda tables, folder: [])
+    folder = write_run(tmp_path / "runs/a", (0.3, 0.7))
+    assert run(report_command.main, [str(folder), f"out={tmp_path}/made"]).code == 0
+    page = (tmp_path / "made/report.html").read_text()
+    assert '"between":[]' in page and "value='budget'" not in page
+
+
+@pytest.mark.parametrize("key", ["macs", "budget", "latency_ms"])
+def test_a_picture_marks_the_trained_budgets_on_the_line(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_pictures, "save", lambda figure, path: drawn.append(figure))
+    rows = [row_at(b) for b in (0.3, 0.4, 0.6, 0.7)] + [row_at(1.0, top1=85.0)]
+    run_pictures.accuracy_cost_picture(rows, "x.png", trained=(0.3, 0.7), key=key)
+    axes = drawn[0].axes[0]
+    assert list(axes.lines[0].get_xdata()) == [row[key] for row in rows[:4]], "the dense path was not trained"
+    assert len(axes.texts) == 3, "trained budgets and the dense one say what they are"

@@ -1,0 +1,144 @@
+"""Budgets that were not trained, one an image, and one that no image exceeds: the same in every execution."""
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import cache
+from itertools import cycle
+
+import pytest
+import torch
+from support.sparse_cases import BUDGETS, NETWORKS, assert_same, both, images_of, network_of
+from torch import Tensor
+
+from bdsa.errors import UserError
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import native
+from bdsa.training.curves import calibrate_curves
+
+SIZE = (4, 33, 47)
+CASES = [(name, *rest) for name, rest in zip(NETWORKS, cycle((("none", "separate"), ("batch", "shared"))))]
+
+
+@cache
+def _measured(name: str = "cifar_resnet14", mask_norm: str = "none", affine: str = "separate") -> AdaptiveNetwork:
+    network = network_of(name, mask_norm, affine, **NETWORKS[name])
+    calibrate_curves(network, [images_of(SIZE)])
+    return network
+
+
+def measured(*case: str) -> tuple[AdaptiveNetwork, Tensor]:
+    """A network with curves, and the images that they are of."""
+    return copy.deepcopy(_measured(*case)), images_of(SIZE)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_sparse_is_masked_at_any_budget(case: tuple[str, str, str]) -> None:
+    network, images = measured(*case)
+    for budget in (0.47, 0.55, 0.9):
+        expected, found = both(network, images, budget)
+        assert_same(expected, found)
+
+
+@torch.inference_mode()
+def test_any_budget_is_met_on_the_images_of_the_curve() -> None:
+    network, images = measured("cifar_resnet14", "none", "shared")
+    for budget in (0.45, 0.55, 0.65, 0.8, 0.95):
+        usage = network(images, budget=budget, return_usage=True)[1]
+        assert float(usage.conditional_fraction.mean()) == pytest.approx(budget, abs=0.03)
+
+
+@torch.inference_mode()
+def test_a_trained_budget_gives_what_it_gave_without_curves() -> None:
+    network, images = measured()
+    plain = copy.deepcopy(network)
+    plain.curves = {}
+    for execution in ("masked", "sparse"):
+        network.execution = plain.execution = execution
+        network(images, budget=0.55)
+        for budget in (*BUDGETS, 1.0):
+            for _ in range(2):  # the second plays a recording
+                assert torch.equal(network(images, budget=budget), plain(images, budget=budget))
+
+
+@torch.inference_mode()
+def test_one_recording_serves_every_offset() -> None:
+    network, images = measured()
+    network.execution = "sparse"
+    asked = (0.4, 0.41, 0.43, 0.4, 0.43)
+    outputs = [network(images, budget=budget) for budget in asked]
+    fresh = [copy.deepcopy(_measured()) for _ in asked]
+    for other, budget, output in zip(fresh, asked, outputs):
+        other.execution = "sparse"
+        assert torch.equal(other(images, budget=budget), output)
+    if native.unavailable() is None:
+        from bdsa.sparse.execution import executor_of
+        assert len(executor_of(network, "b040").workspace.recordings) == 1
+
+
+@torch.inference_mode()
+def test_a_budget_an_image_is_each_image_at_its_own() -> None:
+    network, images = measured()
+    budgets = [0.7, 0.55, 1.0, 0.55]
+    for execution in ("masked", "sparse"):
+        network.execution = execution
+        logits, usage = network(images, budget=budgets, return_usage=True)
+        assert torch.equal(network(images, budget=torch.tensor(budgets)), network(images, budget=budgets))
+        for i, budget in enumerate(budgets):
+            alone, used = network(images[i:i + 1], budget=budget, return_usage=True)
+            assert torch.allclose(logits[i:i + 1], alone, atol=1e-5)
+            assert usage.macs[i] == used.macs[0]
+            assert all(torch.equal(m[i], n[0]) for m, n in zip(usage.masks, used.masks, strict=True))
+
+
+def test_budgets_that_are_not_one_an_image_are_refused() -> None:
+    network, images = measured()
+    with pytest.raises(UserError, match="3 budgets for 4 images"):
+        network(images, budget=[0.4, 0.7, 1.0])
+    with pytest.raises(UserError, match="0.1 is below 0.4"):
+        network(images, budget=[0.4, 0.7, 1.0, 0.1])
+
+
+@pytest.mark.parametrize("case", [CASES[i] for i in (0, 2, 3, 6, 7)], ids="-".join)
+def test_no_image_exceeds_its_budget_in_any_execution(case: tuple[str, str, str]) -> None:
+    network, images = measured(*case)
+    bare = copy.deepcopy(network)
+    bare.curves = {}
+    for subject, budgets in ((network, (0.4, 0.55, [0.4, 0.9, 0.55, 0.9])), (bare, BUDGETS)):
+        for budget in budgets:
+            with torch.inference_mode():
+                subject.execution = "masked"
+                expected = subject(images, budget=budget, return_usage=True, per_image=True)
+                subject.execution = "sparse"
+                found = subject(images, budget=budget, return_usage=True, per_image=True)
+                again = subject(images, budget=budget, per_image=True)
+            assert_same(expected, found)
+            assert torch.allclose(again, found[0], atol=1e-5)
+            spent = found[1].conditional_fraction
+            assert (spent <= torch.as_tensor(budget, dtype=torch.float64)).all()
+            if "cifar_resnet8" in case:  # the others' last maps are a few positions, which leaves coins
+                assert (spent > torch.as_tensor(budget, dtype=torch.float64) - 0.1).all()
+
+
+def test_exact_budgets_are_for_inference() -> None:
+    network, images = measured()
+    with pytest.raises(UserError, match="per_image=True is for inference"):
+        network.train()(images, budget=0.4, per_image=True)
+
+
+@torch.inference_mode()
+def test_around_a_call_any_budget_holds_too() -> None:
+    network, images = measured()
+    with network.at_budget(0.55):
+        assert torch.equal(network(images), network(images, budget=0.55))
+        exact = network(images, return_usage=True, per_image=True)[1]
+    assert (exact.conditional_fraction <= 0.55).all()
+    with network.at_budget(0.3, extrapolate=True):
+        assert torch.equal(network(images), network(images, budget=0.3, extrapolate=True))
+
+
+@torch.inference_mode()
+def test_curves_travel_with_the_network() -> None:
+    network, images = measured()
+    sent = pickle.loads(pickle.dumps(network))
+    assert torch.equal(sent(images, budget=0.55), network(images, budget=0.55))

@@ -1,0 +1,94 @@
+"""First calls that do not stall, and budgets for a deadline: what is measured, when, and what is said."""
+from __future__ import annotations
+
+import pytest
+import torch
+from support.sparse_cases import network_of
+
+import bdsa
+from bdsa.errors import UserError
+from bdsa.models.deadlines import Measured, Plan
+from bdsa.sparse import auto
+
+SHAPE = (1, 3, 32, 32)
+TABLE = (Measured(0.4, 1.0, 2.0), Measured(0.7, 2.0, 3.0), Measured(1.0, 3.0, 4.0))
+
+
+@torch.inference_mode()
+def test_after_a_warm_up_no_call_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, calls = network_of("cifar_resnet8"), []
+    network.execution = "auto"
+    before = auto.calibrate
+    monkeypatch.setattr(auto, "calibrate", lambda *arguments: calls.append(1) or before(*arguments))
+    network.warm_up([SHAPE, (2, 3, 32, 32), (1, 3, 48, 40)])
+    assert len(calls) == 3, "once a size of image and class of batch, for all budgets"
+    for shape in (SHAPE, (1, 3, 48, 40), (1, 3, 64, 64), (9, 3, 20, 20)):
+        logits = network(torch.ones(shape), budget=0.7)
+        network.execution = "masked"
+        assert torch.allclose(logits, network(torch.ones(shape), budget=0.7), atol=1e-4)
+        network.execution = "auto"
+    assert len(calls) == 3
+
+
+@torch.inference_mode()
+def test_sizes_that_take_turns_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, calls = network_of("cifar_resnet8"), []
+    network.execution = "auto"
+    before = auto.calibrate
+    monkeypatch.setattr(auto, "calibrate", lambda *arguments: calls.append(1) or before(*arguments))
+    for size in (32, 40, 32, 40):
+        network(torch.ones(1, 3, size, size), budget=0.4)
+    assert len(calls) == 2
+
+
+def test_the_nearest_input_is_of_the_same_batch_and_then_of_a_like_size() -> None:
+    x = torch.zeros(1, 3, 60, 60)
+    here = auto.conditions(x, torch.float32)
+    found = [{**here, "image_size": [32, 32], "blocks": {"1": [0.1], "8": [0.8]}},
+             {**here, "image_size": [64, 64], "blocks": {"8": [0.9]}}]
+    assert auto.nearest(found, x, torch.float32, 1) == [0.1]
+    assert auto.nearest(found, x.expand(8, 3, 60, 60), torch.float32, 1) == [0.9]
+    assert auto.nearest([{**found[0], "processor": "another"}], x, torch.float32, 1) is None
+
+
+@pytest.mark.parametrize(("shapes", "budgets", "says"), [
+    ([(3, 32, 32)], None, r"\(3, 32, 32\) is no shape .*\(B, 3, H, W\)"), ([SHAPE], [0.5], "0.5 was not trained")])
+def test_what_cannot_be_warmed_up_is_said(shapes: list, budgets: list | None, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        network_of("cifar_resnet8").warm_up(shapes, budgets)
+
+
+def test_a_plan_gives_the_largest_budget_that_meets_a_deadline() -> None:
+    plan = Plan(3.3, SHAPE, 99.0, True, "auto", "float32", "one", 1, 100, TABLE)
+    assert plan.budget == 0.7 and plan.budget_for(100) == 1.0
+    assert plan.budget_for(3.1) == 0.4, "a twentieth is kept in reserve"
+    with pytest.raises(UserError, match="latency_ms=1 is below the fastest: budget 0.4 takes up to 2 ms .*give 2.1"):
+        plan.budget_for(1)
+
+
+@torch.inference_mode()
+def test_a_planned_deadline_is_asked_for_in_the_call() -> None:
+    network, images = network_of("cifar_resnet8"), torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network.execution = "sparse"
+    with pytest.raises(UserError, match=r"no plan .*\[1, 3, 32, 32\].*bdsa.plan\(network, latency_ms=9000, batch"):
+        network(images[:1], latency_ms=9000)
+    plan = bdsa.plan(network, latency_ms=9000, image_size=32, seconds=0.01)
+    assert plan.per_image and [row.budget for row in plan.table] == [0.4, 0.7, 1.0]
+    assert [row.ms for row in plan.table] == sorted(row.ms for row in plan.table)
+    assert plan.budget == 1.0 and torch.equal(network(images[:1], latency_ms=9000), network(images[:1], budget=1.0))
+    own = bdsa.plan(network, latency_ms=9000, images=images, budgets=[0.4, 0.7], seconds=0.01)
+    assert not own.per_image and network.plans == (own,), "in place of the one of the same shape"
+    assert torch.equal(network(images[:1], latency_ms=9000), network(images[:1], budget=0.7))
+    with pytest.raises(UserError, match="two answers to one question"):
+        network(images[:1], budget=0.4, latency_ms=9000)
+    with pytest.raises(UserError, match="below the fastest: budget 0.4"):
+        bdsa.plan(network, latency_ms=1e-6, images=images, seconds=0.01)
+
+
+@pytest.mark.parametrize(("asked", "says"), [
+    ({"latency_ms": 0, "image_size": 32}, "latency_ms=0"), ({"latency_ms": 5}, "which images"),
+    ({"latency_ms": 5, "image_size": 32, "percentile": 101}, "percentile=101"),
+    ({"latency_ms": 5, "images": torch.zeros(1, 3, 32, 32), "batch_size": 2}, "1 images for a batch of 2")])
+def test_what_cannot_be_planned_is_said(asked: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        bdsa.plan(network_of("cifar_resnet8"), **asked)
