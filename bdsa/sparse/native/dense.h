@@ -65,7 +65,7 @@ private:
         const E* start = line_of(line);
         const size_t apart = (size_t)stride * channels, left = x + images * (size_t)from.size() * channels - start;
         const int steps = matrix->padded() / TILE_DEPTH;
-        alignas(64) float sums[TILE_ROWS * TILE_COLUMNS];
+        alignas(64) float sums[TILE_ROWS * TILE_COLUMNS], padding[TILE_COLUMNS];
         for (int first = 0; first < to.width; first += TILE_ROWS) {
             const int rows = std::min(TILE_ROWS, to.width - first);
             const size_t end = (size_t)(matrix->taps - 1) * from.width * channels +
@@ -81,10 +81,10 @@ private:
                     operands[tap] = {start + (size_t)tap * from.width * channels + first * apart, apart, TILE_DEPTH,
                                      matrix->panel(panel) + tap * steps * PANEL_STEP, steps};
                 const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix->columns - column);
-                multiply_tile(operands, matrix->taps, rows, columns, sums);
+                multiply_tile(operands, matrix->taps, rows, columns, bias_of(*matrix, panel, padding), sums);
                 T* out[TILE_ROWS];
                 for (int i = 0; i < rows; i++) out[i] = results + (size_t)(first + i) * matrix->columns + column;
-                finish_tile(sums, matrix->bias + column, out, 0, rows, columns, false, Finish{activation, false});
+                finish_tile(sums, out, 0, rows, columns, false, Finish{activation, false});
             }
         }
     }

@@ -26,17 +26,23 @@ inline void gather(const Bfloat16* const* rows, int count, int taps, int depth, 
         }
 }
 
+// The bias of a panel's 32 columns, in `room` where the matrix has fewer.
+inline const float* bias_of(const Matrix<Bfloat16>& matrix, int panel, float* room) {
+    const int first = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix.columns - first);
+    if (columns == TILE_COLUMNS) return matrix.bias + first;
+    for (int i = 0; i < TILE_COLUMNS; i++) room[i] = i < columns ? matrix.bias[first + i] : 0;
+    return room;
+}
+
 // Results of a tile, [32][32] sums, finished and put where they go: float32 as it is, bfloat16 rounded.
 // out: [32] rows, of which `offset` is where the panel's columns go.
 template <int ACTIVATION, bool ADD, typename T>
-inline void finish_whole(const float* sums, const float* bias, T* const* out, size_t offset, int rows) {
-    Vector shifts[TILE_COLUMNS / LANES];
-    for (int v = 0; v < TILE_COLUMNS / LANES; v++) shifts[v] = load(bias + v * LANES);
+inline void finish_whole(const float* sums, T* const* out, size_t offset, int rows) {
     for (int i = 0; i < rows; i++, sums += TILE_COLUMNS) {
         T* to = out[i] + offset;
         Vector values[TILE_COLUMNS / LANES];
         for (int v = 0; v < TILE_COLUMNS / LANES; v++) {
-            values[v] = load(sums + v * LANES) + shifts[v];
+            values[v] = load(sums + v * LANES);
             if (ADD) values[v] += load(to + v * LANES);
             values[v] = activate(values[v], ACTIVATION);
         }
@@ -53,18 +59,17 @@ inline void finish_whole(const float* sums, const float* bias, T* const* out, si
 
 // The same of a panel with fewer columns; fill: whether zeros go in the place of the others.
 template <typename T>
-inline void finish_some(const float* sums, const float* bias, T* const* out, size_t offset, int rows, int columns,
-                        bool fill, Finish finish) {
+inline void finish_some(const float* sums, T* const* out, size_t offset, int rows, int columns, bool fill,
+                        Finish finish) {
     for (int v = 0; v < TILE_COLUMNS; v += LANES) {
         const int some = std::min(LANES, columns - v);
         if (some <= 0) {
             for (int i = 0; fill && i < rows; i++) store(out[i] + offset + v, Vector{});
             continue;
         }
-        const Vector shift = load_some(bias + v, some);
         for (int i = 0; i < rows; i++) {
             T* to = out[i] + offset + v;
-            Vector value = load(sums + i * TILE_COLUMNS + v) + shift;
+            Vector value = load(sums + i * TILE_COLUMNS + v);
             if (finish.add) value += load_some(to, some);
             store_some(to, activate(value, finish.activation), fill ? LANES : some);
         }
@@ -72,16 +77,16 @@ inline void finish_some(const float* sums, const float* bias, T* const* out, siz
 }
 
 template <typename T>
-inline void finish_tile(const float* sums, const float* bias, T* const* out, size_t offset, int rows, int columns,
-                        bool fill, Finish finish) {
-    if (columns < TILE_COLUMNS) return finish_some(sums, bias, out, offset, rows, columns, fill, finish);
+inline void finish_tile(const float* sums, T* const* out, size_t offset, int rows, int columns, bool fill,
+                        Finish finish) {
+    if (columns < TILE_COLUMNS) return finish_some(sums, out, offset, rows, columns, fill, finish);
     if (finish.activation == RELU) {
-        if (finish.add) return finish_whole<RELU, true>(sums, bias, out, offset, rows);
-        return finish_whole<RELU, false>(sums, bias, out, offset, rows);
+        if (finish.add) return finish_whole<RELU, true>(sums, out, offset, rows);
+        return finish_whole<RELU, false>(sums, out, offset, rows);
     }
-    if (finish.activation == GELU) return finish_whole<GELU, false>(sums, bias, out, offset, rows);
-    if (finish.add) return finish_whole<NONE, true>(sums, bias, out, offset, rows);
-    finish_whole<NONE, false>(sums, bias, out, offset, rows);
+    if (finish.activation == GELU) return finish_whole<GELU, false>(sums, out, offset, rows);
+    if (finish.add) return finish_whole<NONE, true>(sums, out, offset, rows);
+    finish_whole<NONE, false>(sums, out, offset, rows);
 }
 
 // See `product` of float32. T: float or Bfloat16.
@@ -108,7 +113,7 @@ inline void product(const Position* positions, int first, int last, const Part<B
     Bfloat16* memory = gathered.at_least(depth * TILE_ROWS * a_chunk);
     const size_t panel_step = target.kind == Target<T>::ROWS ? TILE_ROWS * TILE_DEPTH
                               : target.panel_stride          ? target.panel_stride : TILE_COLUMNS;
-    alignas(64) float sums[TILE_ROWS * TILE_COLUMNS];
+    alignas(64) float sums[TILE_ROWS * TILE_COLUMNS], padding[TILE_COLUMNS];
     alignas(64) T* out[MAX_TILES][TILE_ROWS];
     Operand operands[MAX_TILES][2];
     for (int start = first; start < last; start += a_chunk * TILE_ROWS) {
@@ -143,6 +148,7 @@ inline void product(const Position* positions, int first, int last, const Part<B
         }
         for (int panel = first_panel; panel < last_panel; panel++) {
             const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, main.columns - column);
+            const float* bias = bias_of(main, panel, padding);
             const size_t values = (size_t)operands[0][0].steps * PANEL_STEP;  // of the first part's panel
             for (int t = 0; t < here; t++) {
                 const int from = start + t * TILE_ROWS, rows = std::min(last - from, TILE_ROWS);
@@ -154,9 +160,8 @@ inline void product(const Position* positions, int first, int last, const Part<B
                 const Fetch ahead = panel + 1 < last_panel ? Fetch(next, values / here, operands[t][0].steps) : Fetch();
                 if (finish.add && panel + 1 < last_panel)
                     for (int i = 0; i < rows; i++) __builtin_prefetch(out[t][i] + (panel + 1) * panel_step, 1, 3);
-                multiply_tile(operands[t], count, rows, columns, sums, ahead);
-                finish_tile(sums, main.bias + column, out[t], panel * panel_step, rows, columns,
-                            target.kind == Target<T>::ROWS, finish);
+                multiply_tile(operands[t], count, rows, columns, bias, sums, ahead);
+                finish_tile(sums, out[t], panel * panel_step, rows, columns, target.kind == Target<T>::ROWS, finish);
             }
         }
     }
