@@ -229,7 +229,7 @@ def test_patterns_and_lists_of_files(files):
     (["images=[]"], ["images=[]"]),
     (["images={files}/photos", "split=val"], ["split=val", "give one"]),
     (["images={files}/photos", "data=folder", "data.root={files}/away"], ["away"]),
-    (["budgets.targets=[0.2]"], ["0.2 is below 0.3"]),
+    (["budgets.targets=[0.2]"], ["0.2 was not trained", "0.3, 0.7"]),
     (["budgets.targets=[0.3,1.0]"], ["dense", "0.3, 0.7"]),
     (["checkpoint={files}/dense.pt"], ["dense", "no masks"]),
     (["checkpoint={files}/weights.pt"], ["weights.pt", "published="]),
