@@ -82,5 +82,5 @@ def temperature_switches(budgets: BudgetsConfig, recipe: RecipeConfig) -> Sequen
         return budgets.switches
     count = len(budgets.temperatures) - 1
     if len(recipe.milestones) >= count:
-        return [min(1.0, m / recipe.epochs) for m in recipe.milestones[:count]]  # 1: a training cut short gets there never
+        return [min(1.0, m / recipe.epochs) for m in recipe.milestones[:count]]  # 1 is never reached
     return [0.3 * (i + 1) for i in range(count)]
