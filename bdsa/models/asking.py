@@ -6,7 +6,7 @@ holds for one thread and one piece of work, and is seen nowhere else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -45,6 +45,14 @@ class Asked:
     calls: list[Usage] | None = None
     sizes: list[tuple[int, int]] = field(default_factory=list)
     how: dict[str, Any] = field(default_factory=dict)
+
+    def counted(self, call: Callable[..., tuple[Any, Usage]], x: Tensor, return_usage: bool,
+                masks: Sequence[Tensor] | None) -> Any:
+        """What a call of the network at this budget gives, with its usage kept in `calls` (`bdsa.models.measuring`)."""
+        found, usage = call(x, self.point, True, masks=masks, **self.how)
+        if self.calls is not None:
+            self.calls.append(usage)
+        return (found, usage) if return_usage else found
 
 
 _asked: ContextVar[Asked | None] = ContextVar("asked", default=None)

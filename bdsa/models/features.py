@@ -150,10 +150,8 @@ class FeatureNetwork(nn.Module):
         body, size = self.body, tuple(x.shape[2:])
         if budget is None:
             around = asked_around(body)
-            if around is not None and around.calls is not None:  # `bdsa.models.measuring`
-                maps, usage = self.forward(x, around.point, True, masks=masks, **around.how)
-                around.calls.append(usage)
-                return (maps, usage) if return_usage else maps
+            if around is not None and around.calls is not None:
+                return around.counted(self.forward, x, return_usage, masks)
             budget = DENSE if around is None else around.point
         point = body.point(budget)
         if self.training and getattr(body, "grad_checkpointing", False):

@@ -159,10 +159,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
             return self.each(x, budget, return_usage, masks, more)
         if budget is None:
             around = asked_around(self)
-            if around is not None and around.calls is not None:  # `bdsa.models.measuring`
-                logits, usage = self.forward(x, around.point, True, masks=masks, **around.how)
-                around.calls.append(usage)
-                return (logits, usage) if return_usage else logits
+            if around is not None and around.calls is not None:
+                return around.counted(self.forward, x, return_usage, masks)
             budget = DENSE if around is None else around.point
         point = self.point(budget, extrapolate)
         dense = point.name is None
@@ -224,7 +222,6 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if len(masks) != len(self.adaptive_blocks()):
             raise ValueError(f"{len(masks)} masks for {len(self.adaptive_blocks())} adaptive blocks")
         return iter(masks)
-
 
 
 class AdaptiveResNet(AdaptiveNetwork, ResNet):

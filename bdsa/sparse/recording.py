@@ -54,7 +54,6 @@ class Recording:
             self._array = self._ordered()
         library().bdsa_play(self._array, len(self._array))
 
-
     def _ordered(self) -> ctypes.Array:
         """The calls for the library, some of them image by image (`native/images.h`)."""
         found = []

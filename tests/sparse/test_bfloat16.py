@@ -1,15 +1,11 @@
 """Inference in bfloat16: the same network to rounding, sparsely and masked, by every form of the tile product."""
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-from sparse_cases import BUDGETS, NETWORKS, SIZES, images_of, masks_like, network_of
+from sparse_cases import BUDGETS, NETWORKS, SIZES, images_of, masks_like, network_of, with_kernels
 from torch import Tensor
 
 from bdsa.errors import UserError
@@ -55,18 +51,12 @@ def test_so_do_all_sizes_and_kinds_of_masks(kind: str, size: tuple[int, int, int
 @pytest.mark.parametrize("choice", ["amx", "avx512bf16", "avx512", "avx2", "plain"])
 def test_every_form_of_the_tile_product_gives_them(choice: str) -> None:
     """In processes of their own: the kernels are chosen when they are first needed."""
-    if missing := build.missing(choice):
-        pytest.skip(f"this processor has no {missing}")
     code = ("import test_bfloat16 as t\nfrom bdsa.sparse import native\n"
             "for name in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
             "    t.assert_near(name, (2, 41, 67), 'scattered')\n"
             "print('products:', native.bfloat16_instructions())")
-    root = Path(__file__).parents[2]
-    paths = f"{root}:{root / 'tests/support'}:{root / 'tests/sparse'}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
-                          env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": paths})
-    assert done.returncode == 0, done.stderr
-    assert f"products: {dict(amx='AMX', avx512bf16='AVX512-BF16').get(choice, 'plain')}" in done.stdout
+    said = with_kernels(choice, code)
+    assert f"products: {dict(amx='AMX', avx512bf16='AVX512-BF16').get(choice, 'plain')}" in said
 
 
 def whole(generator: torch.Generator, *shape: int, most: int = 1) -> Tensor:

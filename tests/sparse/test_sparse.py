@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
+from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of, with_kernels
 from torch import Tensor
 
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
-from bdsa.sparse import build, native, operators, reference
+from bdsa.sparse import native, operators, reference
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.packing import pack, rows_first
 
@@ -86,18 +86,13 @@ def test_it_gives_the_same_with_any_number_of_threads(threads: int) -> None:
 @pytest.mark.parametrize("choice", ["avx512", "avx2", "plain", "off"])
 def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None:
     """In processes of their own: the kernels are chosen when they are first needed."""
-    if missing := build.missing(choice):
-        pytest.skip(f"this processor has no {missing}")
     code = ("import sparse_cases as t\nfrom bdsa.sparse import native\n"
             "for n in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
             "    t.assert_same(*t.both(t.network_of(n), t.images_of((2, 41, 35)), t.BUDGETS[0]))\n"
             "print('kernels:', native.unavailable() or native.description())")
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
-                          env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": f"{root}:{root / 'tests/support'}"})
-    assert done.returncode == 0, done.stderr
+    said = with_kernels(choice, code)
     expected = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "plain", "off": "BDSA_KERNELS=off"}[choice]
-    assert f"kernels: {expected}" in done.stdout or native.unavailable()
+    assert f"kernels: {expected}" in said or native.unavailable()
 
 
 @pytest.mark.slow

@@ -14,12 +14,19 @@ SHAPE = (1, 3, 32, 32)
 TABLE = (Measured(0.4, 1.0, 2.0), Measured(0.7, 2.0, 3.0), Measured(1.0, 3.0, 4.0))
 
 
-@torch.inference_mode()
-def test_after_a_warm_up_no_call_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, calls = network_of("cifar_resnet8"), []
-    network.execution = "auto"
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One for every calibration that is made."""
+    made: list[int] = []
     before = auto.calibrate
-    monkeypatch.setattr(auto, "calibrate", lambda *arguments: calls.append(1) or before(*arguments))
+    monkeypatch.setattr(auto, "calibrate", lambda *arguments: made.append(1) or before(*arguments))
+    return made
+
+
+@torch.inference_mode()
+def test_after_a_warm_up_no_call_measures(calls: list[int]) -> None:
+    network = network_of("cifar_resnet8")
+    network.execution = "auto"
     network.warm_up([SHAPE, (2, 3, 32, 32), (1, 3, 48, 40)])
     assert len(calls) == 3, "once a size of image and class of batch, for all budgets"
     for shape in (SHAPE, (1, 3, 48, 40), (1, 3, 64, 64), (9, 3, 20, 20)):
@@ -31,11 +38,9 @@ def test_after_a_warm_up_no_call_measures(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @torch.inference_mode()
-def test_sizes_that_take_turns_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, calls = network_of("cifar_resnet8"), []
+def test_sizes_that_take_turns_are_measured_once(calls: list[int]) -> None:
+    network = network_of("cifar_resnet8")
     network.execution = "auto"
-    before = auto.calibrate
-    monkeypatch.setattr(auto, "calibrate", lambda *arguments: calls.append(1) or before(*arguments))
     for size in (32, 40, 32, 40):
         network(torch.ones(1, 3, size, size), budget=0.4)
     assert len(calls) == 2

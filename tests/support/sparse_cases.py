@@ -1,6 +1,12 @@
 """Networks, images and masks for the tests of sparse execution, and what must be the same as in masked execution."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
@@ -9,6 +15,7 @@ import bdsa
 from bdsa.method.masks import MaskUnit
 from bdsa.method.norms import BatchStatistics
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import build
 
 BUDGETS = [0.4, 0.7]
 # Every block type, stride and shortcut; channel counts that fill no vector, panel or tile.
@@ -40,6 +47,18 @@ def network_of(name: str, mask_norm: str = "none", norm_affine: str = "separate"
                 module.weight.uniform_(0.5, 1)
                 module.bias.normal_(0, 0.1)
     return network
+
+
+def with_kernels(choice: str, code: str) -> str:
+    """What a program says that runs with BDSA_KERNELS=choice; a test is skipped where the processor lacks them."""
+    if missing := build.missing(choice):
+        pytest.skip(f"this processor has no {missing}")
+    root = Path(__file__).parents[2]
+    paths = f"{root}:{root / 'tests/support'}:{root / 'tests/sparse'}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
+                          env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def images_of(size: tuple[int, int, int]) -> Tensor:

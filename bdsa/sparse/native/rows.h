@@ -165,9 +165,8 @@ struct Units {
             macs += (double)positions * m.taps * m.depth * m.columns;
         }
         const int tiles = (positions + Shape<E>::ROWS - 1) / Shape<E>::ROWS;
-        int wanted = std::max(threads, std::min(UNITS_A_THREAD * threads, (int)(macs / LEAST_MACS)));
-        if (COPIES || threads == 1) wanted = wanted / threads * threads;  // few units must be as many for each thread
-        if (threads == 1) wanted = 1;
+        int wanted = threads == 1 ? 1 : std::max(threads, std::min(UNITS_A_THREAD * threads, (int)(macs / LEAST_MACS)));
+        if (COPIES) wanted = wanted / threads * threads;  // few units must be as many for each thread
         double best = -1;
         for (int c = 1; c <= (whole_rows ? 1 : std::min(panels, wanted)); c++) {
             const int r = std::min(tiles, std::max((wanted + c - 1) / c, (tiles + MAX_TILES - 1) / MAX_TILES));

@@ -61,6 +61,7 @@ public:
 template <bool LOWER, bool RIGHT>
 inline void multiply_registers(const Operand* operands, int count, const float* bias, float* out, Fetch ahead) {
     constexpr int WIDTH = TILE_COLUMNS * sizeof(float);
+    asm volatile("" : : : "memory");  // the compiler does not know that tiles are read from what was just written
     _tile_loadd(0, bias, 0);  // the same 16 values into every row
     if (RIGHT) _tile_loadd(1, bias + 16, 0);
     if (LOWER) _tile_loadd(2, bias, 0);
@@ -90,8 +91,8 @@ inline void multiply_registers(const Operand* operands, int count, const float* 
     if (LOWER && RIGHT) _tile_stored(3, out + 16 * TILE_COLUMNS + 16, WIDTH);
 }
 
-// out: [32][32], of which `rows` rows and `columns` columns are needed; sums begin with the bias [32]. All 32 rows of the operands must be readable
-// where more than 16 are needed, else 16.
+// out: [32][32], of which `rows` rows and `columns` columns are needed; sums begin with the bias [32]. All 32 rows of the
+// operands must be readable where more than 16 are needed, else 16.
 inline void multiply_tile(const Operand* operands, int count, int rows, int columns, const float* bias, float* out,
                           Fetch ahead = {}) {
     const bool lower = rows > 16, right = columns > 16;
@@ -110,10 +111,8 @@ struct TileRegisters {
 };
 
 constexpr int ROWS_READ = 1;
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 constexpr int ROWS_AT_ONCE = 11;  // x 2 accumulators, of 32 registers: 32 rows are 11 + 11 + 10
-#elif defined(__AVX512F__)
-constexpr int ROWS_AT_ONCE = 11;
 #else
 constexpr int ROWS_AT_ONCE = 4;
 #endif
