@@ -14,25 +14,123 @@ import torch
 from torch import Tensor
 
 from bdsa.method.curves import Curve, log_odds
+from bdsa.method.dilation import dilate_to_input
 
 BEYOND = (0.5, 1.0, 2.0, 4.0, 8.0)  # the ends of a curve: offsets to which its slope is taken to go on
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What a block has to decide.
+class Costs:
+    """What a decision of a block costs: MACs of a position at m, and of one at D(m).
 
     Attributes:
-        logits: [B, 1, h, w], the scores of its positions.
         macs: of an active position.
-        dilated: [B, 1, H, W], the scores where the layers at D(m) run: the best of the positions that need it; None
-            where the block has no such layers.
-        dilated_macs: of a position there.
+        dilated_macs: of a position of D(m); 0 where the block has no such layers.
+        size: (H, W) of the map on which they run.
+        stride, reach: of the 3x3 convolution that reads them, on that map (`bdsa.method.dilation`).
     """
-    logits: Tensor
     macs: int
-    dilated: Tensor | None = None
     dilated_macs: int = 0
+    size: tuple[int, int] = (0, 0)
+    stride: int = 1
+    reach: int = 1
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """MACs that the blocks behind one are expected to spend, by the threshold that holds for them too.
+
+    Attributes:
+        offsets: float64 [P], ascending, on the axis of the curve.
+        costs: float64 [P], at each of them.
+        scale: of these costs.
+        moved: what the scores have been moved by, on the same axis.
+    """
+    offsets: Tensor
+    costs: Tensor
+    scale: float = 1.0
+    moved: float = 0.0
+
+    def __call__(self, thresholds: Tensor) -> Tensor:
+        """At thresholds of any shape; float64."""
+        costs = self.costs.to(thresholds.device)
+        if len(costs) == 1:
+            return (self.scale * costs).expand(thresholds.shape)
+        grid = self.offsets.to(thresholds.device)
+        wanted = self.moved - thresholds.double()
+        after = torch.searchsorted(grid, wanted.contiguous()).clamp(1, len(grid) - 1)
+        o1, o2, c1, c2 = grid[after - 1], grid[after], costs[after - 1], costs[after]
+        return self.scale * (c1 + (c2 - c1) * ((wanted - o1) / (o2 - o1)).clamp(0, 1))
+
+
+def best_within(logits: Tensor, left: Tensor, costs: Costs, ahead: Ahead) -> tuple[Tensor, Tensor]:
+    """The best-scored positions that purses can pay.
+
+    Args:
+        logits: [B, 1, h, w], the scores.
+        left: float64 [B], the MACs that each image may still spend.
+        costs: of the block.
+        ahead: what must be left for the blocks behind it.
+
+    Returns:
+        The mask, bool [B, 1, h, w], and what is left after it.
+    """
+    values = logits.flatten(1)
+    each = torch.full_like(values, costs.macs, dtype=torch.float64)
+    if costs.dilated_macs:
+        dilated = dilate_to_input(logits, costs.stride, costs.size, costs.reach).flatten(1)
+        needed = (dilated > -torch.inf).double()  # by some position
+        values, each = torch.cat([values, dilated], dim=1), torch.cat([each, costs.dilated_macs * needed], dim=1)
+    values, order = values.sort(dim=1, descending=True)                          # [B, n], best first
+    spent = each.gather(1, order).cumsum(dim=1)                                  # float64: exact
+    fits = spent + ahead(values) <= left[:, None]
+    last = torch.ones_like(fits)
+    last[:, :-1] = values[:, 1:] < values[:, :-1]  # a threshold cannot part equal scores
+    places = torch.arange(1, spent.shape[1] + 1, device=spent.device)
+    taken = (places * (fits & last)).amax(dim=1)                                 # [B], 0: none
+    index = (taken - 1).clamp(min=0)[:, None]
+    threshold = values.gather(1, index)[:, 0].masked_fill(taken == 0, torch.inf)
+    paid = spent.gather(1, index)[:, 0].masked_fill(taken == 0, 0.0)
+    return logits >= threshold[:, None, None, None], left - paid
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a network's blocks are expected to spend, for images of one size.
+
+    Attributes:
+        total: conditional MACs of all blocks.
+        offsets: float64 [P], on the axis of a curve; one where none was measured.
+        behind: float64 [blocks, P], what the blocks behind each cost at these offsets; without a curve all that they
+            could.
+        known: whether there is a curve. Without it each later block is expected to spend the budget's share of its own.
+    """
+    total: int
+    offsets: Tensor
+    behind: Tensor
+    known: bool
+
+    @classmethod
+    def of(cls, totals: Sequence[int], curve: Curve | None) -> Expected:
+        """By the conditional MACs of each block, and the curve of the masks that decide.
+
+        Beyond both ends of a curve the log-odds of every block's fraction go on with the curve's own slope.
+        """
+        whole = torch.tensor(totals, dtype=torch.float64)
+        if curve is None:
+            offsets, blocks = torch.zeros(1, dtype=torch.float64), torch.ones((1, len(totals)), dtype=torch.float64)
+        else:
+            measured = torch.tensor(curve.blocks, dtype=torch.float64).cummax(dim=0).values    # [P, blocks]
+            slope = ((log_odds(curve.fractions[-1]) - log_odds(curve.fractions[0]))
+                     / (curve.offsets[-1] - curve.offsets[0]))
+            ends = torch.tensor(BEYOND, dtype=torch.float64)
+            below, above = (torch.sigmoid(measured[end].clamp(1e-6, 1 - 1e-6).logit() + sign * slope * ends[:, None])
+                            for end, sign in ((0, -1), (-1, 1)))
+            blocks = torch.cat([below.flip(0), measured, above]).cummax(dim=0).values
+            offsets = torch.cat([curve.offsets[0] - ends.flip(0), torch.tensor(curve.offsets, dtype=torch.float64),
+                                 curve.offsets[-1] + ends])
+        costs = blocks.T * whole[:, None]                                                      # [blocks, P]
+        return cls(sum(totals), offsets, costs.flip(0).cumsum(dim=0).flip(0) - costs, curve is not None)
 
 
 class ExactBudget:
@@ -40,69 +138,24 @@ class ExactBudget:
 
     Args:
         budget: the fraction of the conditional MACs that no image may spend more than.
-        totals: conditional MACs of every block when all of it runs, at these images' size.
-        curve: of the masks that decide; None where none was measured: every later block is expected to spend the
-            budget's share of its own.
+        expected: of the blocks, at these images' size.
         offset: that the mask logits already hold, on the curve's axis.
     """
 
-    def __init__(self, budget: float, totals: Sequence[int], curve: Curve | None = None, offset: float = 0.0) -> None:
-        self.left: Tensor | float = float(budget * sum(totals))  # then [B] float64
-        self.expected = _expected(budget, totals, curve, offset)
+    def __init__(self, budget: float, expected: Expected, offset: float = 0.0) -> None:
+        self.expected, self.offset = expected, offset
+        self.start, self.scale = budget * expected.total, 1.0 if expected.known else budget
+        self.left: Tensor | None = None  # [B] float64
         self.block = 0
 
-    def mask(self, decision: Decision) -> Tensor:
-        """The next block's mask, bool [B, 1, h, w], paid for."""
-        scores, macs = decision.logits.flatten(1), decision.macs
-        values, costs = scores, torch.full_like(scores, macs, dtype=torch.float64)
-        if decision.dilated is not None:
-            dilated = decision.dilated.flatten(1)
-            values = torch.cat([scores, dilated], dim=1)
-            costs = torch.cat([costs, torch.full_like(dilated, decision.dilated_macs, dtype=torch.float64)], dim=1)
-        values, order = values.sort(dim=1, descending=True)                          # [B, n], best first
-        spent = costs.gather(1, order).cumsum(dim=1)                                 # float64: exact
-        left = torch.as_tensor(self.left, dtype=torch.float64, device=spent.device).expand(len(spent))
-        fits = spent + self._rest(values) <= left[:, None]
-        last = torch.ones_like(fits)
-        last[:, :-1] = values[:, 1:] < values[:, :-1]  # a threshold cannot part equal scores
-        count = spent.shape[1]
-        places = torch.arange(1, count + 1, device=spent.device)
-        taken = (places * (fits & last)).amax(dim=1)                                 # [B], 0: none
-        index = (taken - 1).clamp(min=0)[:, None]
-        none = taken == 0
-        threshold = values.gather(1, index)[:, 0].masked_fill(none, torch.inf)
-        self.left = left - spent.gather(1, index)[:, 0].masked_fill(none, 0.0)
+    def ahead(self) -> Ahead:
+        """What the blocks behind the next one are expected to spend; it is the next one's turn then."""
         self.block += 1
-        return decision.logits >= threshold[:, None, None, None]
+        return Ahead(self.expected.offsets, self.expected.behind[self.block - 1], self.scale, self.offset)
 
-    def _rest(self, thresholds: Tensor) -> Tensor:
-        """MACs that the blocks behind this one are expected to spend at a threshold; float64, of the same shape."""
-        offsets, rest = self.expected
-        row = rest[self.block].to(thresholds.device)
-        if len(row) == 1:
-            return row.expand(thresholds.shape)
-        grid = offsets.to(thresholds.device)
-        wanted = -thresholds.double()
-        after = torch.searchsorted(grid, wanted.contiguous()).clamp(1, len(grid) - 1)
-        o1, o2, r1, r2 = grid[after - 1], grid[after], row[after - 1], row[after]
-        return r1 + (r2 - r1) * ((wanted - o1) / (o2 - o1)).clamp(0, 1)
-
-
-def _expected(budget: float, totals: Sequence[int], curve: Curve | None, offset: float) -> tuple[Tensor, Tensor]:
-    """Further offsets, float64 [P], and for every block what those behind it cost at them, [blocks, P].
-
-    Beyond both ends of a curve the log-odds of every block's fraction go on with the curve's own slope.
-    """
-    if curve is None:
-        offsets, blocks = torch.zeros(1, dtype=torch.float64), torch.full((1, len(totals)), budget, dtype=torch.float64)
-    else:
-        measured = torch.tensor(curve.blocks, dtype=torch.float64).cummax(dim=0).values    # [P, blocks]
-        slope = (log_odds(curve.fractions[-1]) - log_odds(curve.fractions[0])) / (curve.offsets[-1] - curve.offsets[0])
-        ends = torch.tensor(BEYOND, dtype=torch.float64)
-        below, above = (torch.sigmoid(measured[end].clamp(1e-6, 1 - 1e-6).logit() + sign * slope * ends[:, None])
-                        for end, sign in ((0, -1), (-1, 1)))
-        blocks = torch.cat([below.flip(0), measured, above]).cummax(dim=0).values
-        offsets = torch.cat([curve.offsets[0] - ends.flip(0), torch.tensor(curve.offsets, dtype=torch.float64),
-                             curve.offsets[-1] + ends]) - offset
-    costs = blocks.T * torch.tensor(totals, dtype=torch.float64)[:, None]                  # [blocks, P]
-    return offsets, costs.flip(0).cumsum(dim=0).flip(0) - costs
+    def mask(self, logits: Tensor, costs: Costs) -> Tensor:
+        """The next block's mask, bool [B, 1, h, w], by its scores, and paid for."""
+        if self.left is None:
+            self.left = torch.full((len(logits),), self.start, dtype=torch.float64, device=logits.device)
+        found, self.left = best_within(logits, self.left, costs, self.ahead())
+        return found

@@ -13,7 +13,7 @@ from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.errors import UserError
 from bdsa.machine import processor
 from bdsa.method.curves import Curve, Point
-from bdsa.method.exact import ExactBudget
+from bdsa.method.exact import ExactBudget, Expected
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asking
 from bdsa.models.blocks import AdaptiveBlock
@@ -48,6 +48,7 @@ class AnyBudget(nn.Module):
         self.budgets = budgets
         self._dense_macs: dict[tuple[int, int], int] = {}
         self._block_macs: dict[tuple[int, int], list[int]] = {}
+        self._expected: dict[tuple[str, tuple[int, int]], tuple[Curve | None, Expected]] = {}
 
     def adaptive_blocks(self) -> list[AdaptiveBlock]:
         """`AdaptiveNetwork.adaptive_blocks`."""
@@ -119,7 +120,12 @@ class AnyBudget(nn.Module):
             raise UserError("per_image=True is for inference: call network.eval() before")
         if point.budget is None:
             return None
-        return ExactBudget(point.budget, self.block_macs(size), self.curves.get(point.name), point.offset)
+        curve, key = self.curves.get(point.name), (point.name, size)
+        kept = self._expected.get(key)
+        if kept is None or kept[0] is not curve:
+            with torch.inference_mode(False):  # it outlives the caller's mode
+                kept = self._expected[key] = curve, Expected.of(self.block_macs(size), curve)
+        return ExactBudget(point.budget, kept[1], point.offset)
 
     @torch.inference_mode()
     def warm_up(self, shapes: Iterable[Sequence[int]], budgets: Iterable[float] | None = None) -> None:

@@ -18,7 +18,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from bdsa.method.dilation import dilate, dilate_to_input
-from bdsa.method.exact import Decision
+from bdsa.method.exact import Costs
 from bdsa.method.macs import active, count_type, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
 from bdsa.method.norms import Blend, BudgetNorm, add_budget_norms
@@ -75,7 +75,7 @@ class AdaptiveBlock(nn.Module):
             clean = clean + request.offset
         logits = clean
         if given is None and request.exact is not None:
-            given = request.exact.mask(self.decision(logits, x))
+            given = request.exact.mask(logits, self.costs(x, logits))
         if given is not None:
             if given.shape != logits.shape:
                 raise ValueError(f"a given mask is {list(given.shape)} and the block decides {list(logits.shape)}")
@@ -109,10 +109,11 @@ class AdaptiveBlock(nn.Module):
             total += dilated.shape[2] * dilated.shape[3] * dilated_macs
         return cost, total
 
-    def decision(self, logits: Tensor, x: Tensor) -> Decision:
-        """What a decision by logits [B, 1, h, w] would cost at an input x [B, C, H, W]."""
+    def costs(self, x: Tensor, logits: Tensor) -> Costs:
+        """What a decision by logits [B, 1, h, w] costs at an input x [B, C, H, W]."""
         dilated_macs, masked_macs = self.macs_per_position()
-        return Decision(logits, masked_macs, self.dilate(logits, x) if dilated_macs else None, dilated_macs)
+        size, stride = self.dilated_grid(x, logits)
+        return Costs(masked_macs, dilated_macs, size, stride, self.reach() if dilated_macs else 1)
 
     def geometry(self) -> tuple[int, int]:
         """Input channels and stride of the block."""
@@ -130,6 +131,10 @@ class AdaptiveBlock(nn.Module):
     def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
         """Logits of D(m), at the resolution where the layers at D(m) are computed."""
         return dilate(logits, self.reach())
+
+    def dilated_grid(self, x: Tensor, logits: Tensor) -> tuple[tuple[int, int], int]:
+        """Height and width of the map where the layers at D(m) run, and the stride on it of what reads them."""
+        return (logits.shape[2], logits.shape[3]), 1
 
     def reach(self) -> int:
         """The dilation of the 3x3 convolution that reads what is computed at D(m)."""
@@ -194,7 +199,11 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
         return self.conv2.dilation[0]
 
     def dilate(self, logits: Tensor, x: Tensor) -> Tensor:
-        return dilate_to_input(logits, self.conv2.stride[0], tuple(x.shape[2:]), self.reach())
+        size, stride = self.dilated_grid(x, logits)
+        return dilate_to_input(logits, stride, size, self.reach())
+
+    def dilated_grid(self, x: Tensor, logits: Tensor) -> tuple[tuple[int, int], int]:
+        return (x.shape[2], x.shape[3]), self.conv2.stride[0]
 
     def dilated_positions(self, x: Tensor, y: Tensor) -> int:
         return x.shape[2] * x.shape[3]

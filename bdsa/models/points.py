@@ -8,7 +8,7 @@ from bdsa.errors import UserError
 from bdsa.method.curves import Curve, Point, share_at
 from bdsa.method.norms import Blend
 
-HOW = "bdsa.calibrate_curves(network, batches of training images), or bdsa-evaluate, measures what it takes"
+HOW = "bdsa.calibrate_curves(network, batches of training images), or bdsa-evaluate, measures them"
 
 
 def find_point(trained: Budgets, curves: Mapping[str, Curve], value: float, extrapolate: bool = False
@@ -35,8 +35,7 @@ def find_point(trained: Budgets, curves: Mapping[str, Curve], value: float, extr
         try:
             trained.require(value)
         except UserError as error:
-            raise UserError(f"{error}; for any budget between, its curves are missing: {HOW}" if trained.adaptive
-                            else str(error)) from None
+            raise UserError(f"{error}{_lacking(trained, budget, extrapolate)}") from None
     check_reach(trained, budget, extrapolate)
     base, following = neighbours(trained, budget)
     share = 0.0 if following is None else share_at(budget, base, following)
@@ -54,6 +53,16 @@ def check_reach(trained: Budgets, budget: float, extrapolate: bool) -> None:
     if budget < smallest and not extrapolate:
         raise UserError(f"budget {budget:g} is below {smallest:g}, the smallest that this network was trained for: "
                         f"accuracy falls off there; extrapolate=True runs it all the same")
+
+
+def _lacking(trained: Budgets, budget: float, extrapolate: bool) -> str:
+    """What keeps a network without curves from a budget that was not trained; it goes on with what `require` says."""
+    if not trained.adaptive:
+        return ""
+    if budget < trained.values[0] and not extrapolate:
+        return (f"; it is below the smallest, {trained.values[0]:g}, where accuracy falls off: extrapolate=True runs "
+                f"it all the same in a network with curves: {HOW}")
+    return f"; for any budget between, its curves are missing: {HOW}"
 
 
 def neighbours(trained: Budgets, budget: float) -> tuple[Budget, Budget | None]:

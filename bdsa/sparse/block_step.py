@@ -12,6 +12,7 @@ from bdsa.method.masks import MaskUnit
 from bdsa.method.norms import Blend
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage, Request
+from bdsa.sparse import operators
 from bdsa.sparse.folded_block import folded_block
 from bdsa.sparse.plans import Plan
 from bdsa.sparse.recording import cannot_record
@@ -63,10 +64,13 @@ class BlockStep:
         products = self.scorer.board.products(x, workspace) if products is None else products
         return products, *self.scorer.decide(x, products, workspace, name, offset)
 
-    def decide(self, x: Tensor, scored: Tensor, mask: Tensor, exact: ExactBudget) -> None:
-        """Decide by purses: scored, mask: [B, h, w], the logits and what becomes the mask."""
-        cannot_record()
-        mask.copy_(exact.mask(self.block.decision(scored[:, None], x.permute(0, 3, 1, 2)))[:, 0])
+    def decide(self, x: Tensor, scored: Tensor, mask: Tensor, exact: ExactBudget, left: Tensor) -> None:
+        """Decide by purses: scored, mask: [B, h, w], the logits and what becomes the mask; left: [B], float64."""
+        costs = self.block.costs(x.permute(0, 3, 1, 2), scored[:, None])
+        start = exact.start if exact.block == 0 else -1.0
+        ahead = exact.ahead()
+        operators.exact(mask, left, scored, costs.macs, costs.dilated_macs, *costs.size, costs.stride, costs.reach,
+                        ahead.offsets, ahead.costs, start, ahead.scale, ahead.moved)
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
         """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`)."""

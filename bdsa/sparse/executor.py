@@ -106,28 +106,29 @@ class Executor:
         """Logits [B, classes] and the blocks' usage, as `__call__`.
 
         An inference whose usage is not asked for is recorded when an image of its size comes first, then played, at
-        any offset; exact budgets are decided in between, and not recorded.
+        any offset and any exact budget.
 
         Args:
             head: the network's own, from the last map [B, C, h, w].
         """
-        if count or torch.autograd._profiler_enabled() or self.head is None or exact is not None:
+        if count or torch.autograd._profiler_enabled() or self.head is None:
             features, used = self(x, given, count, offset=offset, exact=exact)
             return (head(features.to(x.dtype)) if self.head is None else self._logits(features).clone()), used
-        key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways)
+        expected = None if exact is None or given is not None else exact.expected
+        key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways, expected)
         if (kept := self.workspace.recordings.get(key)) is not None:
             operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
             if given is not None:
                 check_given(given, kept.masks)
                 for room, mask in zip(kept.masks, given):
                     take(mask, room)
-            kept.recording.decide_at(self.offsets(offset))
+            kept.recording.decide_at(self.offsets(offset), exact)
             kept.recording.play()
             self.played = True
             return kept.logits.clone(), []
         image = self.take_in(x)
         with recorded() as recording:
-            features, used, masks = self.run(image, given, False, None, offset=offset)
+            features, used, masks = self.run(image, given, False, None, offset=offset, exact=exact)
             logits = self._logits(features)
         if recording.complete:
             recording.ends = [image, *masks, logits]
@@ -187,7 +188,7 @@ class Executor:
                 on_input(step, x)
             products, scored, mask = step.scores(x, products if fresh else None, self.workspace, f"step {i}", offset)
             if exact is not None and given is None:
-                step.decide(x, scored, mask, exact)
+                step.decide(x, scored, mask, exact, self.workspace.room("purses", (len(x),), x, torch.float64))
             if given is not None:
                 rooms.append(self._given(next(masks), mask, f"step {i} given"))
                 mask = rooms[-1][:, 0]

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint64, c_void_p, pointer
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int64, c_uint64, c_void_p, pointer
 from typing import Any
 
 import torch
@@ -44,6 +44,9 @@ _Decision = _structure("Decision", ("logits mask", c_void_p), ("board", POINTER(
                        ("from_ to", _Grid), ("panel column stride", c_int), ("offset", c_float))
 _UnitDecision = _structure("UnitDecision", ("logits mask x", c_void_p), ("unit", _Unit), ("images", c_int),
                            ("from_ to", _Grid))
+_Exact = _structure(
+    "Exact", ("mask left logits offsets ahead", c_void_p), ("images", c_int), ("to wide", _Grid),
+    ("stride reach points", c_int), ("macs dilated_macs", c_int64), ("start scale moved", c_double))
 _Residual = _structure(
     "Residual", ("out x mask", c_void_p), ("images height width out_height out_width stride", c_int),
     ("first second third", POINTER(_Matrix)), ("projected", c_void_p),
@@ -149,6 +152,14 @@ def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor,
     weights = _Unit(_at(taps), _at(context), x.shape[3], stride, offset)
     operation = _UnitDecision(_at(logits), _at(mask), _at(x), weights, len(x), x.shape[1:3], logits.shape[1:])
     _call(_of("unit", x), operation, logits, mask, x, taps, context)
+
+
+def exact(mask: Tensor, left: Tensor, logits: Tensor, macs: int, dilated_macs: int, height: int, width: int,
+          stride: int, reach: int, offsets: Tensor, ahead: Tensor, start: float, scale: float, moved: float) -> None:
+    """See `operators.exact`."""
+    operation = _Exact(_at(mask), _at(left), _at(logits), _at(offsets), _at(ahead), len(logits), logits.shape[1:],
+                       (height, width), stride, reach, len(offsets), macs, dilated_macs, start, scale, moved)
+    _call("exact", operation, mask, left, logits, offsets, ahead)
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,

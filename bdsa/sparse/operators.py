@@ -39,6 +39,12 @@ SCHEMAS = {
               "float offset, int stride)",
     # The same of a unit on its own, from the map x: taps [9, C], context [C].
     "unit": "(Tensor(a!) logits, Tensor(b!) mask, Tensor x, Tensor taps, Tensor context, float offset, int stride)",
+    # A mask [B, h, w] by purses: the lowest threshold on the logits at which an image can pay the block and what those
+    # behind it are expected to cost (`bdsa.method.exact`). `left`, float64 [B]: what it may still spend. height, width:
+    # of the map where the layers at D(m) run; stride, reach: of the convolution that reads them. offsets, ahead, scale
+    # and moved: an `Ahead`. start: what an image may spend in all, at the first block; below zero at the others.
+    "exact": "(Tensor(a!) mask, Tensor(b!) left, Tensor logits, int macs, int dilated_macs, int height, int width, "
+             "int stride, int reach, Tensor offsets, Tensor ahead, float start, float scale, float moved)",
     # Blocks at the masked positions. `rows`, int64 [2], says how many were computed at D(m) and at m. With a
     # projection, a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else
     # `out` holds the identity before, which is not x if `everywhere`. `group`: channels of a group of the 3x3
@@ -82,6 +88,7 @@ average_pool = torch.ops.bdsa.average_pool.default
 products = torch.ops.bdsa.products.default
 decide = torch.ops.bdsa.decide.default
 unit = torch.ops.bdsa.unit.default
+exact = torch.ops.bdsa.exact.default
 basic = torch.ops.bdsa.basic.default
 bottleneck = torch.ops.bdsa.bottleneck.default
 convnext = torch.ops.bdsa.convnext.default

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bdsa.method.exact import ExactBudget
 from bdsa.sparse.build import library
 
 
@@ -38,15 +39,22 @@ class Recording:
     complete: bool = True
     ends: list[Tensor] | None = None
     _array: Any = None
-    _offsets: Sequence[float] | None = None
+    _decided_at: Any = None
 
-    def decide_at(self, offsets: Sequence[float]) -> None:
-        """Let the units, in their order, decide with these offsets: all else is the same at every budget between."""
-        if offsets != self._offsets:
-            decisions = [getattr(o, "unit", o) for _, o, _ in self.calls]
-            for decision, offset in zip((d for d in decisions if hasattr(d, "offset")), offsets, strict=True):
-                decision.offset = offset
-            self._offsets = offsets
+    def decide_at(self, offsets: Sequence[float], exact: ExactBudget | None = None) -> None:
+        """Let the units, in their order, decide with these offsets, and within the purses of an exact budget.
+
+        All else is the same at every budget between.
+        """
+        wanted = offsets, exact and (exact.start, exact.scale, exact.offset)
+        if wanted == self._decided_at:
+            return
+        decisions = [getattr(o, "unit", o) for _, o, _ in self.calls]
+        for decision, offset in zip((d for d in decisions if hasattr(d, "offset")), offsets, strict=True):
+            decision.offset = offset
+        for i, purse in enumerate(o for _, o, _ in self.calls if hasattr(o, "moved")):
+            purse.start, purse.scale, purse.moved = exact.start if i == 0 else -1.0, exact.scale, exact.offset
+        self._decided_at = wanted
 
     def play(self) -> None:
         """Repeat the calls."""

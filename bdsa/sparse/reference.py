@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdsa.method.exact import Ahead, Costs, best_within
 from bdsa.sparse.packing import Packed, unpack_groups
 
 
@@ -81,6 +82,17 @@ def unit(logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor,
         + (x.mean(dim=(1, 2)) @ context)[:, None, None] + offset
     logits.copy_(total)
     torch.ge(total, 0, out=mask)
+
+
+def exact(mask: Tensor, left: Tensor, logits: Tensor, macs: int, dilated_macs: int, height: int, width: int,
+          stride: int, reach: int, offsets: Tensor, ahead: Tensor, start: float, scale: float, moved: float) -> None:
+    """See `operators.exact`."""
+    if start >= 0:
+        left.fill_(start)
+    found, rest = best_within(logits[:, None], left, Costs(macs, dilated_macs, (height, width), stride, reach),
+                              Ahead(offsets, ahead, scale, moved))
+    mask.copy_(found[:, 0])
+    left.copy_(rest)
 
 
 def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,

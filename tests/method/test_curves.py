@@ -9,7 +9,7 @@ import torch
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError
 from bdsa.method.curves import Curve, Point, curve_of, share_at
-from bdsa.method.exact import Decision, ExactBudget
+from bdsa.method.exact import Costs, ExactBudget, Expected
 from bdsa.models.points import find_point
 
 CURVE = Curve((-1.0, 0.0, 0.5, 1.0), (0.1, 0.3, 0.4, 0.52), ((0.2, 0.0), (0.4, 0.2), (0.5, 0.3), (0.6, 0.44)), 64)
@@ -52,7 +52,8 @@ def test_norms_go_over_to_the_next_budget_in_quarters() -> None:
 
 @pytest.mark.parametrize(("budget", "curves", "says"), [
     (0.2, CURVES, r"0.2 is below 0.3, the smallest .*falls off.*extrapolate=True"),
-    (0.42, {}, r"0.42 was not trained .*calibrate_curves"),
+    (0.42, {}, r"0.42 was not trained .*its curves are missing: .*calibrate_curves"),
+    (0.2, {}, r"0.2 was not trained .*below the smallest, 0.3, where accuracy falls off"),
     (42, CURVES, r"did you mean 0.42\?")])
 def test_what_cannot_be_met_is_said(budget: float, curves: dict, says: str) -> None:
     with pytest.raises(UserError, match=says):
@@ -68,10 +69,10 @@ def test_below_the_smallest_runs_where_it_is_asked_for() -> None:
 def _spend(budget: float, curve: Curve | None, scores: list[torch.Tensor]) -> torch.Tensor:
     """What images spend of the whole by blocks of 3 MACs a position and 2 where it is dilated, as float64 [B]."""
     totals = [5 * s[0].numel() for s in scores]
-    purse, spent = ExactBudget(budget, totals, curve), torch.zeros(len(scores[0]), dtype=torch.float64)
+    purse, spent = ExactBudget(budget, Expected.of(totals, curve)), torch.zeros(len(scores[0]), dtype=torch.float64)
     for s in scores:
         wide = torch.nn.functional.max_pool2d(s, 3, 1, 1)
-        mask = purse.mask(Decision(s, 3, wide, 2))
+        mask = purse.mask(s, Costs(3, 2, (s.shape[2], s.shape[3])))
         threshold = torch.where(mask, s, torch.inf).amin(dim=(1, 2, 3))
         assert all(torch.equal(m, v >= t) for m, v, t in zip(mask, s, threshold)), "not the best-scored ones"
         spent += 3 * mask.sum(dim=(1, 2, 3)) + 2 * (wide >= threshold[:, None, None, None]).sum(dim=(1, 2, 3))
@@ -96,6 +97,7 @@ def test_equal_scores_stay_together() -> None:
 
 def test_the_others_of_a_batch_change_nothing() -> None:
     scores = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    together = ExactBudget(0.3, [320], None).mask(Decision(scores, 5))
+    expected = Expected.of([320], None)
+    together = ExactBudget(0.3, expected).mask(scores, Costs(5))
     for i in range(3):
-        assert torch.equal(together[i:i + 1], ExactBudget(0.3, [320], None).mask(Decision(scores[i:i + 1], 5)))
+        assert torch.equal(together[i:i + 1], ExactBudget(0.3, expected).mask(scores[i:i + 1], Costs(5)))

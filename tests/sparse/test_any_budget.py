@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from functools import cache
 from itertools import cycle
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import native
+from bdsa.sparse import native, reference
+from bdsa.sparse.execution import executor_of
 from bdsa.training.curves import calibrate_curves
 
 SIZE = (4, 33, 47)
@@ -72,7 +74,6 @@ def test_one_recording_serves_every_offset() -> None:
         other.execution = "sparse"
         assert torch.equal(other(images, budget=budget), output)
     if native.unavailable() is None:
-        from bdsa.sparse.execution import executor_of
         assert len(executor_of(network, "b040").workspace.recordings) == 1
 
 
@@ -118,6 +119,46 @@ def test_no_image_exceeds_its_budget_in_any_execution(case: tuple[str, str, str]
             assert (spent <= torch.as_tensor(budget, dtype=torch.float64)).all()
             if "cifar_resnet8" in case:  # the others' last maps are a few positions, which leaves coins
                 assert (spent > torch.as_tensor(budget, dtype=torch.float64) - 0.1).all()
+
+
+@torch.inference_mode()
+def test_one_recording_serves_every_exact_budget() -> None:
+    network, images = measured()
+    network.execution = "sparse"
+    asked = (0.4, 0.43, 0.4, 0.41)
+    outputs = [network(images, budget=budget, per_image=True) for budget in asked]
+    for budget, output in zip(asked, outputs):
+        logits, usage = network(images, budget=budget, return_usage=True, per_image=True)
+        assert torch.allclose(logits, output, atol=1e-5)
+        assert (usage.conditional_fraction <= budget).all()
+    if native.unavailable() is None:
+        assert len(executor_of(network, "b040").workspace.recordings) == 1
+    plain = network(images, budget=0.4)
+    network.curves = {name: replace(curve, blocks=((0.0,) * len(curve.blocks[0]),) * len(curve.blocks))
+                      for name, curve in network.curves.items()}  # others: first blocks may spend all
+    assert not torch.allclose(network(images, budget=0.4, per_image=True), outputs[0], atol=1e-3)
+    assert torch.equal(network(images, budget=0.4), plain)
+
+
+@pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
+@pytest.mark.parametrize(("size", "wide", "stride", "reach", "macs"), [
+    ((12, 9), (12, 9), 1, 1, 2), ((12, 9), (24, 17), 2, 1, 7), ((7, 5), (0, 0), 1, 1, 0), ((8, 8), (8, 8), 1, 2, 4),
+    ((1, 1), (1, 1), 1, 1, 3), ((9, 9), (18, 18), 2, 2, 3)])
+def test_native_and_reference_purses_agree(size: tuple[int, int], wide: tuple[int, int], stride: int, reach: int,
+                                           macs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for case in range(12):
+        logits = 3 * torch.randn(5, *size, generator=generator) + torch.randn(5, 1, 1, generator=generator)
+        logits = logits.round() if case % 3 == 0 else logits  # equal scores
+        whole = 5 * size[0] * size[1] + macs * wide[0] * wide[1]
+        points = 1 if case % 4 == 1 else 9
+        offsets, ahead = torch.rand(2, points, generator=generator, dtype=torch.float64).cumsum(1)
+        start = 1.3 * whole * float(torch.rand((), generator=generator)) if case % 2 else -1.0
+        left = whole * torch.rand(5, generator=generator, dtype=torch.float64)
+        found = [(torch.empty(5, *size, dtype=torch.bool), left.clone()) for _ in range(2)]
+        for purses, kernels in zip(found, (native, reference)):
+            kernels.exact(*purses, logits, 5, macs, *wide, stride, reach, offsets, ahead * size[0], start, 0.7, 0.2)
+        assert all(map(torch.equal, *found))
 
 
 def test_exact_budgets_are_for_inference() -> None:

@@ -34,6 +34,9 @@ def test_each_image_gets_what_the_batch_together_gives(name: str, precision: str
             for _ in range(12):  # the first is recorded; threads overlap differently each time
                 assert torch.equal(network(images, budget=BUDGETS[0]), together)
                 network(others, budget=BUDGETS[0])  # leaves nothing behind
+            exact = network(images, budget=BUDGETS[0], return_usage=True, per_image=True)[0]
+            for _ in range(6):
+                assert torch.equal(network(images, budget=BUDGETS[0], per_image=True), exact)
             network(images, budget=BUDGETS[0], masks=used.masks)
             assert torch.equal(network(images, budget=BUDGETS[0], masks=used.masks), together)
             assert all(torch.equal(a, b) for a, b in zip(executor_of(network, "b040").rows, rows, strict=True))

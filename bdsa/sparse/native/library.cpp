@@ -3,6 +3,7 @@
 #include "contents.h"
 #include "convnext.h"
 #include "dense.h"
+#include "exact.h"
 #include "images.h"
 #include "maps.h"
 #include "residual.h"
@@ -39,6 +40,7 @@ BY_IMAGES(average_pool, AveragePool)
 BY_IMAGES(products, Products)
 BY_IMAGES(decide, Decision)
 BY_IMAGES(unit, UnitDecision)
+BY_IMAGE(exact, Exact)
 BY_IMAGES(residual, Residual)
 BY_IMAGES(convnext, ConvNext)
 
