@@ -112,7 +112,7 @@ class Expected:
 
     @classmethod
     def of(cls, totals: Sequence[int], curve: Curve | None) -> Expected:
-        """By the conditional MACs of each block, and the curve of the masks that decide.
+        """By the conditional MACs of each block, or of the first ones, and the curve of the masks that decide.
 
         Beyond both ends of a curve the log-odds of every block's fraction go on with the curve's own slope.
         """
@@ -120,7 +120,8 @@ class Expected:
         if curve is None:
             offsets, blocks = torch.zeros(1, dtype=torch.float64), torch.ones((1, len(totals)), dtype=torch.float64)
         else:
-            measured = torch.tensor(curve.blocks, dtype=torch.float64).cummax(dim=0).values    # [P, blocks]
+            every = torch.tensor(curve.blocks, dtype=torch.float64).cummax(dim=0).values
+            measured = every[:, :len(totals)]                                                  # [P, blocks]
             slope = ((log_odds(curve.fractions[-1]) - log_odds(curve.fractions[0]))
                      / (curve.offsets[-1] - curve.offsets[0]))
             ends = torch.tensor(BEYOND, dtype=torch.float64)

@@ -48,7 +48,7 @@ class AnyBudget(nn.Module):
         self.budgets = budgets
         self._dense_macs: dict[tuple[int, int], int] = {}
         self._block_macs: dict[tuple[int, int], list[int]] = {}
-        self._expected: dict[tuple[str, tuple[int, int]], tuple[Curve | None, Expected]] = {}
+        self._expected: dict[tuple[Any, ...], tuple[Curve | None, Expected]] = {}
 
     def adaptive_blocks(self) -> list[AdaptiveBlock]:
         """`AdaptiveNetwork.adaptive_blocks`."""
@@ -108,8 +108,12 @@ class AnyBudget(nn.Module):
         logits = torch.cat(parts)[order]
         return (logits, Usage.join(used, order)) if return_usage else logits
 
-    def exact(self, point: Point, size: tuple[int, int], per_image: bool | None) -> ExactBudget | None:
+    def exact(self, point: Point, size: tuple[int, int], per_image: bool | None, blocks: int | None = None
+              ) -> ExactBudget | None:
         """The purses of images of (height, width), for one pass at a point; None where a threshold decides.
+
+        Args:
+            blocks: how many of the network's blocks share a purse, from the first on; None: all.
 
         Raises:
             UserError: in training mode.
@@ -120,11 +124,11 @@ class AnyBudget(nn.Module):
             raise UserError("per_image=True is for inference: call network.eval() before")
         if point.budget is None:
             return None
-        curve, key = self.curves.get(point.name), (point.name, size)
+        curve, key = self.curves.get(point.name), (point.name, size, blocks)
         kept = self._expected.get(key)
         if kept is None or kept[0] is not curve:
             with torch.inference_mode(False):  # it outlives the caller's mode
-                kept = self._expected[key] = curve, Expected.of(self.block_macs(size), curve)
+                kept = self._expected[key] = curve, Expected.of(self.block_macs(size)[:blocks], curve)
         return ExactBudget(point.budget, kept[1], point.offset)
 
     @torch.inference_mode()

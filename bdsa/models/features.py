@@ -4,8 +4,9 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.compiler import is_compiling
 from bdsa.budgets import DENSE, Budgets
 from bdsa.errors import UserError
 from bdsa.method.curves import Point
+from bdsa.method.exact import ExactBudget
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asked_around, asking
 from bdsa.models.usage import BlockUsage, Request, Usage
@@ -28,6 +30,8 @@ class FeatureMethods:
     execution: str
     precision: str
     feature_info: list[dict[str, Any]]
+    exact: Callable[..., ExactBudget | None]
+    adaptive_blocks: Callable[[], list[nn.Module]]
 
     def at_budget(self, budget: float, extrapolate: bool | None = None) -> AbstractContextManager[None]:
         """`AdaptiveNetwork.at_budget`."""
@@ -37,13 +41,15 @@ class FeatureMethods:
         """`AdaptiveNetwork.trunk`."""
         raise NotImplementedError
 
-    def forward_features(self, x: Tensor, *arguments: Any, budget: float | None = None, **more: Any) -> Tensor:
+    def forward_features(self, x: Tensor, *arguments: Any, budget: float | None = None, per_image: bool | None = None,
+                         **more: Any) -> Tensor:
         """timm's: the last feature map [B, C, h, w], at a budget.
 
         Args:
-            budget: as in `forward`; None: that of `at_budget`, or dense, which one line says.
+            budget: one, as in `forward`; None: that of `at_budget`, or dense, which one line says.
+            per_image: as in `forward`.
         """
-        with nullcontext() if budget is None else self.at_budget(budget):
+        with self._asked_for(x, budget, per_image):
             if not arguments and not more and (ran := _sparse_maps(self, x, (len(self.trunk()) - 1,))) is not None:
                 return ran[0]
             known = getattr(super(), "forward_features", None)
@@ -55,9 +61,9 @@ class FeatureMethods:
 
     def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, norm: bool = False,
                               stop_early: bool = False, output_fmt: str = "NCHW", intermediates_only: bool = False,
-                              *, budget: float | None = None, **more: Any) -> Any:
+                              *, budget: float | None = None, per_image: bool | None = None, **more: Any) -> Any:
         """timm's: feature maps of stages, at a budget; see `forward_features`."""
-        with nullcontext() if budget is None else self.at_budget(budget):
+        with self._asked_for(x, budget, per_image):
             known = getattr(super(), "forward_intermediates", None)
             if not norm and not more and output_fmt == "NCHW":
                 chosen = sorted(feature_take_indices(len(self.feature_info), indices)[0])
@@ -75,6 +81,22 @@ class FeatureMethods:
                 raise UserError(f"forward_intermediates of a {type(self).__name__} takes indices, stop_early and "
                                 f"intermediates_only alone")
             return known(x, indices, norm, stop_early, output_fmt, intermediates_only, **more)
+
+
+    @contextmanager
+    def _asked_for(self, x: Tensor, budget: float | None, per_image: bool | None) -> Iterator[None]:
+        """Within it one pass of images x runs at a budget, or at that which is asked around it."""
+        with nullcontext() if budget is None else self.at_budget(budget):
+            around = asked_around(self)
+            exact = None
+            if around is not None and around.request is not None and around.calls is None:
+                exact = self.exact(around.point, (x.shape[2], x.shape[3]), per_image)
+            if exact is None:
+                yield
+                return
+            request = replace(around.request, exact=exact)
+            with asking(self, self.adaptive_blocks(), around.point, request, around.given, around.used):
+                yield
 
 
 class FeatureNetwork(nn.Module):
@@ -106,6 +128,7 @@ class FeatureNetwork(nn.Module):
         self.body, self.out_indices = body, tuple(sorted(chosen[0]))
         self.feature_info = FeatureInfo(body.feature_info, self.out_indices)
         self._ends = tuple(stage_ends(body, self.out_indices))
+        self._blocks = sum(module in {*body.adaptive_blocks()} for module in body.trunk()[:self._ends[-1] + 1])
         self._macs: dict[tuple[int, ...], int] = {}
 
     @property
@@ -136,13 +159,14 @@ class FeatureNetwork(nn.Module):
         return self.body.at_budget(budget)
 
     def forward(self, x: Tensor, budget: float | Point | None = None, return_usage: bool = False, *,
-                masks: Sequence[Tensor] | None = None, **how: Any) -> list[Tensor] | tuple[list[Tensor], Usage]:
+                masks: Sequence[Tensor] | None = None, per_image: bool | None = None, **how: Any
+                ) -> list[Tensor] | tuple[list[Tensor], Usage]:
         """Feature maps at a budget, in any execution.
 
         Args:
             x: [B, 3, H, W], of any height and width.
-            budget, return_usage, masks, how: as those of `AdaptiveNetwork.forward`. Of masks, one for each block up to
-                the last map.
+            budget, return_usage, masks, per_image, how: as those of `AdaptiveNetwork.forward`. Of masks, one for each
+                block up to the last map; these blocks are what a budget is a fraction of.
 
         Returns:
             A list of [B, C, h, w], in the order of the stages, or (maps, Usage) of the blocks up to the last of them.
@@ -157,15 +181,18 @@ class FeatureNetwork(nn.Module):
         if self.training and getattr(body, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what is asked around stages: "
                             "set_grad_checkpointing(False)")
+        exact = body.exact(point, (size[0], size[1]), per_image, self._blocks)
         dense = point.name is None
         plain = dense and not return_usage
         as_trained = body.execution == "masked" and body.precision == "float32"
         if not as_trained and (plain or not dense) and not is_compiling():
-            ran = sparse_execution().run_sparse(body, x, point, None if plain else masks, return_usage, self._ends)
+            ran = sparse_execution().run_sparse(body, x, point, None if plain else masks, return_usage, self._ends,
+                                                exact)
             if ran is not None:
                 return (ran[0], Usage.gather(ran[1], self.dense_macs(size))) if return_usage else ran[0]
         used: list[BlockUsage] = []
-        request = None if plain else Request(point.name, offset=point.offset, blend=point.blend, **how)
+        request = None if plain else Request(
+            point.name, offset=point.offset, blend=point.blend, exact=exact, **how)
         given = itertools.repeat(None) if masks is None else iter(masks)
         with asking(body, body.adaptive_blocks(), point, request, given, used):
             maps = trunk_maps(body, x, self._ends)
@@ -212,7 +239,8 @@ def _sparse_maps(network: Any, x: Tensor, ends: tuple[int, ...]) -> list[Tensor]
         return None
     if network.execution == "masked" and network.precision == "float32":
         return None
-    ran = sparse_execution().run_sparse(network, x, around.point, None, False, ends)
+    exact = None if around.request is None else around.request.exact
+    ran = sparse_execution().run_sparse(network, x, around.point, None, False, ends, exact)
     return None if ran is None else ran[0]
 
 

@@ -87,8 +87,10 @@ def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]
             continue
         first = stops[0][1]
         stops = [(b, kept) for b, kept in stops if kept["images"] == first["images"]]  # a slider keeps its images
-        added = sum(len(kept["budgets"][Budget(b).name]["masks"]) for b, kept in stops)
-        added += 0 if first["images"] in images else len(first["images"])
+        own = 0 if first["images"] in images else len(first["images"])
+        if found and size + own + _mask_bytes(stops) > _MASK_BYTES:  # without those between it may fit
+            stops = [(b, kept) for b, kept in stops if b in network.trained]
+        added = own + _mask_bytes(stops)
         if found and size + added > _MASK_BYTES:
             continue
         size += added
@@ -103,6 +105,10 @@ def _viewers(tables: list[DataTable], images: list[str]) -> list[dict[str, Any]]
                       "stops": [*shown, {"budget": DENSE, "trained": DENSE in network.trained,
                                            "masks": None}]})
     return found
+
+
+def _mask_bytes(stops: list[tuple[float, dict[str, Any]]]) -> int:
+    return sum(len(kept["budgets"][Budget(b).name]["masks"]) for b, kept in stops)
 
 
 def _stops(network: Network) -> list[tuple[float, dict[str, Any]]]:

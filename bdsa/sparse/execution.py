@@ -224,7 +224,7 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
         return None
     kept.choose(made.executor, x, given, network.execution)
     if ends:
-        return feature_maps(made.executor, x, given, count, point.offset)
+        return feature_maps(made.executor, x, given, count, point.offset, exact)
     if on_gpu:
         return made.executor.classify(x, given, count, network.forward_head)
     return made.executor.classify(x, given, count, network.forward_head, point.offset, exact)

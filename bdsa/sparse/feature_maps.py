@@ -6,34 +6,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bdsa.method.exact import ExactBudget
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import operators
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.recording import recorded
 
 
-def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, count: bool, offset: float = 0.0
-                 ) -> tuple[list[Tensor], list[BlockUsage]]:
+def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, count: bool, offset: float = 0.0,
+                 exact: ExactBudget | None = None) -> tuple[list[Tensor], list[BlockUsage]]:
     """The maps at the executor's `marks`, [B, C, h, w] each in memory of its own, and the blocks' usage.
 
     Args:
-        x, given, count, offset: see `Executor.__call__`.
+        x, given, count, offset, exact: see `Executor.__call__`.
     """
     found: list[Tensor] = []
     if count or given is not None or torch.autograd._profiler_enabled():
-        used = executor.run(executor.take_in(x), given, count, None, found, offset)[1]
+        used = executor.run(executor.take_in(x), given, count, None, found, offset, exact)[1]
         return _taken(found), used
-    key = ("maps", x.shape, x.device, torch.get_num_threads(), executor.ways)
+    key = ("maps", x.shape, x.device, torch.get_num_threads(), executor.ways, exact and exact.expected)
     if (kept := executor.workspace.recordings.get(key)) is not None:
         recording, image, found = kept
         operators.pad(image, x.permute(0, 2, 3, 1), executor.border)
-        recording.decide_at(executor.offsets(offset))
+        recording.decide_at(executor.offsets(offset), exact)
         recording.play()
         executor.played = True
     else:
         image = executor.take_in(x)
         with recorded() as recording:
-            executor.run(image, None, False, None, found, offset)
+            executor.run(image, None, False, None, found, offset, exact)
         if recording.complete:
             executor.workspace.keep(key, (recording, image, found))
     return _taken(found), []

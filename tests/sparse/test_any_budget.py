@@ -13,6 +13,7 @@ from support.sparse_cases import BUDGETS, NETWORKS, assert_same, both, images_of
 from torch import Tensor
 
 from bdsa.errors import UserError
+from bdsa.models.features import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import native, reference
 from bdsa.sparse.execution import executor_of
@@ -159,6 +160,24 @@ def test_native_and_reference_purses_agree(size: tuple[int, int], wide: tuple[in
         for purses, kernels in zip(found, (native, reference)):
             kernels.exact(*purses, logits, 5, macs, *wide, stride, reach, offsets, ahead * size[0], start, 0.7, 0.2)
         assert all(map(torch.equal, *found))
+
+
+@torch.inference_mode()
+def test_features_too_can_be_those_that_no_image_exceeds() -> None:
+    network, images = measured()
+    stages = FeatureNetwork(network, out_indices=(0, 1)).eval()
+    for execution in ("masked", "sparse"):
+        network.execution = execution
+        for _ in range(2):  # the second plays a recording
+            features = network.forward_features(images, budget=0.55, per_image=True)
+            exact = network(images, budget=0.55, per_image=True)
+            assert torch.allclose(network.forward_head(features), exact, atol=1e-5)
+            assert torch.equal(network.forward_intermediates(images, budget=0.55, per_image=True)[0], features)
+        with network.at_budget(0.55):
+            assert torch.equal(network.forward_features(images, per_image=True), features)
+        maps, usage = stages(images, budget=0.55, return_usage=True, per_image=True)
+        assert (usage.conditional_fraction <= 0.55).all() and (usage.conditional_fraction > 0.45).all()
+        assert all(map(torch.equal, maps, stages(images, budget=0.55, per_image=True)))
 
 
 def test_exact_budgets_are_for_inference() -> None:
