@@ -1,10 +1,15 @@
 """One thread, a folder of images, and the option that runs the whole campaign.
 
-The networks are tiny, and two threads that share a core with another program crawl.
+The networks are tiny, and two threads that share a core with another program crawl: five times as long where each
+worker of pytest starts a program of its own, which hence inherits the limit.
 """
-import pytest
-import torch
-from small_data import write_folder
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from small_data import write_folder  # noqa: E402
 
 torch.set_num_threads(1)
 

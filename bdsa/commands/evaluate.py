@@ -141,7 +141,8 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
     """Leave results and pictures in the folder, and print the table."""
     if network.execution == "auto" and (found := break_even(network)) is not None:
         write_json(folder / EXECUTION, found)
-    draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
+    if pictures:
+        draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
     write_json(folder / "results.json", results)
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
@@ -152,7 +153,7 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
         print(line)
     for note in splits.notes:
         print(f"note: {note}")
-    print(f"  results    {folder / 'results.json'}\n  pictures   {folder / 'pictures'}")
+    print(f"  results    {folder / 'results.json'}" + (f"\n  pictures   {folder / 'pictures'}" if pictures else ""))
 
 
 def _dense_network(model: ModelConfig, classes: int, channels: int) -> AdaptiveNetwork:

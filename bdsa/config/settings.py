@@ -140,7 +140,7 @@ class TrainerConfig:
     limit_eval_images: int | None = setting(None, "likewise", above=0, at_most=1e9)
     eval_batch_size: int = setting(250, "images", above=0, at_most=1e6)
     latency: bool = setting(True, "afterwards: a second or a few for the table's latencies; on a CPU only")
-    pictures: int = setting(8, "test images in the mask picture; 0: no pictures", at_least=0, at_most=1000)
+    pictures: int = setting(8, "test images in the mask picture; 0: no pictures at all", at_least=0, at_most=1000)
     fresh: bool = setting(False, "discard what the run's folder holds")
 
 

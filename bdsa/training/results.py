@@ -57,9 +57,10 @@ def finish(config: TrainConfig, assembly: Assembly, run: RunFolder, device: torc
     if config.trainer.latency:  # after the checkpoints are written: two runs alike differ in their times
         add_latency(results, network, dataset, device)
     rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
-    pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
-    curves_picture(run.metrics.read(), run.pictures / "curves.png")
-    tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
+    if config.trainer.pictures:
+        pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
+        curves_picture(run.metrics.read(), run.pictures / "curves.png")
+        tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
     tracker.log_table(rows, {key: results[key] for key in ("epoch", "split", "parameters", "dense_macs")})
     write_json(run.results_file, results)  # last: it marks the run as finished
 
@@ -123,7 +124,7 @@ def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, ev
 
 def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,
          count: int, device: torch.device) -> dict[str, Path]:
-    """Masks on images, density per block and accuracy over cost; returns the files by name."""
+    """Masks on `count` images, density per block and accuracy over cost; returns the files by name."""
     trained = network.budgets.values
     paths = {"accuracy_cost": folder / "accuracy_cost.png"}
     accuracy_cost_picture(evaluation.rows, paths["accuracy_cost"], trained=trained)
@@ -134,7 +135,7 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
                 paths[name] = folder / f"{name}.png"
                 accuracy_cost_picture(evaluation.rows, paths[name], trained=trained, key=key)
     adaptive = tuple(b for b in measured if b in trained) or measured  # a column a budget: not of a whole range
-    if not adaptive or not count:
+    if not adaptive:
         return paths
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
     density_picture({b: evaluation.densities[b.name] for b in adaptive}, paths["density"],
@@ -195,7 +196,8 @@ def show(run: RunFolder, tracked: str | None = None, note: str | None = None) ->
         print("the dense budget was not trained: its row is the shared weights with all masks one")
     places = [("folder", run.path), ("checkpoint", run.best_of(results["weights"])),
              ("unaveraged", run.best if raw else None), ("metrics", run.metrics.path),
-             ("results", run.results_file), ("pictures", run.pictures), ("tracker", tracked)]
+             ("results", run.results_file), ("pictures", run.pictures if run.pictures.exists() else None),
+              ("tracker", tracked)]
     for what, where in places:
         if where is not None:
             print(f"  {what:<11}{where}")

@@ -135,7 +135,8 @@ def test_masks_that_were_visualised_later_are_found(tmp_path, quick):
 
 @pytest.mark.slow
 def test_a_real_run_can_be_reported(tmp_path, quick):
-    outcome = run(train_main, [*TINY, "recipe.epochs=1", "budgets.targets=[0.5]", f"out={tmp_path}", "name=real"])
+    outcome = run(train_main, [*TINY, "recipe.epochs=1", "budgets.targets=[0.5]", "trainer.pictures=2",
+                               f"out={tmp_path}", "name=real"])
     assert outcome.code == 0, outcome.err
     report(tmp_path / "real", f"out={tmp_path}/made")
     results = json.loads((tmp_path / "real/results.json").read_text())

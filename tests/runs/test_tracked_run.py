@@ -98,7 +98,7 @@ def test_a_resumed_online_run_gets_what_its_server_lacks(tmp_path, monkeypatch):
 
 def test_a_killed_training_of_a_sweep_mirrors_its_metrics_file(tmp_path, monkeypatch):
     arguments = ["-m", *(a for a in TINY if a != "tracker=none"), f"out={tmp_path}/depth", "trainer.seed=3",
-                 "tracker.pictures_every=2", "budgets.targets=[0.5]"]
+                 "trainer.pictures=2", "tracker.pictures_every=2", "budgets.targets=[0.5]"]
     real = WandbTracker.log_eval
 
     def stop(self, rows):

@@ -1,42 +1,24 @@
-"""Inference in bfloat16: the same network to rounding, sparsely and masked, by every form of the tile product."""
+"""Inference in bfloat16: the same network to rounding, sparsely and masked."""
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
 import torch
-from sparse_cases import BUDGETS, NETWORKS, SIZES, images_of, masks_like, network_of, with_kernels
+from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_near, images_of, network_of
 from torch import Tensor
 
 from bdsa.errors import UserError
-from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import build, execution, native, operators, precision, reference
+from bdsa.sparse import execution, native, operators, precision, reference
 from bdsa.sparse.packing import Form, Packed, pack, pack_groups, rows_first, taps_first
 from bdsa.sparse.precision import distance
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
 
 
-def logits_of(network: AdaptiveNetwork, images: Tensor, execution: str, precision: str, masks: list[Tensor]) -> Tensor:
-    network.execution, network.precision = execution, precision
-    with torch.inference_mode():
-        network(images, budget=BUDGETS[0], masks=masks)
-        return network(images, budget=BUDGETS[0], masks=masks)  # the recorded inference
-
-
-def assert_near(name: str, size: tuple[int, int, int], kind: str) -> None:
-    network, images = network_of(name, **NETWORKS[name]), images_of(size)
-    masks = masks_like(network, images, kind)
-    exact = logits_of(network, images, "masked", "float32", masks)
-    sparse = logits_of(network, images, "sparse", "bfloat16", masks)
-    masked = logits_of(network, images, "masked", "bfloat16", masks)
-    assert 0 < distance(sparse, exact) < 0.02 and 0 < distance(masked, exact) < 0.02
-    assert distance(sparse, masked) < 0.02
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_given_masks_give_the_logits_of_float32_to_rounding(name: str) -> None:
-    assert_near(name, SIZES[1], "scattered")
+    assert_near(network_of(name, **NETWORKS[name]), images_of(SIZES[1]), "scattered")
 
 
 @pytest.mark.slow
@@ -44,19 +26,7 @@ def test_given_masks_give_the_logits_of_float32_to_rounding(name: str) -> None:
 @pytest.mark.parametrize("kind", ["empty", "full", "one position", "scattered"])
 def test_so_do_all_sizes_and_kinds_of_masks(kind: str, size: tuple[int, int, int]) -> None:
     for name in ("cifar_resnet14", "resnet26d", "resnext50_32x4d", "convnextv2_atto"):
-        assert_near(name, size, kind)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("choice", ["amx", "avx512bf16", "avx512", "avx2", "plain"])
-def test_every_form_of_the_tile_product_gives_them(choice: str) -> None:
-    """In processes of their own: the kernels are chosen when they are first needed."""
-    code = ("import test_bfloat16 as t\nfrom bdsa.sparse import native\n"
-            "for name in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
-            "    t.assert_near(name, (2, 41, 67), 'scattered')\n"
-            "print('products:', native.bfloat16_instructions())")
-    said = with_kernels(choice, code)
-    assert f"products: {dict(amx='AMX', avx512bf16='AVX512-BF16').get(choice, 'plain')}" in said
+        assert_near(network_of(name, **NETWORKS[name]), images_of(size), kind)
 
 
 def whole(generator: torch.Generator, *shape: int, most: int = 1) -> Tensor:
@@ -201,13 +171,6 @@ def test_auto_is_float32_where_the_processor_gains_nothing(monkeypatch: pytest.M
         masked = network(images, budget=0.4)
         network.precision = "auto"
         assert torch.equal(network(images, budget=0.4), masked)
-
-
-def test_the_kernels_can_be_named_where_the_processor_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "processor_flags", lambda: "fpu sse2 avx2")
-    monkeypatch.setenv("BDSA_KERNELS", "amx")
-    with pytest.raises(UserError, match="BDSA_KERNELS=amx needs amx_bf16, which this processor does not have"):
-        build.library.__wrapped__()
 
 
 def test_a_wrong_precision_is_said() -> None:

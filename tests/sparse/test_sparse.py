@@ -1,15 +1,11 @@
-"""Sparse execution gives what masked execution gives, and computes what is accounted for, in every build."""
+"""Sparse execution gives what masked execution gives, and computes what is accounted for."""
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of, with_kernels
+from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
 from torch import Tensor
 
 from bdsa.models.network import AdaptiveNetwork
@@ -80,35 +76,6 @@ def test_it_gives_the_same_with_any_number_of_threads(threads: int) -> None:
             assert_same(*both(network_of(name), images_of((3, 64, 48)), BUDGETS[0]))
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("choice", ["avx512", "avx2", "plain", "off"])
-def test_other_builds_and_the_pure_torch_path_give_the_same(choice: str) -> None:
-    """In processes of their own: the kernels are chosen when they are first needed."""
-    code = ("import sparse_cases as t\nfrom bdsa.sparse import native\n"
-            "for n in ('cifar_resnet8', 'resnet26d', 'resnext50_32x4d', 'convnext_atto', 'convnextv2_atto'):\n"
-            "    t.assert_same(*t.both(t.network_of(n), t.images_of((2, 41, 35)), t.BUDGETS[0]))\n"
-            "print('kernels:', native.unavailable() or native.description())")
-    said = with_kernels(choice, code)
-    expected = {"avx512": "AVX-512", "avx2": "AVX2", "plain": "plain", "off": "BDSA_KERNELS=off"}[choice]
-    assert f"kernels: {expected}" in said or native.unavailable()
-
-
-@pytest.mark.slow
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    def ask(**environment: str) -> str:
-        done = subprocess.run([sys.executable, "-c", "from bdsa.sparse import native; print(native.unavailable())"],
-                              capture_output=True, text=True, env={**os.environ, **environment})
-        return done.stdout + done.stderr.strip().rpartition("\n")[2]
-
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho no such instruction >&2\nexit 1\n")
-    broken.chmod(0o755)
-    cache = {"BDSA_CACHE": str(tmp_path)}
-    assert "no C++ compiler (no-such-compiler)" in ask(CXX="no-such-compiler", **cache)
-    assert "could not build the kernels: no such instruction" in ask(CXX=str(broken), **cache)
-    assert "did you mean 'plain'" in ask(BDSA_KERNELS="plane")
 
 
 def test_the_operators_are_seen_by_the_profiler() -> None:

@@ -12,7 +12,7 @@ from bdsa.commands.entry_points import evaluate, train
 # A data set and a network so small that an epoch takes a fraction of a second.
 TINY = ["model=cifar_resnet8", "data.image_size=32", "data.train_images=96", "data.val_images=40",
         "data.test_images=50", "recipe.batch_size=16", "recipe.epochs=3", "recipe.warmup_epochs=0",
-        "trainer.eval_batch_size=20", "trainer.pictures=2", "budgets.calibration_images=40",
+        "trainer.eval_batch_size=20", "trainer.pictures=0", "budgets.calibration_images=40",
         "budgets.temperatures=[5,2.5,1]", "budgets.noise_until=0.5", "tracker=none"]
 
 # A latency that is measured so shortly that it says nothing.

@@ -1,12 +1,6 @@
 """Networks, images and masks for the tests of sparse execution, and what must be the same as in masked execution."""
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
 import torch
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
@@ -15,7 +9,7 @@ import bdsa
 from bdsa.method.masks import MaskUnit
 from bdsa.method.norms import BatchStatistics
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import build
+from bdsa.sparse.precision import distance
 
 BUDGETS = [0.4, 0.7]
 # Every block type, stride and shortcut; channel counts that fill no vector, panel or tile.
@@ -47,18 +41,6 @@ def network_of(name: str, mask_norm: str = "none", norm_affine: str = "separate"
                 module.weight.uniform_(0.5, 1)
                 module.bias.normal_(0, 0.1)
     return network
-
-
-def with_kernels(choice: str, code: str) -> str:
-    """What a program says that runs with BDSA_KERNELS=choice; a test is skipped where the processor lacks them."""
-    if missing := build.missing(choice):
-        pytest.skip(f"this processor has no {missing}")
-    root = Path(__file__).parents[2]
-    paths = f"{root}:{root / 'tests/support'}:{root / 'tests/sparse'}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root,
-                          env={**os.environ, "BDSA_KERNELS": choice, "PYTHONPATH": paths})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def images_of(size: tuple[int, int, int]) -> Tensor:
@@ -102,3 +84,21 @@ def assert_same(expected, found) -> None:
     assert torch.equal(usage.conditional_fraction, sparse_usage.conditional_fraction)
     for a, b in zip(usage.mask_logits, sparse_usage.mask_logits, strict=True):
         assert (a - b).abs().max() < 1e-4 * max(1.0, float(a.abs().max()))
+
+
+def logits_of(network: AdaptiveNetwork, images: Tensor, execution: str, precision: str, masks: list[Tensor]) -> Tensor:
+    """Of an inference that is recorded, where it can be."""
+    network.execution, network.precision = execution, precision
+    with torch.inference_mode():
+        network(images, budget=BUDGETS[0], masks=masks)
+        return network(images, budget=BUDGETS[0], masks=masks)
+
+
+def assert_near(network: AdaptiveNetwork, images: Tensor, kind: str) -> None:
+    """In bfloat16 an inference is the one in float32 to rounding, sparsely and masked."""
+    masks = masks_like(network, images, kind)
+    exact = logits_of(network, images, "masked", "float32", masks)
+    sparse = logits_of(network, images, "sparse", "bfloat16", masks)
+    masked = logits_of(network, images, "masked", "bfloat16", masks)
+    assert 0 < distance(sparse, exact) < 0.02 and 0 < distance(masked, exact) < 0.02
+    assert distance(sparse, masked) < 0.02

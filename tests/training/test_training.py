@@ -39,7 +39,7 @@ def results(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "a"
-    train(folder, LIST)
+    train(folder, LIST, "trainer.pictures=2")
     return folder
 
 
@@ -121,7 +121,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(trained, tmp_path, monkeypa
     folder = tmp_path / "b"
     monkeypatch.setattr(NoTracker, "log_eval" if stop_after < 3 else "log_pictures",
                         stop if stop_after < 3 else lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert run(train_main, [*TINY, f"out={tmp_path}", "name=b", LIST]).code == 130
+    assert run(train_main, [*TINY, f"out={tmp_path}", "name=b", LIST, "trainer.pictures=2"]).code == 130
     assert not (folder / "results.json").exists()
     monkeypatch.undo()
     torch.rand(7)  # whatever was drawn before must not matter
