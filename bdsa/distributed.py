@@ -6,7 +6,7 @@ The rules that make any number of processes train the same network:
    alike, and each rank takes its rows.
 3. A loss is the mean over the rank's images. Where it is not linear in a mean, the mean is that of the
    whole batch, with the gradient of the rank's own part (`with_global_means`).
-4. Gradients are averaged over the ranks once per optimiser step (`average_gradients`).
+4. Gradients are averaged over the ranks once per optimiser step (`bdsa.training.averaging`).
 5. Rank 0 alone writes and speaks. What it alone knows is told to the others (`share`), and an error that
    any rank finds while a run is set up is raised by all (`together`).
 """
@@ -157,28 +157,22 @@ def with_global_means(*values: Tensor) -> tuple[Tensor, ...]:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace every gradient by its mean over the ranks; call it once, before clipping and stepping.
 
-    This stands in for DistributedDataParallel, whose reducer fires in every backward pass. A step here
-    may be several backward passes of different budgets, each of which leaves the other budgets' mask units
-    and norms alone: under no_sync that gives wrong gradients silently, and find_unused_parameters sends
-    all gradients in every pass and turns None into zeros, with which weight decay and momentum move a
-    budget that was not trained. All ranks train the same budgets in the same step, so the same gradients
-    are None on all of them, and they stay None, as in one process. What is lost is the overlap with
-    the backward pass: one send of the weights a step (100 MB for a ResNet-50, a few milliseconds between
-    the GPUs of a machine), and less than DistributedDataParallel sends where gradients are accumulated.
+    All ranks train the same budgets in the same step, so the same gradients are None on all of them, and they stay
+    None, as in one process. bdsa-train does it while the backward pass runs (`bdsa.training.averaging`).
     """
     if world() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     for dtype in sorted({g.dtype for g in gradients}, key=str):
         group = [g for g in gradients if g.dtype == dtype]
-        _unpack(mean_over_ranks(torch.cat([g.flatten() for g in group])), group)
+        unpack(mean_over_ranks(torch.cat([g.flatten() for g in group])), group)
 
 
 def average_statistics(network: nn.Module) -> None:
     """Average the running statistics that each rank gathered from its own images."""
     floating = [b for b in network.buffers() if b.is_floating_point()]
     if world() > 1 and floating:
-        _unpack(mean_over_ranks(torch.cat([b.flatten() for b in floating])), floating)
+        unpack(mean_over_ranks(torch.cat([b.flatten() for b in floating])), floating)
 
 
 def share_state(network: nn.Module) -> None:
@@ -188,7 +182,7 @@ def share_state(network: nn.Module) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def _unpack(flat: Tensor, tensors: list[Tensor]) -> None:
+def unpack(flat: Tensor, tensors: list[Tensor]) -> None:
     """Copy a flat tensor's values back into the tensors that it was made of."""
     with torch.no_grad():
         for tensor, values in zip(tensors, flat.split([t.numel() for t in tensors])):

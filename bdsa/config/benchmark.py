@@ -25,6 +25,7 @@ class TimingConfig:
     warmup: int = setting(1, "rounds before them", above=0, at_most=1e6)
     steps: int = setting(12, "of a round, at least: up to whole turns of the budgets and whole updates",
                          above=0, at_most=1e6)
+    graph: bool = setting(False, "also time each kind of step with its rounds captured as CUDA graphs")
 
 
 @dataclass

@@ -17,38 +17,87 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bdsa.method.norms import BatchStatistics, BudgetBatchNorm2d
 
-
-class _Normalise(torch.autograd.Function):
-    """Batch norm by the statistics of all processes' images; also returns these statistics."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        own = torch.stack(torch.var_mean(exact, dim=(0, 2, 3), correction=0))   # [2, C]
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own)
-        variances, means = torch.stack(parts).unbind(dim=1)                     # [world, C] each
-        mean = means.mean(dim=0)
-        # Of centred parts, not E[x^2] - E[x]^2, which cancels where the mean is large.
-        variance = (variances + (means - mean).square()).mean(dim=0)
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
-        ctx.mark_non_differentiable(mean, variance)
-        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, mean, scale = ctx.saved_tensors
-        exact = grad.to(mean.dtype)
-        normal = (x.to(mean.dtype) - mean[:, None, None]) * scale[:, None, None]
-        own = torch.stack([exact.sum(dim=(0, 2, 3)), (exact * normal).sum(dim=(0, 2, 3))])  # [2, C]
-        whole = own.clone()
-        dist.all_reduce(whole)
-        shift, slope = (whole / (x.numel() // x.shape[1] * dist.get_world_size()))[:, :, None, None]
-        grad_x = (exact - shift - normal * slope) * (weight * scale)[:, None, None]
-        return grad_x.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+Three = tuple[Tensor, Tensor, Tensor]
 
 
-@torch.compiler.disable  # a collective inside an autograd function: the compiler leaves it as it is
+@torch.library.custom_op("bdsa::normalise_whole", mutates_args=())
+def _normalise(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Three:
+    """Batch norm by the statistics of all processes' images; also returns their mean and variance, [C] each.
+
+    An operator of its own, which a compiler takes as it is: the collective in it breaks no graph.
+    """
+    own = _own_statistics(x)
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    return _normalised(x, weight, bias, eps, torch.stack(parts))
+
+
+@_normalise.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Three:
+    return _normalised(x, weight, bias, eps, _own_statistics(x)[None])
+
+
+def _own_statistics(x: Tensor) -> Tensor:
+    """Variance and mean [2, C] of a process's images [B, C, H, W]."""
+    return torch.stack(torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), dim=(0, 2, 3), correction=0))
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float, parts: Tensor) -> Three:
+    """The same, of the statistics [parts, 2, C] of equal parts of a batch."""
+    variances, means = parts.unbind(dim=1)
+    mean = means.mean(dim=0)
+    # Of centred parts, not E[x^2] - E[x]^2, which cancels where the mean is large.
+    variance = (variances + (means - mean).square()).mean(dim=0)
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), mean, variance
+
+
+@torch.library.custom_op("bdsa::normalise_whole_backward", mutates_args=())
+def _normalise_backward(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, images: int) -> Three:
+    """Gradients of x, weight and bias; images: of all processes."""
+    own = _own_sums(grad, x, mean, scale)
+    whole = own.clone()
+    dist.all_reduce(whole)
+    return _gradients(grad, x, weight, mean, scale, images, own, whole)
+
+
+@_normalise_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, images: int) -> Three:
+    own = _own_sums(grad, x, mean, scale)
+    return _gradients(grad, x, weight, mean, scale, images, own, own.clone())
+
+
+def _own_sums(grad: Tensor, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Sums [2, C] over a process's images: of the gradient, and of it times the normalised value."""
+    exact = grad.to(mean.dtype)
+    normal = (x.to(mean.dtype) - mean[:, None, None]) * scale[:, None, None]
+    return torch.stack([exact.sum(dim=(0, 2, 3)), (exact * normal).sum(dim=(0, 2, 3))])
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor, images: int, own: Tensor,
+               whole: Tensor) -> Three:
+    exact = grad.to(mean.dtype)
+    normal = (x.to(mean.dtype) - mean[:, None, None]) * scale[:, None, None]
+    shift, slope = (whole / (images * x.shape[2] * x.shape[3]))[:, :, None, None]
+    grad_x = (exact - shift - normal * slope) * (weight * scale)[:, None, None]
+    return grad_x.to(x.dtype), own[1].to(weight.dtype, copy=True), own[0].to(weight.dtype, copy=True)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Three) -> None:
+    x, weight, _, ctx.eps = inputs
+    _, mean, variance = output
+    ctx.mark_non_differentiable(mean, variance)
+    ctx.save_for_backward(x, weight, mean, variance)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, None]:
+    x, weight, mean, variance = ctx.saved_tensors
+    images = len(x) * dist.get_world_size()
+    return *_normalise_backward(grad, x, weight, mean, (variance + ctx.eps).rsqrt(), images), None
+
+
+_normalise.register_autograd(_backward, setup_context=_keep)
+
+
 def normalise(norm: nn.BatchNorm2d | BatchStatistics, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Normalise a part of a batch in training, and update the running statistics as torch does.
 
@@ -57,7 +106,7 @@ def normalise(norm: nn.BatchNorm2d | BatchStatistics, x: Tensor, weight: Tensor,
         x: [B, C, H, W], of one shape in all processes.
         weight, bias: [C].
     """
-    y, mean, variance = _Normalise.apply(x, weight, bias, norm.eps)
+    y, mean, variance = _normalise(x, weight, bias, norm.eps)
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)

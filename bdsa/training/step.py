@@ -16,8 +16,8 @@ from torch import Tensor
 from bdsa.budgets import Budget
 from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
-from bdsa.distributed import average_gradients
 from bdsa.training.assembly import Assembly, layout
+from bdsa.training.averaging import GradientAveraging
 from bdsa.training.batch_losses import BatchLosses
 from bdsa.training.compilation import compiled
 from bdsa.training.optimization import backbone_parameters, create_optimizer, create_schedule
@@ -68,6 +68,7 @@ class TrainStep:
         self.schedule = create_schedule(self.optimizer, recipe, updates)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.ema = None if recipe.ema_decay is None else ModelEmaV3(self.network, decay=recipe.ema_decay)
+        self.averaging = GradientAveraging(self.network.parameters())
         self.forward = self.network
         if config.trainer.compile:
             phases = len(config.budgets.temperatures) + 1  # the noise ends in one of them
@@ -103,16 +104,19 @@ class TrainStep:
             images, labels = self.mixup(images.clone(), labels)  # in place; labels: float [B, classes], smoothed
         said: dict[str, list[Tensor]] = {}
         lesson = self.losses.lesson(self.forward, images)
-        for budget in self.trained_at(step):
+        trained, last = self.trained_at(step), (step + 1) % self.recipe.accumulation == 0
+        for number, budget in enumerate(trained, 1):
             with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
                 losses = self.losses(self.forward, images, labels, budget, epoch, progress,
                                      self.weights[self.budgets.values.index(budget)], lesson)
+            if last and number == len(trained):
+                self.averaging.begin(budget.name)
             self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
             self.losses.steer(budget, losses["conditional_fraction"], progress)
             losses[f"fraction/{budget.name}"] = losses.pop("conditional_fraction")
             for name, value in losses.items():
                 said.setdefault(name, []).append(value.detach())
-        if (step + 1) % self.recipe.accumulation == 0:
+        if last:
             self.update((step + 1) // self.recipe.accumulation, epoch < self.recipe.freeze_backbone_epochs)
         return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in said.items()}
 
@@ -132,7 +136,7 @@ class TrainStep:
                 compiled graphs and data-parallel wrappers were built for. Batch-norm statistics go on
                 being measured: a budget's belong to its masks, and those change.
         """
-        average_gradients(self.network.parameters())  # before unscaling: all ranks find the same overflows
+        self.averaging.finish()  # before unscaling: all ranks find the same overflows
         self.scaler.unscale_(self.optimizer)
         if frozen:
             for parameter in self.backbone:

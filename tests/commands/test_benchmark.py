@@ -56,6 +56,31 @@ def test_a_round_has_whole_turns_of_the_budgets_and_whole_updates(steps, budgets
     assert whole_turns(asked) == expected
 
 
+def test_steps_that_a_graph_repeats_have_rows_of_their_own(monkeypatch):
+    class Work:
+        step, all_steps, replay = None, None, None
+
+    monkeypatch.setattr(bdsa.commands.benchmark.training, "captured",
+                        lambda name, step, steps: None if name == "dense" else "a replay")
+    found = bdsa.commands.benchmark.training.graphs({"dense": Work(), "single": Work()})
+    assert {name: work.replay for name, work in found.items()} == {"single, graph": "a replay"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_graphs_of_steps_need_a_gpu(tmp_path):
+    outcome = run(benchmark_main, [*QUICK, f"out={tmp_path / 'out'}", "timing.graph=true", "trainer.device=cpu"])
+    assert outcome.code == 1 and outcome.err.startswith("error: timing.graph=true captures CUDA graphs")
+    assert outcome.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_are_captured_on_a_gpu(tmp_path):
+    outcome = run(benchmark_main, [*QUICK, f"out={tmp_path}", "timing.graph=true", "trainer.device=cuda"])
+    assert outcome.code == 0, outcome.err
+    names = [row["name"] for row in json.loads((tmp_path / "benchmark.json").read_text())["rows"]]
+    assert {"dense, graph", "single, graph", "multi, graph"} <= set(names)
+
+
 def test_works_take_turns_and_warm_up_rounds_do_not_count():
     done = []
     timed = take_turns({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, 3, 2, CPU)

@@ -1,6 +1,7 @@
 """Sparse execution on GPUs: the kernels in Triton's interpreter, the rest without a GPU, and all with one."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from sparse_cases import images_of, network_of
 
+from bdsa.commands.benchmark import gpu_latency
 from bdsa.sparse.auto import ALWAYS, NEVER
 from bdsa.sparse.gpu import device
 
@@ -32,6 +34,20 @@ def test_the_kernels_give_what_masked_execution_gives() -> None:
                           env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok: half resnet26" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_to_its_end(tmp_path: Path) -> None:
+    """Every line but the capture of graphs, so that ten minutes on a GPU are not lost to a slip."""
+    done = subprocess.run([sys.executable, ROOT / "benchmarks/gpu.py", "--dry", "--out", tmp_path / "gpu.json"],
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    (inference,), (training,) = found["inference"], found["training"]
+    assert set(inference["peers"]) == {"eager", "folded", gpu_latency.OWN_DENSE}
+    assert [row["budget"] for row in inference["rows"]] == [0.3, 0.5]
+    assert [row["name"] for row in training["rows"]] == ["dense", "single", "multi", "multi+teacher"]
+    assert gpu_latency.table_of(inference).row_count == 5 and "| cifar_resnet8 | 1 | 0.3 |" in done.stdout
 
 
 def executor_for(name: str = "cifar_resnet8") -> GpuExecutor:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Callable, Mapping
-from unittest import mock
 
 import torch
 from sparse_cases import BUDGETS, assert_same, both, images_of, masks_like, network_of
 
-from bdsa.commands.benchmark import gpu_latency
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.gpu import lists
 from bdsa.sparse.gpu.contents import GpuContents
@@ -134,23 +131,9 @@ def masked_blocks() -> None:
                 assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
 
 
-def benchmark() -> None:
-    """What the benchmarks measure runs, and every engine and budget has its row; only the clocks lack."""
-    def once(works: Mapping[str, Callable[[], torch.Tensor]], rounds: int) -> dict[str, list[float]]:
-        with torch.inference_mode():
-            return {name: [float(len(work()))] * rounds for name, work in works.items()}
-
-    network, x = network_of("cifar_resnet8"), images_of((1, 8, 12))
-    with mock.patch.object(gpu_latency, "replayed", once):
-        result = gpu_latency.measured(network, x, gpu_latency.masks_for(network, x, BUDGETS), 3, False, "sparse")
-    assert set(result["peers"]) == {"eager", "folded", gpu_latency.OWN_DENSE}
-    assert [row["budget"] for row in result["rows"]] == BUDGETS and all(row["speedup"] == 1 for row in result["rows"])
-    assert gpu_latency.table_of({"model": "m", "batch_size": 2, **result}).row_count == 5
-
-
 CASES = {**{name: lambda name=name: same(name) for name in SHORT},
          **{f"half {name}": lambda name=name: half(name) for name in HALF},
-         **{f.__name__: f for f in (autocast, large, not_finite, changed, contents, masked_blocks, benchmark)}}
+         **{f.__name__: f for f in (autocast, large, not_finite, changed, contents, masked_blocks)}}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ from bdsa.config.settings import (
     TrainerConfig,
 )
 from bdsa.runs.tracker import NoTracker
+from bdsa.training import averaging
 from bdsa.training.assembly import assemble
+from bdsa.training.compilation import compiled
 from bdsa.training.step import TrainStep
 
 CASES: dict[str, dict[str, Any]] = {
@@ -45,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
         model=ModelConfig("cifar_resnet8", mask_norm="batch"), budgets=dict(control_gain=3.0, warmup=0.5)),
     "a sandwich, taught by its own dense network": dict(
         teacher=TeacherConfig("self"), budgets=dict(schedule="sandwich")),
+    "compiled, all in one graph": dict(budgets=dict(targets=[0.3]), compile=True),
     "own statistics": dict(sync=False),
 }
 STEPS = 6
@@ -62,18 +65,20 @@ class Trained:
 
 def train_steps(model: ModelConfig | None = None, recipe: dict[str, Any] | None = None,
                 teacher: TeacherConfig | None = None, budgets: dict[str, Any] | None = None,
-                sync: bool = True) -> Trained:
+                sync: bool = True, compile: bool = False) -> Trained:
     """Train six steps with noise, in float64: in float32 a mask that flips by rounding would hide an error."""
     recipe = {"batch_size": 8, "optimizer": "sgd", "lr": 0.05, "epochs": 2, "warmup_epochs": 0, **(recipe or {})}
     config = TrainConfig(
         model=model or ModelConfig("cifar_resnet8"),
-        budgets=BudgetsConfig([0.3, 0.7, 1.0], noise_until=1.0, **(budgets or {})),
+        budgets=BudgetsConfig(**{"targets": [0.3, 0.7, 1.0], "noise_until": 1.0, **(budgets or {})}),
         teacher=teacher or TeacherConfig(),
         data=DataConfig(name="cluttered_digits", image_size=32, train_images=8 * STEPS, val_images=8, test_images=8),
         recipe=RecipeConfig(**recipe), trainer=TrainerConfig(sync_batch_norm=sync))
     assembly = assemble(config, torch.device("cpu"))
     assembly.network.double()
     step, outcome = TrainStep(config, assembly, torch.device("cpu")), Trained()
+    if compile:  # without a C++ compiler's minute
+        step.forward = compiled(step.network, 32, phases=1, backend="aot_eager", fullgraph=True)
     step.start_epoch(0)
     update = step.optimizer.step
 
@@ -109,6 +114,7 @@ def stopped_run(folder: Path) -> None:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks.GRACE = 0.0  # no launcher waits for these exits
+    averaging.BUCKET = 2 ** 16  # so that these small networks have several
     distributed.start()
     steps = {name: train_steps(**case) for name, case in CASES.items()}
     stopped_run(folder)

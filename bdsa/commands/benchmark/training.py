@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from bdsa.budgets import DENSE, Budgets
+from bdsa.commands.benchmark.captured_steps import captured
 from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
 from bdsa.commands.benchmark.training_report import report, verdict
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.config.settings import AwarenessConfig
 from bdsa.data.loaders import EpochLoader, train_loader
+from bdsa.errors import UserError
 from bdsa.report.progress import progress_bar
 from bdsa.runs.environment import environment
 from bdsa.runs.files import check_writable, write_json
@@ -27,6 +29,7 @@ from bdsa.training.device import choose_device
 from bdsa.training.step import TrainStep
 
 HELD = 4  # batches that wait on the device and are trained in turn
+DENSE_STEP = "dense"
 
 
 @dataclass(frozen=True)
@@ -51,27 +54,32 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     check_alone()
     config = replace(config, awareness=AwarenessConfig())  # its weights change no step's time
     device = choose_device(config.trainer)
+    if config.timing.graph and device.type != "cuda":
+        raise UserError(f"timing.graph=true captures CUDA graphs, which trainer.device={config.trainer.device} does "
+                        f"not have: leave it out, or name a GPU")
     assembly = assemble(config, device)
     assembly.splits.train.draw()
     folder = benchmark_folder(config, config.data.name, config.model.name, str(device))
     check_writable(folder)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     batches = held_batches(config, assembly, device)
-    works = {v: Steps(config, assembly, v, batches, device) for v in variants(config)}
+    works = {v.name: Steps(config, assembly, v, batches, device) for v in variants(config)}
+    if config.timing.graph:
+        works = {**graphs({v.name: Steps(config, assembly, v, batches, device) for v in variants(config)}), **works}
     count = whole_turns(config)
     with progress_bar() as bar:
         timing = config.timing
         task = bar.add_task("steps", total=len(works) * (timing.rounds + timing.warmup))
-        timed = take_turns({v.name: work for v, work in works.items()}, timing.rounds, timing.warmup, device,
-                           lambda: bar.advance(task))
+        timed = take_turns(works, timing.rounds, timing.warmup, device, lambda: bar.advance(task))
     size = config.recipe.batch_size
-    rows = [row(v.name, timed[v.name].seconds, count, size, budgets=[float(b) for b in v.budgets],
-                teacher=config.teacher.kind if v.taught else None, peak_memory=works[v].peak_memory(timed[v.name]))
-            for v in works]
+    rows = [row(name, timed[name].seconds, count, size, budgets=[float(b) for b in work.variant.budgets],
+                teacher=config.teacher.kind if work.variant.taught else None,
+                peak_memory=work.peak_memory(timed[name])) for name, work in works.items()]
+    dense = next(each for each in rows if each["name"] == DENSE_STEP)
     for each, work in zip(rows, works.values()):
         each["budgets_per_step"] = len(work.step.trained_at(0))
         each["budget_images_per_second"] = each["budgets_per_step"] * each["images_per_second"]
-        each["time_ratio"] = each["ms_per_step"] / rows[0]["ms_per_step"]
+        each["time_ratio"] = each["ms_per_step"] / dense["ms_per_step"]
     reads, seconds = time_loader(assembly.loader, count, timing.rounds)
     rows.append(row("loader", seconds, reads, size, workers=assembly.loader.num_workers))
     result = {"what": config.what, "model": config.model.name, "data": assembly.splits.name,
@@ -86,7 +94,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
 def variants(config: BenchmarkConfig) -> list[Variant]:
     """The kinds of step to compare: the dense one first, last the one that the config trains."""
     budgets = Budgets(config.budgets.targets)
-    found = [Variant("dense", (DENSE,))]
+    found = [Variant(DENSE_STEP, (DENSE,))]
     if budgets.adaptive:
         found.append(Variant("single", budgets.values[:1]))
     if len(budgets) > 1:
@@ -95,6 +103,16 @@ def variants(config: BenchmarkConfig) -> list[Variant]:
         found.append(Variant(f"{found[-1].name}+teacher", budgets.values, taught=True))
     if config.budgets.schedule == "sandwich":
         found.append(replace(found[-1], name=found[-1].name.replace("multi", "sandwich"), schedule="sandwich"))
+    return found
+
+
+def graphs(works: dict[str, Steps]) -> dict[str, Steps]:
+    """Those of the works that can be captured as CUDA graphs, which they replay from here on."""
+    found = {}
+    for name, work in works.items():
+        if (replay := captured(name, work.step, work.all_steps)) is not None:
+            work.replay = replay
+            found[f"{name}, graph"] = work
     return found
 
 
@@ -126,19 +144,27 @@ class Steps:
         self.teacher = assembly.teacher if variant.taught else None
         assembly = replace(assembly, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
         config = replace(config, budgets=replace(config.budgets, targets=budgets.plain(), schedule=variant.schedule))
-        self.step = TrainStep(config, assembly, device)
+        self.step, self.variant = TrainStep(config, assembly, device), variant
         self.epoch = min(config.recipe.freeze_backbone_epochs, config.recipe.epochs - 1)
+        self.step.start_epoch(self.epoch)
+        self.replay: Callable[[], None] | None = None  # of a graph, in place of the steps
 
     def __call__(self) -> None:
         """Train on `count` batches."""
+        if self.replay is not None:
+            return self.replay()
         self.step.start_epoch(self.epoch)
+        self.all_steps()
+
+    def all_steps(self) -> None:
+        """The steps alone."""
         first = self.epoch * self.step.per_epoch
         for number, (images, labels) in zip(range(first, first + self.count), itertools.cycle(self.batches)):
             self.step(number, images, labels)
 
     def peak_memory(self, timed: Timed) -> int | None:
         """Bytes of the accelerator that this kind alone would use at most; None on a CPU."""
-        if timed.working_memory is None:
+        if timed.working_memory is None or self.replay is not None:  # a graph's memory is its own all the time
             return None
         networks = [self.step.network, getattr(self.step.ema, "module", None), getattr(self.teacher, "network", None)]
         kept = [t for n in networks if n is not None for t in (*n.parameters(), *n.buffers())]

@@ -1,0 +1,43 @@
+"""Training steps as one CUDA graph: what is left of their time when the host has nothing to do.
+
+A graph repeats the steps with the rates that they were captured with, which does not matter to a benchmark. It has
+not been run on a GPU yet.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from bdsa.training.step import TrainStep
+
+log = logging.getLogger(__name__)
+WARM_UP = 3  # rounds before the capture: all is compiled, and optimisers have their state
+
+
+def captured(name: str, step: TrainStep, steps: Callable[[], None]) -> Callable[[], None] | None:
+    """A replay of training steps, or None and a line that says why they cannot be captured.
+
+    Args:
+        name: of the steps.
+        step: whose optimiser they use; it has not been called yet.
+        steps: the steps. They wait for nothing, and draw from the device's own generator.
+    """
+    for group in step.optimizer.param_groups:
+        if "capturable" in group:  # Adam counts its updates on the host otherwise
+            group["capturable"] = True
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM_UP):
+            steps()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            steps()
+    except RuntimeError as error:
+        log.warning(f"{name} cannot be captured as a CUDA graph: {str(error).splitlines()[0]}")
+        return None
+    return graph.replay
