@@ -194,8 +194,9 @@ def tests() -> subprocess.Popen[str]:
     """The tests that need a GPU, started."""
     files = ["tests/sparse/test_gpu.py", "tests/training/test_waiting.py", "tests/commands/test_benchmark.py"]
     only = ["--collect-only"] if HERE is DRY else []
-    return subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-k", "gpu or wait or stream", *only, *files], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    chosen = ["-m", "not slow", "-k", "gpu or wait or stream", *only]
+    return subprocess.Popen([sys.executable, "-m", "pytest", "-q", *chosen, *files], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True)
 
 
 def right(started: subprocess.Popen[str]) -> bool:
