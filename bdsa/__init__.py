@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the lazy names below, for type checkers and editors
     from bdsa.models.weights_file import load as load
     from bdsa.models.weights_file import save as save
     from bdsa.sparse.deadline import plan as plan
+    from bdsa.sparse.torch_operator import portable as portable
     from bdsa.training.curves import calibrate_curves as calibrate_curves
     from bdsa.training.loader_calibration import calibrate as calibrate
     from bdsa.training.objective import Objective as Objective
@@ -55,6 +56,7 @@ _HOMES = {
     "load_published_checkpoint": "bdsa.models.published",
     "losses": "bdsa.method.losses",
     "plan": "bdsa.sparse.deadline",
+    "portable": "bdsa.sparse.torch_operator",
     "push_to_hub": "bdsa.models.hub",
     "register_awareness": "bdsa.method.awareness",
     "register_block": "bdsa.models.surgery",

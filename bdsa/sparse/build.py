@@ -28,13 +28,14 @@ from bdsa.errors import UserError, unknown
 from bdsa.machine import processor_flags
 
 SOURCES = Path(__file__).parent / "native"
+HOSTS = Path(__file__).parent / "hosts"  # what other programs' interfaces want
 AVX512 = ["-march=x86-64-v4"]
 WITHOUT_AMX = ["-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"]
 MACHINE_FLAGS = {"native": ["-march=native"], "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
                  "avx512bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
 NEEDED = {"amx": ["amx_bf16", "avx512_bf16"], "avx512bf16": ["avx512_bf16"], "avx512": ["avx512f"], "avx2": ["avx2"]}
 CHOICES = (*MACHINE_FLAGS, "off")
-BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno"]
+BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno"]
 
 
 class Unavailable(Exception):
@@ -49,6 +50,11 @@ def library() -> ctypes.CDLL:
         Unavailable: there is no compiler, it failed, or the user switched them off.
         UserError: for a value of BDSA_KERNELS that is none of its choices, or that this processor cannot run.
     """
+    return ctypes.CDLL(str(build(*chosen())))
+
+
+def chosen() -> tuple[str, tuple[str, ...]]:
+    """One of MACHINE_FLAGS and further flags, as BDSA_KERNELS and this machine want it; raises as `library`."""
     choice = os.environ.get("BDSA_KERNELS", "native")
     if choice not in CHOICES:
         raise unknown("value of BDSA_KERNELS", choice, CHOICES)
@@ -57,12 +63,11 @@ def library() -> ctypes.CDLL:
     if lacking := missing(choice):
         raise UserError(f"BDSA_KERNELS={choice} needs {lacking}, which this processor does not have: leave it out, and "
                         f"all that it has is used")
-    tiles = choice in ("native", "amx") and not missing("amx")
-    if tiles and not _tiles_allowed():
+    if choice in ("native", "amx") and not missing("amx") and not _tiles_allowed():
         if choice == "amx":
             raise UserError("BDSA_KERNELS=amx: the system does not let programs use the tiles of AMX")
-        return ctypes.CDLL(str(build(choice, WITHOUT_AMX)))
-    return ctypes.CDLL(str(build(choice)))
+        return choice, tuple(WITHOUT_AMX)
+    return choice, ()
 
 
 def missing(choice: str) -> str | None:
@@ -83,30 +88,75 @@ def build(choice: str, further: Sequence[str] = ()) -> Path:
     Raises:
         Unavailable: there is no compiler, or it failed.
     """
+    compiler, flags = _compiler(), [*BASE_FLAGS, *MACHINE_FLAGS[choice], *further]
+    folder = cache_folder() / _key(compiler, flags, SOURCES)
+    return _made(folder / "bdsa_kernels.so", [
+        [[compiler, *flags, *threading, "-c", str(SOURCES / "library.cpp"), "-o", "{folder}/bdsa_kernels.o"],
+         [compiler, "-shared", *threading, "{folder}/bdsa_kernels.o", "-o", "{folder}/bdsa_kernels.so"]]
+        for threading in (["-fopenmp"], [])])  # a compiler without OpenMP still gives kernels for one thread
+
+
+def extension(name: str, further: Sequence[str] = (), link: Sequence[str] = ()) -> Path:
+    """A library of the kernels and `hosts/NAME.cpp`, by which other programs run them, built as they are.
+
+    Args:
+        name: of the source.
+        further: flags for it.
+        link: flags for the library.
+
+    Raises:
+        Unavailable, UserError: as `library`.
+    """
+    choice, machine = chosen()
+    kernels = build(choice, machine).with_suffix(".o")
+    compiler, flags = _compiler(), [*BASE_FLAGS, "-O1", *further]
+    threading = ["-fopenmp"] if ctypes.CDLL(str(kernels.with_suffix(".so"))).bdsa_parallel() else []
+    folder = cache_folder() / _key(compiler, [kernels.parent.name, *flags, *link], HOSTS)
+    target = folder / f"bdsa_{name}.so"
+    made = "{folder}/" + target.name
+    return _made(target, [[[compiler, *flags, *threading, "-shared", str(HOSTS / f"{name}.cpp"), str(kernels),
+                            "-o", made, *link]]])
+
+
+def _compiler() -> str:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     if compiler is None or shutil.which(compiler) is None:
         raise Unavailable(f"no C++ compiler ({compiler or 'g++, clang++'}) on this machine: install one, for example "
                           f"apt install g++")
-    flags = [*BASE_FLAGS, *MACHINE_FLAGS[choice], *further]
-    folder = cache_folder() / _key(compiler, flags)
-    target = folder / "bdsa_kernels.so"
+    return compiler
+
+
+def _made(target: Path, ways: list[list[list[str]]]) -> Path:
+    """A file, made by the first way that works: commands with {folder} for where they write, all of which is kept."""
     if target.exists():
         return target
+    folder, failure = target.parent, ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # whole or not at all: others may build it too
-            made = Path(scratch) / target.name
-            failure = ""
-            for threading in (["-fopenmp"], []):  # a compiler without OpenMP still gives kernels for one thread
-                command = [compiler, *flags, *threading, str(SOURCES / "library.cpp"), "-o", str(made)]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-                if done.returncode == 0:
-                    os.replace(made, target)
+            for commands in ways:
+                failed = next((said for command in commands if (said := _failure(command, scratch)) is not None), None)
+                if failed is None:
+                    for path in sorted(Path(scratch).iterdir(), key=lambda path: path == Path(scratch) / target.name):
+                        os.replace(path, folder / path.name)  # the target last: where it is, all is
                     return target
-                failure = failure or done.stderr.strip()
+                failure = failure or failed
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"the kernels could not be built in {folder}: {error}") from error
-    raise Unavailable(f"{compiler} could not build the kernels: {(failure.splitlines() or ['no message'])[0]}")
+    raise Unavailable(f"{ways[0][0][0]} could not build the kernels: {_error(failure)}")
+
+
+def _failure(command: list[str], folder: str) -> str | None:
+    """What a command says that failed, or None."""
+    done = subprocess.run([part.replace("{folder}", folder) for part in command], capture_output=True, text=True,
+                          timeout=600)
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
+def _error(said: str) -> str:
+    """The first error of what a compiler said."""
+    lines = said.splitlines() or ["no message"]
+    return next((line for line in lines if "error" in line), lines[0])
 
 
 def cache_folder() -> Path:
@@ -119,9 +169,9 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "bdsa"
 
 
-def _key(compiler: str, flags: list[str]) -> str:
-    """A name for what these sources, this compiler and this processor give."""
+def _key(compiler: str, flags: list[str], sources: Path) -> str:
+    """A name for what a folder of sources, this compiler and this processor give."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     content = [version, *flags, platform.machine(), torch.backends.cpu.get_cpu_capability(), processor_flags()]
-    content += [path.name + path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")]
+    content += [path.name + path.read_text() for path in sorted(sources.iterdir()) if path.suffix in (".h", ".cpp")]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]

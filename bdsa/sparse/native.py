@@ -180,7 +180,7 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
         _at(projected), *projected.shape[1:3], projected_stride,
         pointer(_matrix(projection, projection_bias, projected.shape[3])))
     first = _matrix(w1, b1, x.shape[3] * (9 if w3 is None else 1))
-    second = _matrix(w2, b2, 9 * (len(b1) if group == 0 else group_depth(len(b1), group, w2.shape[3])), group)
+    second = _matrix(w2, b2, 9 * len(b1), group)
     block = _Residual(_at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride,
                       pointer(first), pointer(second), None if w3 is None else pointer(_matrix(w3, b3, len(b2))),
                       *shortcut, everywhere, _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
@@ -239,6 +239,14 @@ def _board(weight: Tensor | None, bias: Tensor | None, products: Tensor | None, 
     return pointer(_Board(pointer(_matrix(weight, bias, channels)), _at(products), products.shape[1], columns))
 
 
+def matrix_words(weight: Tensor, bias: Tensor, values: int, group: int = 0) -> list[Any]:
+    """Weight, bias, taps, depth of a tap, columns and group of a packed matrix; see `_matrix`."""
+    taps = weight.shape[1]
+    depth = group_depth(len(bias), group, weight.shape[3]) if group else values // taps
+    return [weight, bias, taps, depth, len(bias), group]
+
+
 def _matrix(weight: Tensor, bias: Tensor, values: int, group: int = 0) -> _Matrix:
-    """values: how many a column multiplies, over all taps, without padding."""
-    return _Matrix(_at(weight), _at(bias), weight.shape[1], values // weight.shape[1], len(bias), group, len(bias))
+    """values: how many a column multiplies, over all taps, without padding; of one group where there are groups."""
+    weight, bias, *words = matrix_words(weight, bias, values, group)
+    return _Matrix(_at(weight), _at(bias), *words, words[2])

@@ -7,6 +7,7 @@
 #include "images.h"
 #include "maps.h"
 #include "residual.h"
+#include "network.h"
 #include "unit.h"
 
 extern "C" {

@@ -214,3 +214,14 @@ struct AveragePool {
         });
     }
 };
+
+// The dense network's masks, [images][size.height][size.width]: all positions.
+struct Ones {
+    uint8_t* mask;
+    int images;
+    Grid size;
+
+    size_t weights() const { return 0; }
+    void run_image(OneImage at) const { std::memset(mask + at.of(OneImage::MASK) * size.size(), 1, size.size()); }
+    void run(int) const { std::memset(mask, 1, (size_t)images * size.size()); }
+};

@@ -1,0 +1,175 @@
+// Programs kept ready to run: found again by where they lie, bound to the sizes of images that came, for any number of
+// callers at once.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <mutex>
+#include <list>
+
+#if defined(__AMX_BF16__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "instructions.h"
+
+// What one caller at a time has: memory for maps, and the programs bound to it.
+struct Session {
+    static constexpr size_t SIZES = 8;  // of images, batches and budgets that take turns
+    std::vector<Register> registers;
+    std::list<std::unique_ptr<Bound>> bound;  // the last used in front
+
+    explicit Session(int64_t count) : registers(count) {}
+
+    Bound& of(const Program& program, int point, const Images& images, int threads) {
+        for (auto one = bound.begin(); one != bound.end(); ++one) {
+            const Bound& b = **one;
+            if (b.point == point && b.images == images.images && b.height == images.height && b.width == images.width &&
+                b.threads == threads) {
+                bound.splice(bound.begin(), bound, one);
+                return *bound.front();
+            }
+        }
+        bool moved = false;
+        const auto bind = program.word(Program::VALUE_BYTES) == 2 ? &Bound::bind<Bfloat16> : &Bound::bind<float>;
+        auto made = bind(program, point, images, threads, registers, moved);
+        if (moved) bound.clear();
+        bound.push_front(std::move(made));
+        if (bound.size() > SIZES) bound.pop_back();
+        return *bound.front();
+    }
+};
+
+class Network {
+public:
+    const Program program;
+    const int64_t digests[2];
+
+    Network(const void* start, int64_t bytes)
+        : program(start, bytes), digests{program.word(Program::DIGEST), program.word(Program::DIGEST_2)} {}
+
+    bool is(const void* start, int64_t bytes) const {
+        if (start != program.base || bytes != program.bytes) return false;
+        return program.word(Program::DIGEST) == digests[0] && program.word(Program::DIGEST_2) == digests[1];
+    }
+
+    // logits: [images][classes]. An image that holds what is infinite or not a number gets logits that are none.
+    void run(const Images& images, double budget, float* logits, int threads) {
+        const int64_t classes = program.word(Program::CLASSES);
+        if (images.channels != program.word(Program::CHANNELS))
+            throw Refused("images of " + std::to_string(images.channels) + " channels, and the network reads " +
+                          std::to_string(program.word(Program::CHANNELS)));
+        if (images.height < 1 || images.width < 1) throw Refused("the images have no positions");
+        const int point = program.point(budget);
+        if (images.images < 1) return;
+        std::unique_ptr<Session> session = take();
+        session->of(program, point, images, threads).run(images, logits);
+        give(std::move(session));
+        for (int image = 0; image < images.images; image++)
+            if (!std::isfinite(sum_of(images, image)))
+                std::fill_n(logits + image * classes, classes, std::numeric_limits<float>::quiet_NaN());
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<Session>> idle_;
+
+    std::unique_ptr<Session> take() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (idle_.empty()) return std::make_unique<Session>(program.word(Program::REGISTERS));
+        auto one = std::move(idle_.back());
+        idle_.pop_back();
+        return one;
+    }
+
+    void give(std::unique_ptr<Session> one) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        idle_.push_back(std::move(one));
+    }
+
+    static float sum_of(const Images& images, int image) {
+        float total = 0;
+        for (int c = 0; c < images.channels; c++)
+            for (int y = 0; y < images.height; y++) {
+                const float* line = images.data + image * images.strides[0] + y * images.strides[1] + c * images.strides[3];
+                float sum = 0;
+                if (images.strides[2] == 1) {
+                    Vector sums = {};
+                    int x = 0;
+                    for (; x + LANES <= images.width; x += LANES) sums += load(line + x);
+                    for (; x < images.width; x++) sum += line[x];
+                    sum += ::sum_of(sums);
+                } else for (int x = 0; x < images.width; x++) sum += line[x * images.strides[2]];
+                total += sum;
+            }
+        return total;
+    }
+};
+
+// The network of a program that lies there. Of programs that are gone the oldest are forgotten.
+inline std::shared_ptr<Network> network_of(const void* start, int64_t bytes) {
+    constexpr size_t MOST = 16;
+    static std::mutex mutex;
+    static std::list<std::shared_ptr<Network>> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (auto one = known.begin(); one != known.end(); ++one)
+        if ((*one)->program.base == start) {
+            if ((*one)->is(start, bytes)) {
+                known.splice(known.begin(), known, one);
+                return known.front();
+            }
+            known.erase(one);
+            break;
+        }
+    known.push_front(std::make_shared<Network>(start, bytes));
+    if (known.size() > MOST) known.pop_back();
+    return known.front();
+}
+
+// Linux lets a program use the tiles of AMX once it has asked.
+inline void ask_for_tiles() {
+#if defined(__AMX_BF16__) && defined(__linux__)
+    static const bool allowed = syscall(SYS_arch_prctl, 0x1023, 18) == 0;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    if (!allowed) throw Refused("the system does not let programs use the tiles of AMX: build with BDSA_KERNELS=avx512");
+#endif
+}
+
+// Do what may fail; returns 0, or 1 with a message of at most `room` bytes.
+template <typename Work>
+inline int attempt(char* message, int room, const Work& work) {
+    try {
+        work();
+        return 0;
+    } catch (const std::exception& error) {
+        std::snprintf(message, room, "%s", error.what());
+        return 1;
+    }
+}
+
+extern "C" {
+
+// How many logits an image gets.
+int bdsa_classes(const void* program, int64_t bytes, int64_t* classes, char* message, int room) {
+    return attempt(message, room, [&] { *classes = network_of(program, bytes)->program.word(Program::CLASSES); });
+}
+
+// Run a program. sizes: images, channels, height, width; strides: of the same. threads: 0 for as many as OpenMP would take.
+int bdsa_network(const void* program, int64_t bytes, const float* images, const int64_t* sizes, const int64_t* strides,
+                 double budget, float* logits, int threads, char* message, int room) {
+    return attempt(message, room, [&] {
+        for (int i = 0; i < 4; i++)
+            if (sizes[i] < 0 || sizes[i] > std::numeric_limits<int>::max() / 4096) throw Refused("the images are too large");
+        ask_for_tiles();
+#if defined(_OPENMP)
+        if (threads < 1) threads = omp_get_max_threads();
+#else
+        threads = 1;
+#endif
+        const Images given{images, (int)sizes[0], (int)sizes[2], (int)sizes[3], (int)sizes[1],
+                           {strides[0], strides[2], strides[3], strides[1]}};
+        network_of(program, bytes)->run(given, budget, logits, threads);
+    });
+}
+
+}  // extern "C"

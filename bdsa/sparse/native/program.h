@@ -1,0 +1,102 @@
+// A program: a network's inferences at its budgets as bytes, which any host runs: operations in order on registers, with
+// numbers and packed weights behind them (`bdsa/sparse/program.py` writes it). Sizes are not in it: each operation says
+// what size its result has, so that batch and image may have any.
+//
+// Bytes: words of 64 bits, then weights. The words: a header, a row of POINT words for each budget, then instructions, each
+// an operation, the number of its words, and these: registers, places of weights in bytes from the start (0: none),
+// integers, and doubles.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "product.h"
+
+struct Refused : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+enum class Code : int64_t {
+    PAD, CONVOLUTION, LAYER_NORM, MEAN, SUBSAMPLE, AVERAGE_POOL, PRODUCTS, DECIDE, UNIT, RESIDUAL, CONVNEXT, ONES
+};
+
+struct Program {
+    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 1;  // "!BDSAPRM"
+    enum Word { MAGIC_WORD, VERSION_WORD, BYTES, DIGEST, DIGEST_2, VALUE_BYTES, PANEL_COLUMNS, CLASSES, CHANNELS, REGISTERS,
+                POINTS, HEADER };
+    static constexpr int POINT = 3;  // budget, first word, number of words
+    static constexpr int IMAGE = 0, LOGITS = 1;  // registers
+
+    const uint8_t* base;
+    int64_t bytes;
+
+    // Raises Refused for bytes that are no program of this version, or packed for another library.
+    Program(const void* start, int64_t size) : base(static_cast<const uint8_t*>(start)), bytes(size) {
+        if (bytes < HEADER * 8 || word(MAGIC_WORD) != MAGIC) throw Refused("these bytes are no program of bdsa-export");
+        if (word(VERSION_WORD) != VERSION)
+            throw Refused("the program has format " + std::to_string(word(VERSION_WORD)) + " and this library reads " +
+                          std::to_string(VERSION) + ": export the network again");
+        if (word(BYTES) != bytes)
+            throw Refused("the program has " + std::to_string(bytes) + " of its " + std::to_string(word(BYTES)) + " bytes");
+        const int64_t panel = word(VALUE_BYTES) == 2 ? Shape<Bfloat16>::PANEL : PANEL;
+        if (word(PANEL_COLUMNS) != panel)
+            throw Refused("the program's weights are packed by " + std::to_string(word(PANEL_COLUMNS)) +
+                          " columns and this library's instructions take " + std::to_string(panel) +
+                          ": export it on a processor of this kind, or with BDSA_KERNELS naming its instructions");
+    }
+
+    int64_t word(int64_t index) const {
+        int64_t value;
+        std::memcpy(&value, base + index * 8, 8);
+        return value;
+    }
+    double number(int64_t index) const {
+        double value;
+        std::memcpy(&value, base + index * 8, 8);
+        return value;
+    }
+
+    // The point of a budget, in float32 as programs give it. Raises Refused for one that is not in the program.
+    int point(double budget) const {
+        std::string known;
+        for (int i = 0; i < word(POINTS); i++) {
+            const double own = number(HEADER + i * POINT);
+            if (std::abs(own - budget) < 1e-6) return i;
+            char text[32];
+            std::snprintf(text, sizeof text, "%s%g", i ? ", " : "", own);
+            known += text;
+        }
+        char text[32];
+        std::snprintf(text, sizeof text, "%g", budget);
+        throw Refused(std::string("budget ") + text + " is not in this program, which has " + known +
+                      ": export it with that budget too");
+    }
+};
+
+// Reads an instruction's words one after another.
+class Reader {
+public:
+    Reader(const Program& program, int64_t at) : program_(program), at_(at) {}
+    int64_t word() { return program_.word(at_++); }
+    int integer() { return (int)word(); }
+    float number() { return (float)program_.number(at_++); }
+    template <typename T>
+    const T* weights() {
+        const int64_t place = word();
+        if (place < 0 || place >= program_.bytes) throw Refused("the program is damaged: weights beyond its end");
+        return place ? reinterpret_cast<const T*>(program_.base + place) : nullptr;
+    }
+    template <typename E>
+    Matrix<E> matrix() {
+        Matrix<E> read;
+        read.packed = weights<E>(), read.bias = weights<float>();
+        read.taps = integer(), read.depth = integer(), read.columns = integer(), read.group = integer();
+        read.channels = read.columns;
+        return read;
+    }
+
+private:
+    const Program& program_;
+    int64_t at_;
+};

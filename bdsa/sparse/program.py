@@ -1,0 +1,181 @@
+"""A network's inferences at some budgets as bytes that run without Python: what `native/program.h` reads.
+
+One inference a budget is followed, operator by operator, as a recording is (`bdsa.sparse.recording`); but a program
+names registers in place of memory, and no sizes, so that batch and image may have any.
+"""
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bdsa.budgets import DENSE
+from bdsa.errors import UserError
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import native
+from bdsa.sparse.block_step import BlockStep
+from bdsa.sparse.dense import AsItIs
+from bdsa.sparse.executor import Executor
+from bdsa.sparse.follower import Follower, Instruction
+from bdsa.sparse.plans import why_masked
+from bdsa.sparse.watch import Watch
+
+MAGIC, VERSION = 0x4D52504153444221, 1
+SIDES = (64, 224)  # of the image that is followed: what the smallest network can and every network should take
+ALIGNED = 64
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network for any host of the kernels.
+
+    Attributes:
+        data: what `native/program.h` reads, uint8 [bytes].
+        budgets: that it can be asked for.
+        classes: of its logits.
+        channels: of its images.
+        precision: of its maps and weights.
+    """
+    data: Tensor
+    budgets: tuple[float, ...]
+    classes: int
+    channels: int
+    precision: str
+
+
+@torch.no_grad()
+def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32") -> Program:
+    """The program of a network in evaluation mode.
+
+    Args:
+        budgets: None: those that were trained, and 1. Any that the network can be asked for: those between, where it
+            has curves, are packed as points of their own.
+        precision: float32 or bfloat16.
+
+    Raises:
+        UserError: for what the kernels cannot compute, with the layer's name, and for budgets that cannot be met.
+    """
+    if network.training:
+        raise UserError("a program is for inference: call network.eval() before")
+    if reason := native.unavailable():
+        raise UserError(f"a program needs the native kernels, which are not here: {reason}")
+    if precision not in ("float32", "bfloat16"):
+        raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
+    asked = sorted({float(network.require(b)) for b in ([*network.budgets, DENSE] if budgets is None else budgets)})
+    form, channels = native.form(getattr(torch, precision)), network.channels()
+    pool, codes, follower = _Pool(), [], None
+    for budget in asked:
+        point = network.point(budget)
+        name = point.name or DENSE.name
+        if reason := Watch(network, name, point.blend).reason:
+            raise UserError(f"this network has no sparse execution: {reason}")
+        executor = Executor.of(network, name, form, (), point.blend)
+        _check(executor, network)
+        follower = Follower(follower.registers if follower else None)
+        codes.append(_encoded(_followed(executor, follower, channels, point.offset, network), pool))
+    words = _header(asked, codes, len(follower.registers), form.width, precision, network.num_classes, channels)
+    return Program(_joined(words, pool), tuple(asked), network.num_classes, channels, precision)
+
+
+def _check(executor: Executor, network: nn.Module) -> None:
+    """Raise UserError for what runs as PyTorch operators, before anything does."""
+    names = {id(module): name for name, module in network.named_modules()}
+    if executor.head is None:
+        raise UserError(f"the head of this {type(network).__name__} has no native form, and cannot be exported")
+    for step in (*executor.steps, *executor.head):
+        if isinstance(step, BlockStep) and step.plan is None:
+            raise UserError(f"block {names[id(step.block)]} cannot be exported: it has {why_masked(step.block)}, for "
+                            f"which there is no native form")
+        if isinstance(step, AsItIs):
+            raise UserError(f"layer {names.get(id(step.module), '?')} cannot be exported: {type(step.module).__name__} "
+                            f"has no native form")
+
+
+def _followed(executor: Executor, follower: Follower, channels: int, offset: float, network: nn.Module
+              ) -> list[Instruction]:
+    """The instructions of one inference."""
+    names = {id(module): name for name, module in network.named_modules()}
+
+    def at(step: BlockStep, x: Tensor) -> None:
+        follower.where = f"block {names[id(step.block)]}"
+
+    for side in SIDES:
+        image = torch.zeros(1, channels, side, side)
+        follower.begin(image)
+        try:
+            with follower:
+                features, _, _ = executor.run(executor.take_in(image), None, False, at, None, offset)
+                follower.where = "the head"
+                logits = executor._logits(features)
+            return follower.end(logits)
+        except ValueError as error:
+            if side == SIDES[-1] or "too small" not in str(error):
+                raise
+            executor.workspace.rooms.clear()
+    raise AssertionError("unreachable")
+
+
+class _Pool:
+    """Weights one after another, equal ones once. Places count from the pool's start."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+        self.size = 0
+        self.places: dict[bytes, int] = {}
+
+    def place(self, weights: Tensor) -> int:
+        flat = weights.contiguous().view(-1).view(torch.uint8)
+        key = hashlib.sha256(flat.numpy()).digest()
+        if key not in self.places:
+            self.places[key] = self.size
+            self.parts += [flat, torch.zeros(-len(flat) % ALIGNED, dtype=torch.uint8)]
+            self.size += len(flat) + len(self.parts[-1])
+        return self.places[key]
+
+
+class _Place(int):
+    """A place in the pool, from its start."""
+
+
+def _encoded(instructions: list[Instruction], pool: _Pool) -> list[int | float | _Place]:
+    """Words: weights as places in the pool, a missing one as 0."""
+    words: list[int | float | _Place] = []
+    for code, arguments in instructions:
+        words += [code, len(arguments)]
+        words += [_Place(pool.place(a)) if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+    return words
+
+
+HEADER = 11
+
+
+def _header(budgets: list[float], codes: list[list], registers: int, width: int, precision: str, classes: int,
+            channels: int) -> list[int | float | _Place]:
+    """All words, their number of bytes and digest left open."""
+    rows: list[int | float] = []
+    at = HEADER + 3 * len(budgets)
+    for budget, code in zip(budgets, codes):
+        rows += [budget, at, len(code)]
+        at += len(code)
+    value = 2 if precision == "bfloat16" else 4
+    return [MAGIC, VERSION, 0, 0, 0, value, width, classes, channels, registers, len(budgets), *rows,
+            *(word for code in codes for word in code)]
+
+
+def _joined(words: list, pool: _Pool) -> Tensor:
+    """The bytes, uint8."""
+    start = -(-8 * len(words) // ALIGNED) * ALIGNED
+    words[2] = start + pool.size
+    packed = bytearray(start)
+    for i, word in enumerate(words):
+        word = word + start if isinstance(word, _Place) else word
+        struct.pack_into("<d" if isinstance(word, float) else "<q", packed, 8 * i, word)
+    digest = hashlib.sha256(packed)
+    for part in pool.parts:
+        digest.update(part.numpy())
+    packed[24:40] = digest.digest()[:16]
+    return torch.cat([torch.frombuffer(packed, dtype=torch.uint8), *pool.parts])

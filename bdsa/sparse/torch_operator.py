@@ -1,0 +1,90 @@
+"""A program (`bdsa.sparse.program`) as a function of tensors, a torch operator and a module that torch.export takes."""
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bdsa.errors import UserError
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse.build import Unavailable, extension, library
+from bdsa.sparse.program import Program, program_of
+
+MESSAGE = 512  # bytes
+TORCH = Path(torch.__file__).parent
+
+
+def run_program(program: Program, images: Tensor, budget: float) -> Tensor:
+    """Logits [B, classes] of images, float32 [B, C, H, W] of any strides, with the kernels alone.
+
+    Raises:
+        UserError: for a budget that the program does not have, and images that it cannot take.
+    """
+    if images.dim() != 4 or images.dtype != torch.float32 or images.device.type != "cpu":
+        raise UserError(f"a program takes float32 images [B, C, H, W] on the CPU, not {images.dtype} "
+                        f"{list(images.shape)} on {images.device}")
+    logits = torch.empty(len(images), program.classes)
+    message = ctypes.create_string_buffer(MESSAGE)
+    four = ctypes.c_int64 * 4
+    data, taken, given = (ctypes.c_void_p(t.data_ptr()) for t in (program.data, images, logits))
+    failed = library().bdsa_network(
+        data, ctypes.c_int64(program.data.numel()), taken, four(*images.shape), four(*images.stride()),
+        ctypes.c_double(budget), given, torch.get_num_threads(), message, MESSAGE)
+    if failed:
+        raise UserError(message.value.decode())
+    return logits
+
+
+@functools.cache
+def torch_library() -> Path:
+    """The library of the operator `bdsa::network`, built and loaded; C++ programs load the same file.
+
+    Raises:
+        UserError: where it cannot be built.
+    """
+    include = [TORCH / "include", TORCH / "include/torch/csrc/api/include"]
+    try:
+        path = extension("torch", ["-std=c++20", *(f"-I{folder}" for folder in include)],
+                         [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"])
+    except Unavailable as reason:
+        raise UserError(f"the torch operator needs the native kernels, which are not here: {reason}") from reason
+    torch.ops.load_library(str(path))
+    torch.library.register_fake("bdsa::network", lambda images, program, budget, classes: images.new_empty(
+        (images.shape[0], classes)))
+    return path
+
+
+class Portable(nn.Module):
+    """A sparse network as one operator: torch.export, torch.compile and AOTInductor take it as it is.
+
+        portable = bdsa.portable(network)
+        logits = portable(images, torch.tensor(0.5))
+        exported = torch.export.export(portable, (images, torch.tensor(0.5)))
+
+    Args:
+        program: of the network.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        torch_library()
+        self.budgets, self.classes = program.budgets, program.classes
+        self.register_buffer("program", program.data)
+
+    def forward(self, images: Tensor, budget: Tensor) -> Tensor:
+        """Logits [B, classes].
+
+        Args:
+            images: float32 [B, C, H, W].
+            budget: one of `budgets`, a tensor of one number.
+        """
+        return torch.ops.bdsa.network(images, self.program, budget, self.classes)
+
+
+def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32") -> Portable:
+    """A network in evaluation mode as one torch operator; see `program_of`."""
+    return Portable(program_of(network, budgets, precision))

@@ -1,0 +1,112 @@
+"""A network as a program: C++ alone computes what Python computes, at any batch, size, budget and thread count."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from sparse_cases import BUDGETS, NETWORKS, images_of, network_of
+
+from bdsa.errors import UserError
+from bdsa.sparse import native
+from bdsa.sparse.program import Program, program_of
+from bdsa.sparse.torch_operator import run_program
+
+pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in
+        ("resnet26d", "resnext50_32x4d", "resnet10t", "convnextv2_atto", "convnext_pico")]
+
+
+def in_python(network, x, budget):
+    with torch.inference_mode():
+        return network(x, budget=budget)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_resnet14", *SLOW])
+def test_a_program_gives_the_logits_of_python(name) -> None:
+    network = network_of(name, **NETWORKS[name])
+    network.execution = "sparse"
+    for network.precision in ("float32", "bfloat16"):
+        program = program_of(network, None, network.precision)
+        assert program.budgets == (*BUDGETS, 1.0)
+        for size in ((3, 33, 47), (1, 32, 32)):
+            for budget in program.budgets:
+                x = images_of(size)
+                assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), (size, budget)
+
+
+@pytest.fixture(scope="module")
+def small():
+    network = network_of("cifar_resnet8")
+    network.execution = "sparse"
+    return network, program_of(network)
+
+
+def test_threads_share_a_program_and_batches_go_image_by_image(small) -> None:
+    network, program = small
+    cases = [(images_of((batch, 32, 32)) + shift, budget) for batch in (1, 4, 16) for shift in (0.0, 0.3)
+             for budget in program.budgets]
+    expected = [in_python(network, *case) for case in cases]
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(lambda case: run_program(program, *case), cases * 2))
+        finally:
+            torch.set_num_threads(1)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected * 2, strict=True))
+
+
+def test_images_of_any_strides_and_those_that_are_not_finite(small) -> None:
+    network, program = small
+    x = images_of((3, 32, 40))
+    odd = torch.randn(3, 32, 3, 80).permute(0, 2, 1, 3)[..., ::2]
+    for images in (x.contiguous(memory_format=torch.channels_last), odd):
+        assert torch.equal(run_program(program, images, 0.4), in_python(network, images.contiguous(), 0.4))
+    broken = x.clone()
+    broken[1, 0, 3, 3] = float("nan")
+    logits = run_program(program, broken, 0.4)
+    assert logits[1].isnan().all() and torch.equal(logits[::2], run_program(program, x, 0.4)[::2])
+
+
+def test_budgets_between_are_packed_where_they_are_asked_for(small) -> None:
+    network, _ = small
+    with pytest.raises(UserError, match="its curves are missing"):
+        program_of(network, [0.5])
+    alone = program_of(network, [0.7])
+    assert alone.budgets == (0.7,)
+    x = images_of((1, 32, 32))
+    assert torch.equal(run_program(alone, x, 0.7), in_python(network, x, 0.7))
+    with pytest.raises(UserError, match=r"budget 0.4 is not in this program, which has 0.7"):
+        run_program(alone, x, 0.4)
+
+
+def test_what_cannot_be_a_program_is_named() -> None:
+    with pytest.raises(UserError, match="block .*stages.0.blocks.0.* a depthwise kernel of"):
+        program_of(network_of("convnext_atto", kernel_sizes=3))
+    network = network_of("cifar_resnet8")
+    network.fc = torch.nn.Sequential(network.fc)
+    with pytest.raises(UserError, match="the head of this"):
+        program_of(network)
+    with pytest.raises(UserError, match="network.eval"):
+        program_of(network.train())
+
+
+def test_bytes_and_images_that_do_not_fit_are_refused(small) -> None:
+    _, program = small
+    x = images_of((1, 32, 32))
+
+    def changed(word: int, value: int) -> Program:
+        data = program.data.clone()
+        data[8 * word:8 * word + 8] = torch.tensor([value]).view(torch.uint8)
+        return Program(data, program.budgets, program.classes, program.channels, program.precision)
+
+    for word, value, said in ((0, 7, "no program"), (1, 99, "has format 99"), (2, 10, "of its 10 bytes"),
+                              (6, 3, "packed by 3 columns")):
+        with pytest.raises(UserError, match=said):
+            run_program(changed(word, value), x, 0.4)
+    with pytest.raises(UserError, match="2 channels, and the network reads 3"):
+        run_program(program, x[:, :2], 0.4)
+    with pytest.raises(UserError, match="float32 images"):
+        run_program(program, x[0], 0.4)
+    assert run_program(program, x[:0], 0.4).shape == (0, 10)
