@@ -39,7 +39,7 @@ class Answer:
 
     def densities(self) -> Tensor:
         """Share of positions that ran: float64 [N, blocks]."""
-        return torch.stack([mask.double().mean(dim=(1, 2, 3)) for mask in self.masks], dim=1)
+        return torch.stack([mask.cpu().double().mean(dim=(1, 2, 3)) for mask in self.masks], dim=1)
 
 
 def masked_budgets(network: AdaptiveNetwork, asked: Iterable[float] | None) -> list[Budget]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bdsa.method.curves import Curve, log_odds
 from bdsa.method.dilation import dilate_to_input
+from bdsa.method.macs import count_type
 
 BEYOND = (0.5, 1.0, 2.0, 4.0, 8.0)  # the ends of a curve: offsets to which its slope is taken to go on
 
@@ -52,12 +53,13 @@ class Ahead:
     moved: float = 0.0
 
     def __call__(self, thresholds: Tensor) -> Tensor:
-        """At thresholds of any shape; float64."""
-        costs = self.costs.to(thresholds.device)
+        """At thresholds of any shape; of `count_type`."""
+        counted = count_type(thresholds.device)
+        costs = self.costs.to(thresholds.device, counted)
         if len(costs) == 1:
             return (self.scale * costs).expand(thresholds.shape)
-        grid = self.offsets.to(thresholds.device)
-        wanted = self.moved - thresholds.double()
+        grid = self.offsets.to(thresholds.device, counted)
+        wanted = self.moved - thresholds.to(counted)
         after = torch.searchsorted(grid, wanted.contiguous()).clamp(1, len(grid) - 1)
         o1, o2, c1, c2 = grid[after - 1], grid[after], costs[after - 1], costs[after]
         return self.scale * (c1 + (c2 - c1) * ((wanted - o1) / (o2 - o1)).clamp(0, 1))
@@ -68,7 +70,7 @@ def best_within(logits: Tensor, left: Tensor, costs: Costs, ahead: Ahead) -> tup
 
     Args:
         logits: [B, 1, h, w], the scores.
-        left: float64 [B], the MACs that each image may still spend.
+        left: [B] of `count_type`, the MACs that each image may still spend.
         costs: of the block.
         ahead: what must be left for the blocks behind it.
 
@@ -76,13 +78,13 @@ def best_within(logits: Tensor, left: Tensor, costs: Costs, ahead: Ahead) -> tup
         The mask, bool [B, 1, h, w], and what is left after it.
     """
     values = logits.flatten(1)
-    each = torch.full_like(values, costs.macs, dtype=torch.float64)
+    each = torch.full_like(values, costs.macs, dtype=left.dtype)
     if costs.dilated_macs:
         dilated = dilate_to_input(logits, costs.stride, costs.size, costs.reach).flatten(1)
-        needed = (dilated > -torch.inf).double()  # by some position
+        needed = (dilated > -torch.inf).to(left.dtype)  # by some position
         values, each = torch.cat([values, dilated], dim=1), torch.cat([each, costs.dilated_macs * needed], dim=1)
     values, order = values.sort(dim=1, descending=True)                          # [B, n], best first
-    spent = each.gather(1, order).cumsum(dim=1)                                  # float64: exact
+    spent = each.gather(1, order).cumsum(dim=1)                                  # in float64 exact
     fits = spent + ahead(values) <= left[:, None]
     last = torch.ones_like(fits)
     last[:, :-1] = values[:, 1:] < values[:, :-1]  # a threshold cannot part equal scores
@@ -146,7 +148,7 @@ class ExactBudget:
     def __init__(self, budget: float, expected: Expected, offset: float = 0.0) -> None:
         self.expected, self.offset = expected, offset
         self.start, self.scale = budget * expected.total, 1.0 if expected.known else budget
-        self.left: Tensor | None = None  # [B] float64
+        self.left: Tensor | None = None  # [B] of `count_type`
         self.block = 0
 
     def ahead(self) -> Ahead:
@@ -157,6 +159,6 @@ class ExactBudget:
     def mask(self, logits: Tensor, costs: Costs) -> Tensor:
         """The next block's mask, bool [B, 1, h, w], by its scores, and paid for."""
         if self.left is None:
-            self.left = torch.full((len(logits),), self.start, dtype=torch.float64, device=logits.device)
+            self.left = torch.full((len(logits),), self.start, dtype=count_type(logits.device), device=logits.device)
         found, self.left = best_within(logits, self.left, costs, self.ahead())
         return found

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+WITHOUT_FLOAT64 = ("mps",)  # kinds of devices: Apple's GPUs
+
 
 def macs_per_position(*layers: nn.Module, groups_twice: bool = False) -> int:
     """MACs that the layers spend on one output position of one image.
@@ -42,8 +44,8 @@ def active(mask: Tensor) -> Tensor:
 
 
 def count_type(device: torch.device) -> torch.dtype:
-    """The type that MACs are counted in: float64, or float32 on Apple's GPUs, which have no other."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    """The type that MACs are counted in: float64, or float32 on a device that has no other."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def count_dense_macs(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:

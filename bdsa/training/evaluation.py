@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.distributed import gather, sum_over_ranks
+from bdsa.method.macs import count_type
 from bdsa.models.network import AdaptiveNetwork
 
 FEW_CLASSES = 10  # of which top-5 says nothing
@@ -52,9 +53,9 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
     training = network.training
     network.eval()
     budgets, blocks = [network.require(b) for b in budgets], len(network.adaptive_blocks())
-    # A row a budget, float64: images, right at first, among five, conditional fraction, MACs, right by the reference,
+    # A row a budget: images, right at first, among five, conditional fraction, MACs, right by the reference,
     # share of decisions that differ from its, each block's density.
-    sums = torch.zeros(len(budgets), 7 + blocks, dtype=torch.float64, device=device)
+    sums = torch.zeros(len(budgets), 7 + blocks, dtype=count_type(device), device=device)
     largest = [0.0 for _ in budgets]
     with torch.inference_mode():
         for images, labels in loader:
@@ -72,9 +73,9 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
                 correct = right(logits, labels)
                 compared = [torch.zeros_like(correct)] * 2 if exact is None else [
                     right(exact, labels), differing(usage.masks, decided.masks)]
-                row += torch.stack([torch.full_like(correct, len(labels)), correct, hits.sum(dtype=torch.float64),
+                row += torch.stack([torch.full_like(correct, len(labels)), correct, hits.sum(dtype=sums.dtype),
                                     usage.conditional_fraction.sum(), usage.macs.sum(), *compared,
-                                    *(m.double().mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
+                                    *(m.to(sums.dtype).mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
             on_batch()
     network.train(training)
     rows, densities = [], {}
@@ -94,15 +95,15 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many of the images are classified as their labels say; a float64 number."""
-    return (logits.argmax(dim=1) == labels).sum(dtype=torch.float64)
+    """How many of the images are classified as their labels say; a number of `count_type`."""
+    return (logits.argmax(dim=1) == labels).sum(dtype=count_type(logits.device))
 
 
 def differing(masks: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """The share of an image's decisions that differ, over all blocks' positions, summed over the images; float64.
+    """The share of an image's decisions that differ, over all blocks' positions, summed over images; of `count_type`.
 
     Args:
         masks, others: a bool [B, 1, h, w] a block.
     """
-    differ = torch.stack([(a != b).sum(dtype=torch.float64) for a, b in zip(masks, others, strict=True)])
+    differ = torch.stack([(a != b).sum(dtype=count_type(a.device)) for a, b in zip(masks, others, strict=True)])
     return differ.sum() / sum(mask[0].numel() for mask in masks)

@@ -26,6 +26,7 @@ from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
 from bdsa.errors import UserError, first_line
 from bdsa.method.awareness import awareness_weights
+from bdsa.method.macs import count_type
 from bdsa.models import checkpoints
 from bdsa.models.digest import advice
 from bdsa.models.weights import load_completely
@@ -151,7 +152,7 @@ class Fit:
                 sums[name] = sums.get(name, 0) + value
                 counts[name] = counts.get(name, 0) + 1
             on_batch()
-        totals = distributed.mean_over_ranks(torch.stack([s.double() for s in sums.values()])).tolist()
+        totals = distributed.mean_over_ranks(torch.stack([s.to(count_type(s.device)) for s in sums.values()])).tolist()
         means = {name: total / counts[name] for name, total in zip(sums, totals)}
         seconds = time.monotonic() - started  # after the line above, which waits for the device
         if not all(map(math.isfinite, means.values())):
