@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_near, images_of, network_of
+from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_near, images_of, kept_network, network_of
 from torch import Tensor
 
 from bdsa.errors import UserError
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="needs 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_given_masks_give_the_logits_of_float32_to_rounding(name: str) -> None:
-    assert_near(network_of(name, **NETWORKS[name]), images_of(SIZES[1]), "scattered")
+    assert_near(kept_network(name), images_of(SIZES[1]), "scattered")
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_given_masks_give_the_logits_of_float32_to_rounding(name: str) -> None:
 @pytest.mark.parametrize("kind", ["empty", "full", "one position", "scattered"])
 def test_so_do_all_sizes_and_kinds_of_masks(kind: str, size: tuple[int, int, int]) -> None:
     for name in ("cifar_resnet14", "resnet26d", "resnext50_32x4d", "convnextv2_atto"):
-        assert_near(network_of(name, **NETWORKS[name]), images_of(size), kind)
+        assert_near(kept_network(name), images_of(size), kind)
 
 
 def whole(generator: torch.Generator, *shape: int, most: int = 1) -> Tensor:

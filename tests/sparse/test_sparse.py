@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
+from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, kept_network, masks_like, network_of
 from torch import Tensor
 
 from bdsa.models.network import AdaptiveNetwork
@@ -18,7 +18,7 @@ from bdsa.sparse.packing import pack, rows_first
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "x".join(map(str, s)))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_gives_the_masked_logits_masks_and_costs(name: str, size: tuple[int, int, int]) -> None:
-    network, images = network_of(name, **NETWORKS[name]), images_of(size)
+    network, images = kept_network(name), images_of(size)
     for budget in (*BUDGETS, BUDGETS[0]):  # budgets change from call to call
         assert_same(*both(network, images, budget))
 
@@ -27,7 +27,7 @@ def test_it_gives_the_masked_logits_masks_and_costs(name: str, size: tuple[int, 
 @pytest.mark.parametrize("kind", ["empty", "full", "one position", "scattered"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_gives_the_same_for_masks_of_every_kind(name: str, kind: str) -> None:
-    network, images = network_of(name, **NETWORKS[name]), images_of((2, 35, 49))
+    network, images = kept_network(name), images_of((2, 35, 49))
     assert_same(*both(network, images, BUDGETS[0], masks_like(network, images, kind)))
 
 

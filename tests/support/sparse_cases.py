@@ -1,6 +1,8 @@
 """Networks, images and masks for the tests of sparse execution, and what must be the same as in masked execution."""
 from __future__ import annotations
 
+import functools
+
 import torch
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
@@ -41,6 +43,12 @@ def network_of(name: str, mask_norm: str = "none", norm_affine: str = "separate"
                 module.weight.uniform_(0.5, 1)
                 module.bias.normal_(0, 0.1)
     return network
+
+
+@functools.lru_cache(maxsize=4)
+def kept_network(name: str) -> AdaptiveNetwork:
+    """One of NETWORKS, and what was packed for it: for tests one after another that change no weight."""
+    return network_of(name, **NETWORKS[name])
 
 
 def images_of(size: tuple[int, int, int]) -> Tensor:
@@ -96,6 +104,7 @@ def logits_of(network: AdaptiveNetwork, images: Tensor, execution: str, precisio
 
 def assert_near(network: AdaptiveNetwork, images: Tensor, kind: str) -> None:
     """In bfloat16 an inference is the one in float32 to rounding, sparsely and masked."""
+    network.precision = "float32"
     masks = masks_like(network, images, kind)
     exact = logits_of(network, images, "masked", "float32", masks)
     sparse = logits_of(network, images, "sparse", "bfloat16", masks)
