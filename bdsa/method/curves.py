@@ -1,8 +1,9 @@
 """Any budget from those that were trained: an offset on a trained budget's thresholds (docs/method.md, section 8).
 
 Masks rank the positions and the threshold says how many of them run, so a trained budget's masks serve the budgets
-above it too once their thresholds are moved. The norms go over to the next trained budget's on the way. A curve says
-how far: it is measured on training images, after training. What else was tried is in experiments/LOG.md.
+above it too once their thresholds are moved, with norms that go over to the next trained budget's on the way. Where
+that answers far worse, the next one's masks and norms serve, with thresholds moved down. Curves say how far, and
+which: they are measured on training images, after training. What else was tried is in experiments/LOG.md.
 """
 from __future__ import annotations
 
@@ -50,6 +51,8 @@ class Curve:
         fractions: the conditional fraction at each, ascending, with the blend that such a fraction has.
         blocks: each block's own fraction at each.
         images: how many it is the mean of.
+        upwards: whether it serves the budgets up to the next trained one, with norms that go over to that one's on the
+            way; else the next one does, with its thresholds moved down.
 
     Raises:
         ValueError: for what no measurement gives.
@@ -58,6 +61,7 @@ class Curve:
     fractions: tuple[float, ...]
     blocks: tuple[tuple[float, ...], ...]
     images: int
+    upwards: bool = True
 
     def __post_init__(self) -> None:
         columns = (self.offsets, self.fractions, self.blocks)
@@ -72,6 +76,8 @@ class Curve:
             raise ValueError("its offsets or fractions do not ascend")
         if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
             raise ValueError("it is of no images")
+        if not isinstance(self.upwards, bool):
+            raise ValueError("whether it serves upwards is neither true nor false")
 
     def reaches(self, fraction: float) -> bool:
         """Whether the fraction lies within what was measured, or so near that the difference is not seen."""
@@ -91,7 +97,8 @@ class Curve:
     def plain(self) -> dict[str, Any]:
         """Lists and numbers, for files; see `curve_of`."""
         return {"offsets": list(self.offsets), "fractions": list(self.fractions),
-                "blocks": [list(row) for row in self.blocks], "images": self.images}
+                "blocks": [list(row) for row in self.blocks], "images": self.images,
+                "upwards": self.upwards}
 
 
 def curve_of(plain: Mapping[str, Any]) -> Curve:
@@ -102,7 +109,8 @@ def curve_of(plain: Mapping[str, Any]) -> Curve:
     """
     try:
         return Curve(tuple(map(float, plain["offsets"])), tuple(map(float, plain["fractions"])),
-                     tuple(tuple(map(float, row)) for row in plain["blocks"]), plain["images"])
+                     tuple(tuple(map(float, row)) for row in plain["blocks"]), plain["images"],
+                     plain.get("upwards", True))
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError("it is not offsets, fractions, blocks and images") from error
 

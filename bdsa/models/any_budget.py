@@ -132,7 +132,8 @@ class AnyBudget(nn.Module):
         return ExactBudget(point.budget, kept[1], point.offset)
 
     @torch.inference_mode()
-    def warm_up(self, shapes: Iterable[Sequence[int]], budgets: Iterable[float] | None = None) -> None:
+    def warm_up(self, shapes: Iterable[Sequence[int]], budgets: Iterable[float] | None = None,
+                per_image: bool | None = None) -> None:
         """Do now what the first calls would wait for: build and pack, find each block's faster way, record.
 
         Afterwards no call measures which way is faster: an input of another shape goes as the nearest one that was
@@ -141,6 +142,7 @@ class AnyBudget(nn.Module):
         Args:
             shapes: of inputs, (B, C, H, W) each.
             budgets: None: those that were trained, and 1.
+            per_image: whether the calls to come will ask for budgets that no image exceeds; see `forward`.
 
         Raises:
             UserError: in training mode, for what is no shape, and for a budget that cannot be met.
@@ -156,7 +158,7 @@ class AnyBudget(nn.Module):
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
             for budget in asked:
                 for _ in range(2):  # the first records what the second plays
-                    self(x, budget=budget)
+                    self(x, budget=budget, per_image=per_image)
         importlib.import_module("bdsa.sparse.execution").settle(self)  # by its name: it is made of what is here
 
     def planned(self, latency_ms: float, x: Tensor, budget: object) -> tuple[float, bool]:

@@ -12,7 +12,7 @@ RESERVE = 0.05  # of a deadline: what was measured once is not held to the last 
 
 @dataclass(frozen=True)
 class Measured:
-    """Milliseconds of an inference at a budget: the median, and what the plan's percentile of them did not exceed."""
+    """Milliseconds of an inference at a budget: the median, and what the plan's percentile will hardly exceed."""
     budget: float
     median_ms: float
     ms: float

@@ -38,6 +38,8 @@ def find_point(trained: Budgets, curves: Mapping[str, Curve], value: float, extr
             raise UserError(f"{error}{_lacking(trained, budget, extrapolate)}") from None
     check_reach(trained, budget, extrapolate)
     base, following = neighbours(trained, budget)
+    if following is not None and not curves[base.name].upwards:
+        base, following = following, None
     share = 0.0 if following is None else share_at(budget, base, following)
     curve = curves[base.name]
     if not curve.reaches(budget):

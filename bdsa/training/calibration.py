@@ -76,7 +76,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
 
         tried = [(0.0, fraction_at(0.0))]
         while abs(tried[-1][1] - budget) > tolerance and len(tried) <= steps:
-            tried.append((offset := _next_offset(tried, budget, reach), fraction_at(offset)))
+            tried.append((offset := next_offset(tried, budget, reach), fraction_at(offset)))
         offset, after = min(tried, key=lambda t: abs(t[1] - budget))
         shift_thresholds(network, budget.name, offset - current)
         report[budget.name] = (tried[0][1], after)
@@ -86,7 +86,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
     return report
 
 
-def _next_offset(tried: list[tuple[float, float]], budget: float, reach: float) -> float:
+def next_offset(tried: list[tuple[float, float]], budget: float, reach: float) -> float:
     """The next offset to try: a secant step in the log-odds of the fraction, where it is nearly linear.
 
     A step that leaves the bracket of what was tried is replaced by the bracket's middle.

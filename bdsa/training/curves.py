@@ -2,17 +2,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from bdsa.budgets import Budget
 from bdsa.errors import UserError
 from bdsa.method.curves import Curve, Point, log_odds, share_at
 from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.training.calibration import next_offset
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +27,9 @@ CLOSE = 0.004         # enough of a fraction that was wanted
 STEPS = 40            # points on one side of a trained budget, at most
 TRIALS = 2            # of blends at one offset, at most
 LONGEST = 4.0         # that one step moves the thresholds
+SEEN = 256            # images by which it is chosen who serves, about
+NEAR = 0.02           # of the fraction at which they are compared
+TRIES = 5             # until it is met
 
 
 def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dict[str, Curve]:
@@ -48,9 +54,14 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
     training = network.training
     network.eval()
     try:
+        upwards = [_serves_up(network, images, *pair) for pair in pairwise(budgets)]
         curves = {}
-        for i, budget in enumerate(budgets):
-            curves[budget.name] = curve = _measure(network, images, budgets[i:i + 2], lowest=i == 0)
+        for i, (budget, up, served) in enumerate(zip(budgets, [*upwards, True], [True, *upwards])):
+            following = budgets[i + 1] if up and i < len(upwards) else None
+            low = budget * LOWEST if i == 0 else budget if served else budgets[i - 1]
+            high = following or (HIGHEST if up else budget)
+            curve = replace(_measure(network, images, budget, following, low, high), upwards=up)
+            curves[budget.name] = curve
             log.info("budget %s: thresholds moved by %+.2f to %+.2f give fractions %.2f to %.2f", budget.name,
                      min(curve.offsets), max(curve.offsets), min(curve.fractions), max(curve.fractions))
     finally:
@@ -67,27 +78,55 @@ def budgets_between(network: AdaptiveNetwork) -> list[Budget]:
     return [b for b in steps if b > network.budgets.values[0] and not network.budgets.has(b)]
 
 
-def _measure(network: AdaptiveNetwork, batches: list[Tensor], budgets: Sequence[Budget], lowest: bool) -> Curve:
-    """The curve of the first of one or two trained budgets, up to the second or to all.
+@torch.inference_mode()
+def _serves_up(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, following: Budget) -> bool:
+    """Whether a trained budget serves those up to the next, with blended norms; else the next one serves them.
+
+    Halfway between, the answers of both are compared with those of the next budget, the more accurate of the two. That
+    needs no labels, and says more than the accuracy on images that were trained on. The next one serves where its
+    divergence is less than half of the other's: moved by little, it is near to itself.
+    """
+    few = batches[:max(1, SEEN // len(batches[0]))]
+    wanted, middle = _answers(network, few, network.point(following))[0].exp(), (own + following) / 2
+    apart = []
+    for name, blend in ((own.name, Blend(own.name, following.name, share_at(middle, own, following))),
+                        (following.name, None)):
+        tried: list[tuple[float, float]] = []
+        while len(tried) < TRIES and (not tried or abs(tried[-1][1] - middle) > NEAR):
+            offset = next_offset(tried, middle, LONGEST) if tried else FIRST if blend else -FIRST
+            answers, fraction = _answers(network, few, Point(name, offset, None, blend))
+            tried.append((offset, fraction))
+        apart.append(float(kl_div(answers, wanted, reduction="batchmean")))
+    return apart[0] <= 2 * apart[1]
+
+
+def _answers(network: AdaptiveNetwork, batches: list[Tensor], point: Point) -> tuple[Tensor, float]:
+    """Log-probabilities of the images' classes at a point, [B, classes], and their mean conditional fraction."""
+    made = [network(images, budget=point, return_usage=True) for images in batches]
+    fractions = torch.cat([usage.conditional_fraction for _, usage in made])
+    return torch.cat([logits for logits, _ in made]).float().log_softmax(dim=1), float(fractions.mean())
+
+
+def _measure(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, following: Budget | None, low: float,
+             high: float) -> Curve:
+    """The curve of a trained budget.
 
     Args:
         network: in evaluation mode.
         batches: images [B, 3, H, W] each.
-        budgets: it, and the next larger one below 1 if there is one.
-        lowest: go down from it too, because no other does.
+        following: the one whose norms its own go over to, above it.
+        low, high: fractions that it reaches, about.
     """
-    own, *following = budgets
-    low, high = (own * LOWEST if lowest else own), (following[0] if following else HIGHEST)
     found: dict[float, tuple[float, list[float]]] = {}
 
     def measure(offset: float, expected: float) -> float:
         """The fraction at an offset, with the blend that belongs to it: that of what is expected there, then found."""
         share = -1.0
         for _ in range(TRIALS):
-            before, share = share, share_at(expected, own, following[0]) if following else 0.0
+            before, share = share, share_at(expected, own, following) if following else 0.0
             if share == before:
                 break
-            blend = Blend(own.name, following[0].name, share) if share else None
+            blend = Blend(own.name, following.name, share) if following and share else None
             found[offset] = _fractions(network, batches, Point(own.name, offset, None, blend))
             expected = found[offset][0]
         return found[offset][0]

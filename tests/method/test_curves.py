@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,13 +23,15 @@ def test_a_curve_gives_the_offset_of_what_was_measured_and_ascends_between() -> 
     assert [CURVE.offset_at(f) for f in CURVE.fractions] == pytest.approx(CURVE.offsets)
     between = [CURVE.offset_at(0.1 + 0.42 * i / 50) for i in range(51)]
     assert between == sorted(between)
-    assert curve_of(json.loads(json.dumps(CURVE.plain()))) == CURVE
+    for curve in (CURVE, replace(CURVE, upwards=False)):
+        assert curve_of(json.loads(json.dumps(curve.plain()))) == curve
+    assert curve_of({k: v for k, v in CURVE.plain().items() if k != "upwards"}) == CURVE, "of files from before"
 
 
 @pytest.mark.parametrize("broken", [
     {"offsets": [0.0, 0.0, 0.5, 1.0]}, {"fractions": [0.1, 0.3, 0.2, 0.5]}, {"fractions": [0.1, 0.3, 0.4]},
     {"fractions": [0.1, 0.3, 0.4, 1.5]}, {"blocks": [[0.1], [0.2], [0.3], []]}, {"images": 0}, {"images": True},
-    {"offsets": [0.0, 1.0, 2.0, float("nan")]}, {"offsets": "abcd"}, {"offsets": None}, {"blocks": 3}])
+    {"upwards": 1}, {"offsets": [0.0, 1.0, 2.0, float("nan")]}, {"offsets": "abcd"}, {"offsets": None}, {"blocks": 3}])
 def test_what_is_no_curve_is_refused(broken: dict) -> None:
     with pytest.raises(ValueError, match="."):
         curve_of({**CURVE.plain(), **broken})
@@ -42,6 +45,9 @@ def test_a_trained_budget_is_itself_and_another_one_lies_between_its_neighbours(
     assert (budget.name, point.name, point.budget) == ("b042", "b030", 0.42)
     assert CURVE.offsets[2] < point.offset < CURVE.offsets[3]
     assert point.blend is not None and (point.blend.first, point.blend.second) == ("b030", "b050")
+    down = {**CURVES, "b030": replace(CURVE, upwards=False), "b050": replace(CURVE, fractions=(0.3, 0.35, 0.5, 0.6))}
+    point = find_point(TRAINED, down, 0.42)[1]
+    assert (point.name, point.blend) == ("b050", None) and 0.0 < point.offset < 0.5, "the next one's, moved down"
     assert find_point(TRAINED, CURVES, 0.9)[1].blend is None, "above the largest there is no other to blend with"
 
 
