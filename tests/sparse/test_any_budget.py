@@ -13,6 +13,7 @@ from support.sparse_cases import BUDGETS, NETWORKS, assert_same, both, images_of
 from torch import Tensor
 
 from bdsa.errors import UserError
+from bdsa.method.norms import BudgetNorm
 from bdsa.models.features import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import native, reference
@@ -49,6 +50,22 @@ def test_any_budget_is_met_on_the_images_of_the_curve() -> None:
     for budget in (0.45, 0.55, 0.65, 0.8, 0.95):
         usage = network(images, budget=budget, return_usage=True)[1]
         assert float(usage.conditional_fraction.mean()) == pytest.approx(budget, abs=0.03)
+
+
+def test_who_serves_between_two_budgets_is_measured() -> None:
+    network, images = network_of("cifar_resnet8"), images_of(SIZE)
+    norms = [m for m in network.modules() if isinstance(m, BudgetNorm)]
+    for each in (*(block.mask_units for block in network.adaptive_blocks()), *(norm.per_budget for norm in norms)):
+        each["b040"].load_state_dict(each["b070"].state_dict())
+    assert calibrate_curves(network, [images])["b040"].upwards, "the same, whoever serves"
+    for norm in norms:
+        torch.nn.init.normal_(norm.per_budget["b040"].weight, std=5)
+    assert not calibrate_curves(network, [images])["b040"].upwards
+    assert network.point(0.5).name == network.point(0.6).name == "b070"
+    for budget in (0.5, 0.6):
+        expected, found = both(network, images, budget)
+        assert_same(expected, found)
+        assert float(found[1].conditional_fraction.mean()) == pytest.approx(budget, abs=0.03)
 
 
 @torch.inference_mode()
