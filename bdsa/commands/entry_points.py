@@ -100,14 +100,14 @@ def _visualize(config: VisualizeConfig, folder: Path) -> None:
 
 
 def export() -> None:
-    """Entry point of bdsa-export: write a trained network as one safetensors file."""
+    """Entry point of bdsa-export: write a trained network as one file, for Python or for other programs."""
     launch(_export, ExportConfig, "export")
 
 
 def _export(config: ExportConfig, folder: Path) -> None:
     from bdsa.commands.export import export
 
-    export(config)
+    export(config, named())
 
 
 def named() -> frozenset[str]:

@@ -1,12 +1,15 @@
-"""The work of bdsa-export: a trained network as one safetensors file."""
+"""The work of bdsa-export: a trained network as one file, safetensors or for other programs."""
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from bdsa.budgets import Budgets
+from bdsa.commands.export_program import export_program
 from bdsa.config.commands import ExportConfig
+from bdsa.config.names import FORMATS
 from bdsa.errors import UserError, first_line
 from bdsa.models import checkpoints
 from bdsa.models.network import AdaptiveNetwork
@@ -14,17 +17,27 @@ from bdsa.models.weights_file import write_weights_file
 from bdsa.report.terminal import human_count
 
 
-def export(config: ExportConfig) -> Path:
-    """The work of bdsa-export: check, write, and say what is in the file."""
-    content = checkpoints.read_checkpoint(config.checkpoint)
-    network = checkpoints.load_network(content, config.checkpoint)
-    path = Path(config.out) if config.out else Path(config.checkpoint).with_suffix(".safetensors")
-    if path.suffix != ".safetensors":
-        raise UserError(f"out={config.out} must end in .safetensors")
+def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
+    """The work of bdsa-export: check, write, and say what is in the file.
+
+    Args:
+        config: the command's.
+        named: the settings that the command line names, whatever their values are.
+    """
+    path = Path(config.out) if config.out else Path(config.checkpoint).with_suffix(FORMATS[config.format])
     if path.is_dir():
         raise UserError(f"out={config.out} is a folder: name a file")
+    content = checkpoints.read_checkpoint(config.checkpoint)
+    network = checkpoints.load_network(content, config.checkpoint)
     if config.curves is not None:
         content["curves"] = _curves(config.curves, network)
+    if config.format != "safetensors":
+        if config.curves is not None:
+            network.curves = checkpoints.fitting_curves(content["curves"], network, f"curves={config.curves}")
+        export_program(config, network, content, path, named)
+        return path
+    if config.budgets.targets is not None:
+        raise UserError("budgets.targets is for format=pt2, aoti and onnx: a safetensors file has all budgets")
     write_weights_file(path, content, config.attribution)
     names = ", ".join(f"{b:g}" for b in Budgets(content["model"]["budgets"]))
     print(f"{content['model']['name']} for budgets {names}: "

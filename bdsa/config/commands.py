@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bdsa.budgets import Budgets
-from bdsa.config.names import EXECUTIONS, PRECISIONS, check_folder, check_path
+from bdsa.config.names import EXECUTIONS, FORMATS, PRECISIONS, check_folder, check_path
 from bdsa.config.setting import setting
 from bdsa.config.settings import DataConfig, ModelConfig, TrainerConfig
 from bdsa.errors import UserError
@@ -51,7 +51,14 @@ class EvaluateConfig:
 class ExportConfig:
     """Everything that `bdsa-export` takes."""
     checkpoint: str | None = setting(None, "best.pt of a training")
-    out: str | None = setting(None, "the file, *.safetensors; default: beside the checkpoint", check=check_path)
+    format: str = setting("safetensors", "safetensors, for bdsa.load; or the sparse network for torch.export (pt2), "
+                          "AOTInductor (aoti) or ONNX Runtime (onnx)", choices=tuple(FORMATS))
+    out: str | None = setting(None, "the file; default: beside the checkpoint", check=check_path)
+    budgets: AskedBudgets = field(default_factory=AskedBudgets)
+    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
+    images: int = setting(32, "of the data, that an exported sparse network is compared and timed on", at_least=1,
+                          at_most=1e5)
+    precision: str = setting("float32", "of an exported sparse network", choices=("float32", "bfloat16"))
     attribution: str | None = setting(None, "whom the weights are owed to, and the licence")
     curves: str | None = setting(None, "a results.json of bdsa-evaluate with curves, for a checkpoint without")
     plugins: list[str] = setting([], "what the training had: files or folders")
@@ -60,6 +67,8 @@ class ExportConfig:
         """Raise UserError for the first value that breaks a rule."""
         if self.checkpoint is None:
             raise UserError("bdsa-export needs checkpoint=PATH, such as runs/NAME/checkpoints/best.pt")
+        if self.out is not None and not self.out.endswith(FORMATS[self.format]):
+            raise UserError(f"out={self.out} must end in {FORMATS[self.format]}, as format={self.format} does")
 
 
 @dataclass

@@ -35,7 +35,8 @@ MACHINE_FLAGS = {"native": ["-march=native"], "amx": [*AVX512, "-mavx512bf16", "
                  "avx512bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
 NEEDED = {"amx": ["amx_bf16", "avx512_bf16"], "avx512bf16": ["avx512_bf16"], "avx512": ["avx512f"], "avx2": ["avx2"]}
 CHOICES = (*MACHINE_FLAGS, "off")
-BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno"]
+# Hidden: several libraries of these kernels in one process share nothing, so that each can be unloaded.
+BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fvisibility=hidden"]
 
 
 class Unavailable(Exception):
@@ -115,7 +116,7 @@ def extension(name: str, further: Sequence[str] = (), link: Sequence[str] = ()) 
     target = folder / f"bdsa_{name}.so"
     made = "{folder}/" + target.name
     return _made(target, [[[compiler, *flags, *threading, "-shared", str(HOSTS / f"{name}.cpp"), str(kernels),
-                            "-o", made, *link]]])
+                            "-o", made, "-Wl,-Bsymbolic", *link]]])  # it calls its own kernels
 
 
 def _compiler() -> str:

@@ -75,7 +75,7 @@ CustomOp described() {
 
 }  // namespace
 
-extern "C" ort::Status* RegisterCustomOps(void* options, const ort::ApiBase* base) {
+extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(void* options, const ort::ApiBase* base) {
     static const CustomOp op = described();
     known = base->api(VERSION);
     if (!known)

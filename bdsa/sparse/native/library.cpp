@@ -10,6 +10,7 @@
 #include "network.h"
 #include "unit.h"
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 #define OPERATION(name, ...) \
@@ -83,3 +84,4 @@ int bdsa_parallel() {
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -147,6 +147,7 @@ inline int attempt(char* message, int room, const Work& work) {
     }
 }
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // How many logits an image gets.
@@ -173,3 +174,4 @@ int bdsa_network(const void* program, int64_t bytes, const float* images, const 
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -1,0 +1,124 @@
+"""A checkpoint's sparse network for other programs: written, compared with Python on real images, and timed."""
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdsa.commands.asked_data import data_settings, labelled
+from bdsa.commands.benchmark.graph_engines import exported, onnx_session
+from bdsa.commands.hosts import HOSTS, Runner
+from bdsa.config import loaded
+from bdsa.config.commands import ExportConfig
+from bdsa.config.data import for_network
+from bdsa.data.datasets import create_splits, dataset_names, get_split
+from bdsa.data.subset import limited
+from bdsa.errors import UserError
+from bdsa.machine import processor
+from bdsa.models.dense_copy import dense_copy, fold_batch_norms
+from bdsa.models.factory import check_image_size, input_channels
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.report.terminal import counted
+from bdsa.sparse.latency import Engine, network_engine, time_engines
+from bdsa.sparse.program import Program, program_of
+
+APART = 1e-4  # of the logits' spread: further is no rounding
+BATCH = 16
+ROUNDS, SECONDS = 7, 0.02
+WITHIN = 1.02  # of the dense network's time: noise
+
+
+def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict[str, Any], path: Path,
+                   named: Collection[str]) -> None:
+    """Write the network in the config's format, check the file against Python, and print size and speed.
+
+    Raises:
+        UserError: for what cannot be exported, and for a file whose logits are others, which is removed.
+    """
+    host = HOSTS[config.format]
+    host.check()
+    images = _images(config, network, content, named)
+    program = program_of(network.eval(), config.budgets.targets, config.precision)
+    host.write(program, images[:1].repeat(2, 1, 1, 1), path)
+    run = host.load(path)
+    try:
+        apart = _compare(program, network, images, run)
+    except UserError:
+        path.unlink()
+        raise
+    library = host.put_library(path.parent)
+    names = ", ".join(f"{b:g}" for b in program.budgets)
+    print(f"{content['model']['name']} for {host.program_name}, budgets {names}, {program.precision}\n"
+          f"logits as in Python on {counted(len(images), 'image')}: at most {apart:.1e} of their spread away\n")
+    _print_speed(config.format, program, network, images, run)
+    print(f"\n  {path}  ({path.stat().st_size / 1e6:.1f} MB)\n  {library}  ({library.stat().st_size / 1e6:.1f} MB), "
+          f"which {host.program_name} loads first")
+
+
+def _images(config: ExportConfig, network: AdaptiveNetwork, content: dict[str, Any], named: Collection[str]) -> Tensor:
+    """Images of the data that the network is for, [N, C, H, W]."""
+    data = data_settings(config.data, content, named)
+    if data.name not in dataset_names():
+        loaded.require(content, config.checkpoint)
+    splits = labelled(create_splits(for_network(data, input_channels(network), content["model"]["name"])), network,
+                      content, f"checkpoint {config.checkpoint}")
+    check_image_size(network, content["model"]["name"], splits.image_size)
+    dataset = limited(get_split(splits, splits.reported), config.images)
+    return torch.stack([dataset[i][0] for i in range(len(dataset))])
+
+
+def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner) -> float:
+    """The largest difference from Python's sparse execution, as a share of its logits' spread.
+
+    Raises:
+        UserError: where it is more than rounding.
+    """
+    network.execution, network.precision, worst = "sparse", program.precision, 0.0
+    with torch.inference_mode():
+        for budget in program.budgets:
+            expected = torch.cat([network(part, budget=budget) for part in images.split(BATCH)])
+            found = torch.cat([run(part, budget) for part in (images[:1], *images[1:].split(BATCH)) if len(part)])
+            apart = ((found - expected).abs().max() / (expected.max() - expected.min())).item()
+            if not apart <= APART:
+                raise UserError(f"the exported network's logits at budget {budget:g} are {apart:.1e} of their spread "
+                                f"away from Python's: the file is removed")
+            worst = max(worst, apart)
+    return worst
+
+
+def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner) -> None:
+    """Milliseconds of one image at each budget beside Python's and the dense network's in the same host."""
+    inputs = [image[None] for image in images[:BATCH]]
+    engines: dict[str, Engine] = {}
+    for budget in program.budgets:
+        engines[f"{budget:g}"] = lambda number, budget=budget: run(inputs[number], budget)
+        engines[f"{budget:g} in Python"] = network_engine(network, inputs, budget, "sparse")
+    dense = dense_copy(network)
+    if form == "onnx":
+        with exported(dense, inputs[0]) as path:
+            dense_run = onnx_session(path, inputs)
+    else:
+        dense_run = _folded(dense, inputs)
+    ms = {name: median(each) for name, each in
+          time_engines({**engines, "dense": dense_run}, len(inputs), ROUNDS, SECONDS).items()}
+    host = "ONNX Runtime" if form == "onnx" else "PyTorch"
+    print(f"one image of {images.shape[2]}x{images.shape[3]}, {counted(torch.get_num_threads(), 'thread')}, "
+          f"{processor()}; the dense network in {host}: {ms['dense']:.2f} ms\n\n"
+          f"budget | exported | in Python | speedup over dense\n------ | -------- | --------- | ------------------")
+    for name in (f"{budget:g}" for budget in program.budgets):
+        print(f"{name:>6} | {ms[name]:5.2f} ms | {ms[f'{name} in Python']:6.2f} ms | {ms['dense'] / ms[name]:.2f}")
+    for name in (f"{budget:g}" for budget in program.budgets):
+        if ms[name] > WITHIN * ms["dense"]:
+            print(f"note: at budget {name} the exported network is slower than the dense one: {ms[name]:.2f} ms "
+                  f"against {ms['dense']:.2f} ms")
+
+
+def _folded(dense: nn.Module, inputs: list[Tensor]) -> Engine:
+    """PyTorch's dense network with its batch norms folded, channels last."""
+    network = (fold_batch_norms(dense) or dense).to(memory_format=torch.channels_last)
+    inputs = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+    return lambda number: network(inputs[number])

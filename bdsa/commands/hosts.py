@@ -1,0 +1,168 @@
+"""The forms of a sparse network for other programs: how each is written, and how the file is run."""
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from bdsa.commands.benchmark.engines import not_installed
+from bdsa.errors import UserError
+from bdsa.runs.files import replacing
+from bdsa.sparse.build import Unavailable, extension
+from bdsa.sparse.program import Program
+from bdsa.sparse.torch_operator import Portable, torch_library
+
+Runner = Callable[[Tensor, float], Tensor]  # images [B, 3, H, W] and a budget -> logits [B, classes]
+DOMAIN = "bdsa"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One form.
+
+    Attributes:
+        program_name: of what runs the file.
+        write: the file, from a program and images [2, C, H, W] such as it will see.
+        load: what runs a file.
+        library: with the operator, that the file's program loads first.
+        needs: packages to be installed.
+    """
+    program_name: str
+    write: Callable[[Program, Tensor, Path], None]
+    load: Callable[[Path], Runner]
+    library: Callable[[], Path]
+    needs: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UserError for what is missing here, before any work."""
+        if lacking := not_installed(self.needs):
+            raise UserError(f"{' and '.join(lacking)} is not installed: pip install {' '.join(lacking)}")
+
+    def put_library(self, folder: Path) -> Path:
+        """A copy of the library in a folder; returns it."""
+        source = self.library()
+        with replacing(folder / source.name) as file, source.open("rb") as made:
+            shutil.copyfileobj(made, file)
+        return folder / source.name
+
+
+def _exported(program: Program, images: Tensor) -> Any:
+    """The exported program of torch, for any batch and size."""
+    sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
+    with torch.no_grad():
+        return torch.export.export(Portable(program).eval(), (images, torch.tensor(program.budgets[0])),
+                                   dynamic_shapes=(sizes, {}))
+
+
+def _write_pt2(program: Program, images: Tensor, path: Path) -> None:
+    with replacing(path) as file:
+        torch.export.save(_exported(program, images), file, extra_files={"bdsa.json": stated(program)})
+
+
+def _load_pt2(path: Path) -> Runner:
+    torch_library()
+    module = torch.export.load(path).module()
+    return lambda x, budget: module(x, torch.tensor(budget))
+
+
+def _write_aoti(program: Program, images: Tensor, path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with _quiet("torch.utils.cpp_extension"):
+            aoti_compile_and_package(_exported(program, images), package_path=str(made),
+                                     inductor_configs={"aot_inductor.metadata": {DOMAIN: stated(program)},
+                                                       "aot_inductor.compile_wrapper_opt_level": "O0"})  # of one call
+        os.replace(made, path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _load_aoti(path: Path) -> Runner:
+    from torch._inductor import aoti_load_package
+
+    torch_library()
+    module = aoti_load_package(str(path))
+    return lambda x, budget: module(x, torch.tensor(budget))
+
+
+def _write_onnx(program: Program, images: Tensor, path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    if program.data.numel() > onnx.checker.MAXIMUM_PROTOBUF:
+        raise UserError(f"the network's {program.data.numel() / 1e9:.1f} GB are more than an ONNX file holds: export "
+                        f"fewer budgets with budgets.targets=[...]")
+    floats, batch = TensorProto.FLOAT, "batch"
+    weights = helper.make_tensor("program", TensorProto.UINT8, [program.data.numel()], program.data.numpy().tobytes(),
+                                 raw=True)
+    graph = helper.make_graph(
+        [helper.make_node("Network", ["images", "budget", "program"], ["logits"], domain=DOMAIN)], "bdsa",
+        [helper.make_tensor_value_info("images", floats, [batch, program.channels, "height", "width"]),
+         helper.make_tensor_value_info("budget", floats, [])],
+        [helper.make_tensor_value_info("logits", floats, [batch, program.classes])], [weights])
+    model = helper.make_model(graph, producer_name=DOMAIN, ir_version=8, opset_imports=[
+        helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)])
+    helper.set_model_props(model, {DOMAIN: stated(program)})
+    with replacing(path) as file:
+        file.write(model.SerializeToString())
+
+
+def _load_onnx(path: Path) -> Runner:
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised
+    options.register_custom_ops_library(str(onnx_library()))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x, budget: torch.from_numpy(session.run(
+        None, {"images": x.contiguous(memory_format=torch.contiguous_format).numpy(),
+               "budget": np.array(budget, np.float32)})[0])
+
+
+def onnx_library() -> Path:
+    """The library with the operator for ONNX Runtime, built if need be.
+
+    Raises:
+        UserError: where it cannot be built.
+    """
+    try:
+        return extension("onnx")
+    except Unavailable as reason:
+        raise UserError(f"ONNX Runtime's operator needs the native kernels, which are not here: {reason}") from reason
+
+
+def stated(program: Program) -> str:
+    """What a file says of itself, JSON."""
+    return json.dumps({"budgets": program.budgets, "classes": program.classes, "precision": program.precision})
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+HOSTS = {
+    "pt2": Host("PyTorch", _write_pt2, _load_pt2, torch_library),
+    "aoti": Host("AOTInductor", _write_aoti, _load_aoti, torch_library),
+    "onnx": Host("ONNX Runtime", _write_onnx, _load_onnx, onnx_library, ("onnx", "onnxruntime")),
+}

@@ -1,0 +1,137 @@
+"""A sparse network for other programs: each form gives Python's logits on real images, in Python and in C++ alone."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import run
+from sparse_cases import BUDGETS, network_of
+
+import bdsa
+from bdsa.commands.entry_points import export as export_main
+from bdsa.commands.hosts import HOSTS, not_installed
+from bdsa.config.names import FORMATS
+from bdsa.config.settings import DataConfig
+from bdsa.data.datasets import create_splits, get_split
+from bdsa.sparse import build, native
+
+ROOT = Path(__file__).parents[2]
+DATA = ["data=cluttered_digits", "data.image_size=32", "data.train_images=10", "data.val_images=10",
+        "data.test_images=12"]
+TORCH = Path(torch.__file__).parent
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "network.safetensors"
+    bdsa.save(network_of("cifar_resnet8"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    splits = create_splits(DataConfig(name="cluttered_digits", image_size=32, train_images=10, val_images=10,
+                                      test_images=12))
+    dataset = get_split(splits, splits.reported)
+    return torch.stack([dataset[i][0] for i in range(4)])
+
+
+@pytest.fixture(scope="module", params=list(HOSTS))
+def exported(stored, request) -> tuple[str, Path, str]:
+    """A form, its file, and what the command said."""
+    if lacking := not_installed(HOSTS[request.param].needs):
+        pytest.skip(f"needs {lacking}")
+    path = stored.parent / request.param / f"network{FORMATS[request.param]}"
+    outcome = run(export_main, [f"checkpoint={stored}", f"format={request.param}", f"out={path}", "images=6", *DATA])
+    assert outcome.code == 0, outcome.err
+    return request.param, path, outcome.out
+
+
+def expected(stored: Path, images: torch.Tensor, budget: float) -> torch.Tensor:
+    network = bdsa.load(stored)
+    network.execution = "sparse"
+    with torch.inference_mode():
+        return network(images, budget=budget)
+
+
+def test_the_file_runs_at_any_budget_batch_and_size(stored, images, exported) -> None:
+    form, path, said = exported
+    assert "logits as in Python on 6 images: at most 0.0e+00" in said and "speedup over dense" in said
+    assert "budgets 0.4, 0.7, 1, float32" in said and f"{path}  (" in said
+    runner = HOSTS[form].load(path)
+    for budget in (*BUDGETS, 1.0):
+        for x in (images, images[:1], torch.nn.functional.interpolate(images[:3], size=(40, 56))):
+            assert torch.equal(runner(x, budget), expected(stored, x, budget))
+    with pytest.raises(Exception, match=r"budget 0.5 is not in this program, which has 0.4, 0.7, 1"):
+        runner(images, 0.5)
+
+
+def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, tmp_path) -> None:
+    form, path, _ = exported
+    if form == "pt2":  # for Python alone; it says what it is as the others do
+        torch.export.load(path, extra_files=(said := {"bdsa.json": ""}))
+        assert json.loads(said["bdsa.json"]) == {"budgets": [0.4, 0.7, 1.0], "classes": 10, "precision": "float32"}
+        return
+    libraries = [path.parent / f"bdsa_{'onnx' if form == 'onnx' else 'torch'}.so"]
+    program = built(form, tmp_path)
+    images[:3].numpy().tofile(tmp_path / "images.f32")
+    command = [program, path, *libraries, tmp_path / "images.f32", 3, 3, 32, 32]
+    for budget in BUDGETS:
+        done = ran([*command, budget])
+        assert done.returncode == 0, done.stderr
+        found = torch.tensor([[float(value) for value in line.split()] for line in done.stdout.splitlines()])
+        assert (found - expected(stored, images[:3], budget)).abs().max() < 1e-4
+    failed = ran([*command, 0.5])
+    assert failed.returncode == 1 and "budget 0.5 is not in this program" in failed.stderr
+
+
+def ran(command: list) -> subprocess.CompletedProcess:
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def built(form: str, folder: Path) -> Path:
+    """The example's program, as docs/export.md builds it."""
+    source = ROOT / "examples/cpp" / f"{'onnx_runtime' if form == 'onnx' else 'aotinductor'}.cpp"
+    if form == "onnx":
+        import onnxruntime
+
+        library = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
+        (folder / "libonnxruntime.so.1").symlink_to(library)
+        further = ["-std=c++17", f"-I{build.HOSTS}", folder / "libonnxruntime.so.1", f"-Wl,-rpath,{folder}"]
+    else:
+        further = ["-std=c++20", f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include", f"-L{TORCH}/lib",
+                   f"-Wl,-rpath,{TORCH}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
+    done = ran([os.environ.get("CXX", "g++"), source, "-O0", *further, "-o", folder / "program"])
+    assert done.returncode == 0, done.stderr
+    return folder / "program"
+
+
+def test_torch_compile_breaks_no_graph(images) -> None:
+    network = network_of("cifar_resnet8")
+    module = bdsa.portable(network, [0.4])
+    compiled = torch.compile(module, fullgraph=True, backend="eager", dynamic=True)
+    with torch.no_grad():
+        for x in (images, images[:2]):
+            assert torch.equal(compiled(x, torch.tensor(0.4)), module(x, torch.tensor(0.4)))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["format=onx"], "did you mean 'onnx'"),
+    (["format=onnx", "out=net.pt2"], "must end in .onnx"),
+    (["format=pt2", "budgets.targets=[0.5]", *DATA[:1]], "its curves are missing"),
+    (["format=pt2"], "which data? give data=cluttered_digits"),
+    (["budgets.targets=[0.4]"], "budgets.targets is for format=pt2, aoti and onnx"),
+    (["format=onnx", "precision=auto"], "precision"),
+    (["format=onnx", "images=0"], "images"),
+])
+def test_bad_input_is_one_line(stored, arguments, message) -> None:
+    outcome = run(export_main, [f"checkpoint={stored}", *DATA[1:], *arguments])
+    assert outcome.code == 1 and message in outcome.err and outcome.err.strip().count("\n") == 0, outcome.err
+    assert sorted(path.name for path in stored.parent.iterdir() if path.is_file()) == [stored.name]
