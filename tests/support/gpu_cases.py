@@ -77,6 +77,18 @@ def autocast() -> None:
     assert (found.float() - expected).abs().max() < 1e-2 * (expected.max() - expected.min())
 
 
+def compiled() -> None:
+    """torch.compile goes around the kernels: one unbroken graph of masked execution, with the same logits and masks."""
+    network, images = network_of("cifar_resnet8"), images_of((1, 8, 12))
+    network.execution = "sparse"
+    with torch.inference_mode():
+        expected, usage = network(images, budget=BUDGETS[0], return_usage=True)
+        found, seen = torch.compile(network, backend="eager", fullgraph=True)(images, budget=BUDGETS[0],
+                                                                              return_usage=True)
+    assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
+    assert all(torch.equal(a, b) for a, b in zip(seen.masks, usage.masks, strict=True))
+
+
 def large() -> None:
     """Maps that are too large for one program an image: several sum up their contexts and make their lists."""
     lists.ONE_PROGRAM = 100
@@ -133,7 +145,7 @@ def masked_blocks() -> None:
 
 CASES = {**{name: lambda name=name: same(name) for name in SHORT},
          **{f"half {name}": lambda name=name: half(name) for name in HALF},
-         **{f.__name__: f for f in (autocast, large, not_finite, changed, contents, masked_blocks)}}
+         **{f.__name__: f for f in (autocast, compiled, large, not_finite, changed, contents, masked_blocks)}}
 
 
 if __name__ == "__main__":

@@ -30,17 +30,17 @@ def fresh():
 
 
 def test_masks_break_no_graph_and_each_budget_and_phase_has_one():
-    step = make_step(budgets=(0.3, 0.5, 0.7, 1.0))
+    step = make_step(budgets=(0.3, 1.0))
     counter = CompileCounterWithBackend("eager")
-    forward = compiled(step.network, 32, phases=3, backend=counter, fullgraph=True)
-    phases = [(5.0, True), (2.5, True), (1.0, False)]
+    forward = compiled(step.network, 32, phases=2, backend=counter, fullgraph=True)
+    phases = [(5.0, True), (1.0, False)]
     for number, (temperature, noise) in enumerate(phases, 1):
         for _ in range(2):
             for budget in step.budgets:
                 logits, usage = forward(batch(0)[0], budget=budget, return_usage=True, temperature=temperature,
                                         noise=noise)
                 (logits.sum() + usage.conditional_fraction.sum()).backward()
-        assert counter.frame_count == 4 * number
+        assert counter.frame_count == 2 * number
     assert forward.budgets == step.budgets and not any("_orig_mod" in name for name in step.network.state_dict())
 
 
