@@ -83,8 +83,7 @@ def dry_run(name: str, images: Path, tmp_path: Path) -> list[str]:
     config, kind = composed(name), family(name)
     arguments = [f"experiment={name}", f"data.root={images}", *DRY, f"out={tmp_path}", "name=run"]
     arguments += [f"+model.args.{key}={value}" for key, value in SMALL[kind].items()]
-    if kind != "cifar":
-        arguments.append("data.image_size=64")
+    arguments.append(f"data.image_size={32 if kind == 'cifar' else 64}")
     if config.model.pretrained:  # as without a network: a file of another data set's classes
         network = timm.create_model(config.model.name, num_classes=7, **SMALL[kind])
         torch.save(network.state_dict(), tmp_path / "start.pt")
