@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import weakref
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from bdsa.method.exact import ExactBudget
 from bdsa.method.norms import Blend
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import auto, native, precision
-from bdsa.sparse.executor import Executor
+from bdsa.sparse.executor import Executor, NotFinite
 from bdsa.sparse.feature_maps import feature_maps
 from bdsa.sparse.gpu import device as gpu
 from bdsa.sparse.watch import Watch, watcher
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 _executors: weakref.WeakKeyDictionary[nn.Module, _Executors] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _said: set[str] = set()
+CONSTANT = "never"  # a network's `watch_weights`: its weights are taken for constants until it trains, or `forget`
 SIZES = 16  # of images, for which the blocks' ways are kept
 
 
@@ -60,7 +60,8 @@ class _Executors:
         key = budget, ends, blend, gpu.dtype_for(network, x)
         made = self.made.get(key)
         new, read = made is None, network.watch_weights and not gpu.capturing()
-        if made is None or made.precision != network.precision or not made.watch.is_current(read=read):
+        trusted = network.watch_weights == CONSTANT
+        if made is None or made.precision != network.precision or not (trusted or made.watch.is_current(read=read)):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget, blend)  # before the weights are read: what changes meanwhile is seen
                 executor = None if watch.reason else _executor(network, budget, x, ends, blend, key[3])
@@ -188,6 +189,8 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
         ends: places in the trunk whose maps, a list of [B, C, h, w], take the place of the logits.
         x, given, count, exact: see `Executor.__call__`.
     """
+    if network.training and network.watch_weights == CONSTANT:
+        forget(network)
     if network.training or getattr(x, "is_meta", False):
         return None
     if torch.is_grad_enabled():
@@ -213,21 +216,22 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
         return None  # nothing is faster than the dense network itself
     kept = _kept(network)
     made = kept.of(network, point.name or DENSE.name, x, ends, point.blend)
-    if made.executor is None or (reason := made.watch.occupied()):
+    constant = network.watch_weights == CONSTANT
+    if made.executor is None or (reason := None if constant else made.watch.occupied()):
         _masked_instead(reason or made.watch.reason)
         return None
     if on_gpu and not gpu.takes(x, made.executor.weights):
         return None  # masked execution says what is wrong with that
-    # Masked execution carries it to positions that are not computed here. A GPU is not waited for: it shows there.
-    if not on_gpu and not math.isfinite(x.sum().item()):
+    try:
+        kept.choose(made.executor, x, given, network.execution)
+        if ends:
+            return feature_maps(made.executor, x, given, count, point.offset, exact)
+        if on_gpu:
+            return made.executor.classify(x, given, count, network.forward_head)
+        return made.executor.classify(x, given, count, network.forward_head, point.offset, exact)
+    except NotFinite:  # on a GPU, which is not waited for, it shows in the logits
         _masked_instead("an image holds what is infinite or not a number")
         return None
-    kept.choose(made.executor, x, given, network.execution)
-    if ends:
-        return feature_maps(made.executor, x, given, count, point.offset, exact)
-    if on_gpu:
-        return made.executor.classify(x, given, count, network.forward_head)
-    return made.executor.classify(x, given, count, network.forward_head, point.offset, exact)
 
 
 def _find_ways(executor: Any, x: Tensor, given: Sequence[Tensor] | None) -> list[float]:

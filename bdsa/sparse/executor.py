@@ -25,11 +25,14 @@ from bdsa.sparse.workspace import Workspace
 
 @dataclass
 class _Inference:
-    """A recording, and the rooms that it begins and ends in: image, given masks, logits."""
+    """A recording, the rooms of given masks, and logits like its own."""
     recording: Recording
-    image: Tensor
     masks: list[Tensor]
     logits: Tensor
+
+
+class NotFinite(Exception):
+    """An image holds what is infinite or not a number: masked execution carries it to what is not computed here."""
 
 
 @dataclass
@@ -117,22 +120,20 @@ class Executor:
         expected = None if exact is None or given is not None else exact.expected
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways, expected)
         if (kept := self.workspace.recordings.get(key)) is not None:
-            operators.pad(kept.image, x.permute(0, 2, 3, 1), self.border)
             if given is not None:
                 check_given(given, kept.masks)
                 for room, mask in zip(kept.masks, given):
                     take(mask, room)
+            logits = torch.empty_like(kept.logits)
             kept.recording.decide_at(self.offsets(offset), exact)
-            kept.recording.play()
-            self.played = True
-            return kept.logits.clone(), []
-        image = self.take_in(x)
+            self.play(kept.recording, x, logits)
+            return logits, []
         with recorded() as recording:
-            features, used, masks = self.run(image, given, False, None, offset=offset, exact=exact)
+            features, used, masks = self.run(self.take_in(x), given, False, None, offset=offset, exact=exact)
             logits = self._logits(features)
         if recording.complete:
-            recording.ends = [image, *masks, logits]
-            self.workspace.keep(key, _Inference(recording, image, masks, logits))
+            recording.close(x, [*masks, logits])
+            self.workspace.keep(key, _Inference(recording, masks, logits))
         return logits.clone(), used
 
     def __call__(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
@@ -159,10 +160,27 @@ class Executor:
 
         Raises:
             ValueError: for images of other channels than the network's.
+            NotFinite: see there.
         """
         if self.channels is not None and x.shape[1] != self.channels:
             raise ValueError(f"images of shape {list(x.shape)}, and the network reads {self.channels} channels")
-        return padded(x.permute(0, 2, 3, 1), self.border, self.workspace, "image", self.dtype)
+        size = [side + 2 * self.border for side in x.shape[2:]]
+        out = self.workspace.room("image", (len(x), *size, x.shape[1]), x, self.dtype)
+        infinite = self.workspace.room("infinite", (1,), x, torch.int32)
+        operators.take_in(out, x.permute(0, 2, 3, 1), self.border, infinite.zero_())
+        if infinite.item():
+            raise NotFinite
+        return out
+
+    def play(self, recording: Recording, x: Tensor, logits: Tensor | None = None) -> None:
+        """Repeat an inference for other images of the same size; its last call's results go to `logits`, or stay.
+
+        Raises:
+            NotFinite: see there.
+        """
+        self.played = True
+        if recording.play(x.permute(0, 2, 3, 1), logits):
+            raise NotFinite
 
     def run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
             on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None,

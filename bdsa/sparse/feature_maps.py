@@ -8,7 +8,6 @@ from torch import Tensor
 
 from bdsa.method.exact import ExactBudget
 from bdsa.models.usage import BlockUsage
-from bdsa.sparse import operators
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.recording import recorded
 
@@ -26,17 +25,15 @@ def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, 
         return _taken(found), used
     key = ("maps", x.shape, x.device, torch.get_num_threads(), executor.ways, exact and exact.expected)
     if (kept := executor.workspace.recordings.get(key)) is not None:
-        recording, image, found = kept
-        operators.pad(image, x.permute(0, 2, 3, 1), executor.border)
+        recording, found = kept
         recording.decide_at(executor.offsets(offset), exact)
-        recording.play()
-        executor.played = True
+        executor.play(recording, x)
     else:
-        image = executor.take_in(x)
         with recorded() as recording:
-            executor.run(image, None, False, None, found, offset, exact)
+            executor.run(executor.take_in(x), None, False, None, found, offset, exact)
         if recording.complete:
-            executor.workspace.keep(key, (recording, image, found))
+            recording.close(x, None)
+            executor.workspace.keep(key, (recording, found))
     return _taken(found), []
 
 

@@ -29,7 +29,8 @@ _Depthwise = _structure("Depthwise", ("weights bias", c_void_p), ("channels", c_
 _Board = _structure("Board", ("matrix", POINTER(_Matrix)), ("products", c_void_p), ("positions", c_int64),
                     ("columns", c_int))
 _Unit = _structure("Unit", ("taps context", c_void_p), ("channels stride", c_int), ("offset", c_float))
-_Pad = _structure("Pad", ("out x", c_void_p), ("strides", c_int64 * 4), ("images height width channels padding", c_int))
+_Pad = _structure("Pad", ("out x", c_void_p), ("strides", c_int64 * 4), ("images height width channels padding", c_int),
+                  ("infinite", c_void_p))
 _Dense = _structure("Dense", ("out x", c_void_p), ("matrix", POINTER(_Matrix)), ("images", c_int), ("from_ to", _Grid),
                     ("channels stride activation", c_int))
 _LayerNorm = _structure("LayerNorm", ("x weight bias", c_void_p), ("rows", c_int64), ("channels images", c_int),
@@ -94,8 +95,13 @@ def description() -> str:
 
 def pad(out: Tensor, x: Tensor, padding: int) -> None:
     """See `operators.pad`."""
+    take_in(out, x, padding, None)
+
+
+def take_in(out: Tensor, x: Tensor, padding: int, infinite: Tensor | None) -> None:
+    """See `operators.take_in`."""
     name = _of("pad", x) if x.dtype == out.dtype else "pad_to_bfloat16"
-    _call(name, _Pad(_at(out), _at(x), x.stride(), *x.shape, padding), out, x)
+    _call(name, _Pad(_at(out), _at(x), x.stride(), *x.shape, padding, _at(infinite)), out, x, infinite)
 
 
 def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:

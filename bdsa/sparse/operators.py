@@ -18,6 +18,8 @@ _SHORTCUT = "Tensor? projected, Tensor? projection, Tensor? projection_bias, int
 SCHEMAS = {
     # A map of any strides, with a border of zeros.
     "pad": "(Tensor(a!) out, Tensor x, int padding)",
+    # The same of images; `infinite`, int32 [1], becomes 1 if a value is infinite or not a number.
+    "take_in": "(Tensor(a!) out, Tensor x, int padding, Tensor(b!) infinite)",
     # Convolution without padding (pad before), kernel rows as taps: act(bias + W * x).
     "convolution": "(Tensor(a!) out, Tensor x, Tensor weight, Tensor bias, int stride, str activation)",
     # The same, then the largest of 3x3 windows of stride 2 and padding 1.
@@ -79,6 +81,7 @@ for _name, _schema in SCHEMAS.items():
     _library.impl(_name, lambda *arguments: None, "Meta")  # shapes are the caller's: nothing to say to torch.compile
 
 pad = torch.ops.bdsa.pad.default
+take_in = torch.ops.bdsa.take_in.default
 convolution = torch.ops.bdsa.convolution.default
 convolution_pool = torch.ops.bdsa.convolution_pool.default
 layer_norm = torch.ops.bdsa.layer_norm.default

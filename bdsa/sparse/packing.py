@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdsa.method.norms import BatchStatistics, Blend
+from bdsa.sparse.pages import placed
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def pack(matrix: Tensor, bias: Tensor, form: Form) -> Packed:
     padded = matrix.new_zeros(taps, depth, panels * width, dtype=torch.float32)
     padded[..., :columns] = matrix
     weight = padded.view(taps, depth, panels, width).permute(2, 0, 1, 3).contiguous()
-    return Packed(_in_pairs(weight, form), bias.float().contiguous())
+    return Packed(placed(_in_pairs(weight, form)), bias.float().contiguous())
 
 
 def _in_pairs(weight: Tensor, form: Form) -> Tensor:
@@ -104,7 +105,7 @@ def pack_groups(weight: Tensor, bias: Tensor, group: int, form: Form) -> Packed:
         first, columns = first_channel(p, channels, group, width, depth), slice(p * width, (p + 1) * width)
         part = whole[:, first:first + depth, columns]
         packed[p, :, :, :part.shape[2]] = part
-    return Packed(_in_pairs(packed, form), bias.float().contiguous())
+    return Packed(placed(_in_pairs(packed, form)), bias.float().contiguous())
 
 
 def unpack_groups(packed: Tensor, channels: int, group: int) -> Tensor:

@@ -32,12 +32,12 @@ class Recording:
         calls: functions of the native library, the operations that they ran, and with how many threads.
         kept: the tensors that the operations point into.
         complete: whether all that ran was recorded; what runs as PyTorch operators cannot be.
-        ends: the tensors that the inference begins and ends with; None: any may be used by others.
+        ends: where the tensors lie that the inference begins and ends with; None: any may be used by others.
     """
     calls: list[tuple[Callable[..., Any], ctypes.Structure, int]] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
     complete: bool = True
-    ends: list[Tensor] | None = None
+    ends: set[int] | None = None
     _array: Any = None
     _decided_at: Any = None
 
@@ -56,11 +56,35 @@ class Recording:
             purse.start, purse.scale, purse.moved = exact.start if i == 0 else -1.0, exact.scale, exact.offset
         self._decided_at = wanted
 
-    def play(self) -> None:
-        """Repeat the calls."""
+    def close(self, x: Tensor, others: Sequence[Tensor] | None) -> None:
+        """Order the calls of an inference that has read images x, which are not kept.
+
+        Args:
+            others: all other tensors that it begins and ends with; None: any may be used by others.
+        """
+        self.ends = None if others is None else {t.data_ptr() for t in (x, *others)}
+        self.kept = [t for t in self.kept if t.data_ptr() != x.data_ptr()]
+        self._array = self._ordered()
+
+    def play(self, x: Tensor | None = None, out: Tensor | None = None) -> bool:
+        """Repeat the calls; whether the images hold what is infinite or not a number.
+
+        Args:
+            x: images [B, H, W, C] for the first call to read, in place of those that were recorded.
+            out: where the last call's results go, in place of where they went.
+        """
         if self._array is None:
             self._array = self._ordered()
+        first, last = self.calls[0][1], self.calls[-1][1]
+        if out is not None:
+            last.out = out.data_ptr()
+        if x is None:
+            library().bdsa_play(self._array, len(self._array))
+            return False
+        infinite = c_int.from_address(first.infinite)
+        first.x, first.strides, infinite.value = x.data_ptr(), x.stride(), 0
         library().bdsa_play(self._array, len(self._array))
+        return bool(infinite.value)
 
     def _ordered(self) -> ctypes.Array:
         """The calls for the library, some of them image by image (`native/images.h`)."""
@@ -85,10 +109,10 @@ class Recording:
         segments = [0]
         for before, after in zip(images, images[1:]):
             segments.append(segments[-1] + (before != after or after == 0))
-        ends, found = {t.data_ptr() for t in self.ends}, []
+        found = []
         for segment, own in zip(segments, used):
             others = set().union(*(maps for s, maps in zip(segments, used) if s != segment))
-            found.append(own - others - ends)
+            found.append(own - others - self.ends)
         return found
 
 

@@ -18,6 +18,13 @@ def pad(out: Tensor, x: Tensor, padding: int) -> None:
     out.copy_(F.pad(x, (0, 0, padding, padding, padding, padding)))
 
 
+def take_in(out: Tensor, x: Tensor, padding: int, infinite: Tensor) -> None:
+    """See `operators.take_in`."""
+    pad(out, x, padding)
+    if not torch.isfinite(x).all():
+        infinite.fill_(1)
+
+
 def convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> None:
     """See `operators.convolution`."""
     matrix = Packed(weight, bias).plain()                      # [kh, kw * C, out]

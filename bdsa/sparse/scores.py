@@ -129,7 +129,8 @@ def scorers(units: list[MaskUnit], form: Form) -> list[Member | Alone]:
     Args:
         form: of a board's matrix.
     """
-    if len(units) == 1 or units[0].conv.in_channels <= FEW_CHANNELS:
+    alone = len(units) == 1 and form.dtype == torch.float32  # tiles of bfloat16 make products in no time
+    if alone or units[0].conv.in_channels <= FEW_CHANNELS:
         return [Alone(unit) for unit in units]
     board = Board(units, form)
     return [Member(board, slot) for slot in board.slots]

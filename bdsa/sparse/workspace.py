@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bdsa.sparse import pages
+
 RECORDINGS = 8  # that are kept: sizes of images and batches that take turns
 
 
@@ -38,6 +40,9 @@ class Workspace(threading.local):
         if room is None or room.numel() < count or room.device != like.device or room.dtype != dtype:
             if room is not None:
                 self.recordings.clear()  # they would keep what is replaced
-            with torch.inference_mode(False):  # usable in any mode
-                room = self.rooms[name] = torch.empty(count, device=like.device, dtype=dtype)
+            if like.device.type == "cpu":
+                room = self.rooms[name] = pages.empty((count,), dtype)
+            else:
+                with torch.inference_mode(False):  # usable in any mode
+                    room = self.rooms[name] = torch.empty(count, device=like.device, dtype=dtype)
         return room[:count].view(shape)

@@ -149,22 +149,31 @@ void Dense<E, T>::run(int threads) const {
     });
 }
 
-// target = max(target, source), and not a number where one of them is not.
-inline void larger(float* target, const float* source, int count) {
+// The larger of two vectors, and not a number where one of them is not.
+inline Vector larger(Vector a, Vector b) { return (b > a) | (b != b) ? b : a; }
+
+// out = max(a, b, c), and not a number where one of them is not. positive: no value is below zero.
+inline void largest(float* out, const float* a, const float* b, const float* c, int count, bool) {
     for (int i = 0; i < count; i += LANES) {
         const int some = std::min(LANES, count - i);
-        const Vector old = load_some(target + i, some), other = load_some(source + i, some);
-        store_some(target + i, (other > old) | (other != other) ? other : old, some);
+        store_some(out + i, larger(larger(load_some(a + i, some), load_some(b + i, some)), load_some(c + i, some)), some);
     }
 }
 
-inline void larger(Bfloat16* target, const Bfloat16* source, int count) {
-    const auto order = [](int bits) {  // of the values, as integers; what is not a number is the largest
-        const int magnitude = bits & 0x7FFF;
-        return (int16_t)(magnitude > 0x7F80 ? 0x7FFF : (int16_t)bits < 0 ? -magnitude : magnitude);
-    };
-    for (int i = 0; i < count; i++)
-        target[i].bits = order(source[i].bits) > order(target[i].bits) ? source[i].bits : target[i].bits;
+// Values above zero have the order of their bits as integers; what is not a number is the largest.
+inline void largest(Bfloat16* out, const Bfloat16* a, const Bfloat16* b, const Bfloat16* c, int count, bool positive) {
+    if (!positive) {
+        for (int i = 0; i < count; i++) {
+            const float two = widen(b[i]) > widen(a[i]) || widen(b[i]) != widen(b[i]) ? widen(b[i]) : widen(a[i]);
+            out[i] = narrow(widen(c[i]) > two || widen(c[i]) != widen(c[i]) ? widen(c[i]) : two);
+        }
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        const int16_t first = a[i].bits & 0x7FFF, second = b[i].bits & 0x7FFF, third = c[i].bits & 0x7FFF;
+        const int16_t two = std::max(first, second);
+        out[i].bits = std::max(two, third);
+    }
 }
 
 // The same convolution, then the largest of each 3x3 window of stride 2 and padding 1. The convolution itself is never
@@ -182,6 +191,7 @@ struct DensePool {
     // Some lines of one image's outputs.
     void pool(int image, int first, int last, E* lines) const {
         const int columns = inner.matrix->columns;
+        const bool positive = inner.activation == RELU;
         const size_t line = (size_t)inner.to.width * columns;
         int next = 0;  // the first line that is not held
         for (int row = first; row < last; row++) {
@@ -189,13 +199,13 @@ struct DensePool {
             for (next = std::max(next, top); next <= bottom; next++)
                 inner.convolve_line(image * inner.to.height + next, lines + next % 3 * line);
             E* down = lines + 3 * line;  // the largest of each column of the three lines
-            std::memcpy((void*)down, lines + top % 3 * line, line * sizeof(E));
-            for (int y = top + 1; y <= bottom; y++) larger(down, lines + y % 3 * line, (int)line);
+            const auto held = [&](int y) { return lines + y % 3 * line; };
+            largest(down, held(top), held(top + 1 < bottom ? top + 1 : top), held(bottom), (int)line, positive);
             for (int column = 0; column < size().width; column++) {
                 E* target = inner.out + (((size_t)image * size().height + row) * size().width + column) * columns;
                 const int left = std::max(0, 2 * column - 1), right = std::min(inner.to.width - 1, 2 * column + 1);
-                std::memcpy((void*)target, down + (size_t)left * columns, columns * sizeof(E));
-                for (int z = left + 1; z <= right; z++) larger(target, down + (size_t)z * columns, columns);
+                const auto at = [&](int x) { return down + (size_t)x * columns; };
+                largest(target, at(left), at(left + 1 < right ? left + 1 : left), at(right), columns, positive);
             }
         }
     }

@@ -30,7 +30,7 @@ extern "C" {
 OPERATION(contents, Contents)
 BY_IMAGE(pad, Pad<float, float>)
 BY_IMAGE(pad_bfloat16, Pad<Bfloat16, Bfloat16>)
-OPERATION(pad_to_bfloat16, Pad<float, Bfloat16>)
+BY_IMAGE(pad_to_bfloat16, Pad<float, Bfloat16>)
 BY_IMAGE(convolution, Dense<float, float>)
 BY_IMAGE(convolution_bfloat16, Dense<Bfloat16, Bfloat16>)
 OPERATION(convolution_from_bfloat16, Dense<Bfloat16, float>)

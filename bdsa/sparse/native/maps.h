@@ -15,6 +15,7 @@ struct Pad {
     const From* x;
     int64_t strides[4];
     int images, height, width, channels, padding;
+    int32_t* infinite;  // becomes 1 where a value is infinite or not a number; null: nobody wants to know
 
     size_t weights() const { return 0; }
     void run_image(OneImage at) const {
@@ -27,6 +28,23 @@ struct Pad {
     static To converted(From value) {
         if constexpr (sizeof(From) == sizeof(To)) return value;
         else return rounded<To>(widen(value));
+    }
+
+    // Whether all values of a line are finite: what is not, times zero, is no number, and stays so in every sum.
+    bool finite(const From* source) const {
+        const bool apart = strides[2] == 1, together = strides[3] == 1 && strides[2] == channels;
+        Vector sums = {};
+        float sum = 0;
+        for (int c = 0; c < (together ? 1 : channels); c++) {
+            const From* from = source + c * strides[3];
+            const int count = together ? width * channels : width;
+            if (apart || together)
+                for (int i = 0; i < count; i += LANES) sums += load_some(from + i, std::min(LANES, count - i)) * 0.0f;
+            else
+                for (int i = 0; i < count; i++) sum += widen(from[i * strides[2]]) * 0.0f;
+        }
+        for (int i = 0; i < LANES; i++) sum += sums[i];
+        return sum == 0;
     }
 
     // A line of an image whose channels lie apart, as they come from PyTorch.
@@ -56,6 +74,7 @@ struct Pad {
             return;
         }
         const From* source = x + image * strides[0] + y * strides[1];
+        if (infinite && !finite(source)) __atomic_store_n(infinite, 1, __ATOMIC_RELAXED);
         std::memset((void*)target, 0, rim * sizeof(To));
         std::memset((void*)(target + size - rim), 0, rim * sizeof(To));
         target += rim;

@@ -3,6 +3,11 @@
 
 #include <cstdlib>
 #include <new>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+constexpr size_t PAGE = 2 << 20, LARGE = PAGE / 8;  // large pages hold what is not much smaller (`sparse/pages.py`)
 
 // A buffer that only grows; what it held is lost when it does.
 template <typename T>
@@ -16,8 +21,11 @@ public:
     T* at_least(size_t count) {
         if (count > capacity_) {
             std::free(data_);
-            const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-            data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+            const size_t line = count * sizeof(T) < LARGE ? 64 : PAGE, bytes = (count * sizeof(T) + line - 1) / line * line;
+            data_ = static_cast<T*>(std::aligned_alloc(line, bytes));
+#if defined(MADV_HUGEPAGE)
+            if (data_ && line == PAGE) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
             capacity_ = data_ ? count : 0;
             if (!data_) throw std::bad_alloc();
         }
