@@ -81,7 +81,7 @@ private:
                     operands[tap] = {start + (size_t)tap * from.width * channels + first * apart, apart, TILE_DEPTH,
                                      matrix->panel(panel) + tap * steps * PANEL_STEP, steps};
                 const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix->columns - column);
-                multiply_tile(operands, matrix->taps, rows, columns, bias_of(*matrix, panel, padding), sums);
+                multiply_tile(operands, matrix->taps, rows, columns, {bias_of(*matrix, panel, padding)}, sums);
                 T* out[TILE_ROWS];
                 for (int i = 0; i < rows; i++) out[i] = results + (size_t)(first + i) * matrix->columns + column;
                 finish_tile(sums, out, 0, rows, columns, false, Finish{activation, false});

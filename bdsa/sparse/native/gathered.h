@@ -5,6 +5,7 @@
 
 // Bytes of rows that all panels read before the next ones are gathered: more where the weights are not near.
 constexpr size_t GATHERED_BYTES = 256 << 10, GATHERED_FOR_MUCH = 1 << 20, MUCH = 512 << 10;
+constexpr int STEPS_AT_ONCE = 8;  // of the depth: the panel's part stays in the nearest memory while all tiles pass
 constexpr int ROWS_AHEAD = 6;  // whose memory is fetched while one is copied
 
 // A tile's rows, tap by tap: out[tap][step][32][32]; what is beyond a tap's depth becomes zeros.
@@ -95,6 +96,7 @@ inline void product(const Position* positions, int first, int last, const Part<B
                     int first_panel, int last_panel, const Target<T>& target, Finish finish) {
     static thread_local Pointers<Bfloat16> kept;
     static thread_local Buffer<Bfloat16> gathered;
+    static thread_local Buffer<float> kept_sums;
     if (first >= last) return;
     const Matrix<Bfloat16>& main = *parts[0].matrix;
     size_t depth = 0, pointers = 0, rim = 0, weights = 0;  // depth: of a row of all parts that are gathered
@@ -111,9 +113,11 @@ inline void product(const Position* positions, int first, int last, const Part<B
     const Bfloat16** table = kept.table.at_least(pointers * (anew ? a_chunk : 1));
     Bfloat16* spares = kept.rims.at_least(rim * TILE_ROWS * (anew ? a_chunk : 1));
     Bfloat16* memory = gathered.at_least(depth * TILE_ROWS * a_chunk);
+    constexpr size_t TILE = TILE_ROWS * TILE_COLUMNS;
+    float* sums = kept_sums.at_least(TILE * a_chunk);
     const size_t panel_step = target.kind == Target<T>::ROWS ? TILE_ROWS * TILE_DEPTH
                               : target.panel_stride          ? target.panel_stride : TILE_COLUMNS;
-    alignas(64) float sums[TILE_ROWS * TILE_COLUMNS], padding[TILE_COLUMNS];
+    alignas(64) float padding[TILE_COLUMNS];
     alignas(64) T* out[MAX_TILES][TILE_ROWS];
     Operand operands[MAX_TILES][2];
     for (int start = first; start < last; start += a_chunk * TILE_ROWS) {
@@ -146,22 +150,43 @@ inline void product(const Position* positions, int first, int last, const Part<B
                 room += (size_t)TILE_ROWS * m.taps * m.padded();
             }
         }
+        const bool few = operands[0][0].steps + (count == 2 ? operands[0][1].steps : 0) <= STEPS_AT_ONCE;
         for (int panel = first_panel; panel < last_panel; panel++) {
             const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, main.columns - column);
             const float* bias = bias_of(main, panel, padding);
             const size_t values = (size_t)operands[0][0].steps * PANEL_STEP;  // of the first part's panel
-            for (int t = 0; t < here; t++) {
-                const int from = start + t * TILE_ROWS, rows = std::min(last - from, TILE_ROWS);
-                if (anew)
-                    gather(table + t * pointers, rows, main.taps, main.depth, main.first_channel(panel),
-                           const_cast<Bfloat16*>(operands[t][0].a));
-                for (int part = 0; part < count; part++) operands[t][part].b = parts[part].matrix->panel(panel);
-                const Bfloat16* next = main.panel(panel + 1) + values * t / here;
-                const Fetch ahead = panel + 1 < last_panel ? Fetch(next, values / here, operands[t][0].steps) : Fetch();
-                if (finish.add && panel + 1 < last_panel)
-                    for (int i = 0; i < rows; i++) __builtin_prefetch(out[t][i] + (panel + 1) * panel_step, 1, 3);
-                multiply_tile(operands[t], count, rows, columns, bias, sums, ahead);
-                finish_tile(sums, out[t], panel * panel_step, rows, columns, target.kind == Target<T>::ROWS, finish);
+            for (int t = 0; anew && t < here; t++)
+                gather(table + t * pointers, std::min(last - start - t * TILE_ROWS, TILE_ROWS), main.taps, main.depth,
+                       main.first_channel(panel), const_cast<Bfloat16*>(operands[t][0].a));
+            bool begun = false;
+            for (int part = 0; part < count; part++) {
+                const int steps = operands[0][part].steps;
+                const int cuts = here == 1 || few ? 1 : (steps + STEPS_AT_ONCE - 1) / STEPS_AT_ONCE;
+                for (int cut = 0; cut < cuts; cut++) {
+                    const int k = steps * cut / cuts, some = steps * (cut + 1) / cuts - k;
+                    const bool whole = few || (part + 1 == count && cut + 1 == cuts);
+                    for (int t = 0; t < here; t++) {
+                        const int rows = std::min(last - start - t * TILE_ROWS, TILE_ROWS);
+                        Operand used[2] = {operands[t][part], operands[t][1]};
+                        used[0].a += k * used[0].step, used[0].steps = some;
+                        used[0].b = parts[part].matrix->panel(panel) + k * PANEL_STEP;
+                        if (few && count == 2) used[1].b = parts[1].matrix->panel(panel);
+                        Fetch ahead;
+                        if (part == 0 && panel + 1 < last_panel) {
+                            const Bfloat16* next = main.panel(panel + 1) + values * (cut * here + t) / (cuts * here);
+                            ahead = Fetch(next, values / (cuts * here), some);
+                        }
+                        if (whole && finish.add && panel + 1 < last_panel)
+                            for (int i = 0; i < rows; i++) __builtin_prefetch(out[t][i] + (panel + 1) * panel_step, 1, 3);
+                        float* own = sums + t * TILE;
+                        multiply_tile(used, few ? count : 1, rows, columns, begun ? Start{own, TILE_COLUMNS} : Start{bias}, own,
+                                      ahead);
+                        if (whole)
+                            finish_tile(own, out[t], panel * panel_step, rows, columns, target.kind == Target<T>::ROWS, finish);
+                    }
+                    begun = true;
+                }
+                if (few) break;
             }
         }
     }

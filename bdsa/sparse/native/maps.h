@@ -38,6 +38,7 @@ struct Pad {
         for (int c = 0; c < (together ? 1 : channels); c++) {
             const From* from = source + c * strides[3];
             const int count = together ? width * channels : width;
+            for (int i = 0; i < count; i += 64 / (int)sizeof(From)) __builtin_prefetch(from + 2 * strides[1] + i);  // lines to come
             if (apart || together)
                 for (int i = 0; i < count; i += LANES) sums += load_some(from + i, std::min(LANES, count - i)) * 0.0f;
             else

@@ -21,6 +21,12 @@ struct Operand {
     int steps;
 };
 
+// What sums begin with: the bias [32] for every row (row: 0), or sums [32][32] of other summands (row: 32).
+struct Start {
+    const float* at;
+    int row = 0;
+};
+
 constexpr size_t PANEL_STEP = TILE_DEPTH * TILE_COLUMNS;  // values of a panel that a step reads
 
 // What is fetched while a tile is multiplied: the panel that comes next, a part of it by each tile.
@@ -59,13 +65,15 @@ public:
 };
 
 template <bool LOWER, bool RIGHT>
-inline void multiply_registers(const Operand* operands, int count, const float* bias, float* out, Fetch ahead) {
+inline void multiply_registers(const Operand* operands, int count, Start from, float* out, Fetch ahead) {
     constexpr int WIDTH = TILE_COLUMNS * sizeof(float);
+    const size_t apart = from.row * sizeof(float);
+    const float *upper = from.at, *lower = from.at + 16 * from.row;
     asm volatile("" : : : "memory");  // the compiler does not know that tiles are read from what was just written
-    _tile_loadd(0, bias, 0);  // the same 16 values into every row
-    if (RIGHT) _tile_loadd(1, bias + 16, 0);
-    if (LOWER) _tile_loadd(2, bias, 0);
-    if (LOWER && RIGHT) _tile_loadd(3, bias + 16, 0);
+    _tile_loadd(0, upper, apart);
+    if (RIGHT) _tile_loadd(1, upper + 16, apart);
+    if (LOWER) _tile_loadd(2, lower, apart);
+    if (LOWER && RIGHT) _tile_loadd(3, lower + 16, apart);
     for (int o = 0; o < count; o++) {
         const Bfloat16 *a = operands[o].a, *b = operands[o].b;
         const size_t row = operands[o].row, bytes = row * sizeof(Bfloat16), step = operands[o].step;
@@ -91,15 +99,15 @@ inline void multiply_registers(const Operand* operands, int count, const float* 
     if (LOWER && RIGHT) _tile_stored(3, out + 16 * TILE_COLUMNS + 16, WIDTH);
 }
 
-// out: [32][32], of which `rows` rows and `columns` columns are needed; sums begin with the bias [32]. All 32 rows of the
-// operands must be readable where more than 16 are needed, else 16.
-inline void multiply_tile(const Operand* operands, int count, int rows, int columns, const float* bias, float* out,
+// out: [32][32], of which `rows` rows and `columns` columns are needed. All 32 rows of the operands must be readable where
+// more than 16 are needed, else 16.
+inline void multiply_tile(const Operand* operands, int count, int rows, int columns, Start from, float* out,
                           Fetch ahead = {}) {
     const bool lower = rows > 16, right = columns > 16;
-    if (lower && right) multiply_registers<true, true>(operands, count, bias, out, ahead);
-    else if (lower) multiply_registers<true, false>(operands, count, bias, out, ahead);
-    else if (right) multiply_registers<false, true>(operands, count, bias, out, ahead);
-    else multiply_registers<false, false>(operands, count, bias, out, ahead);
+    if (lower && right) multiply_registers<true, true>(operands, count, from, out, ahead);
+    else if (lower) multiply_registers<true, false>(operands, count, from, out, ahead);
+    else if (right) multiply_registers<false, true>(operands, count, from, out, ahead);
+    else multiply_registers<false, false>(operands, count, from, out, ahead);
 }
 
 constexpr int ROWS_READ = 16;  // a multiple of this many rows is read
@@ -121,14 +129,16 @@ constexpr int VECTORS = TILE_COLUMNS / LANES;
 
 // ROWS rows from row `first` on.
 template <int ROWS>
-inline void multiply_rows(const Operand* operands, int count, int first, const float* bias, float* out) {
+inline void multiply_rows(const Operand* operands, int count, int first, Start from, float* out) {
+    const float* start = from.at + first * from.row;
 #if defined(__AVX512BF16__)
     __m512 sums[ROWS][2];
-    for (int i = 0; i < ROWS; i++) sums[i][0] = _mm512_loadu_ps(bias), sums[i][1] = _mm512_loadu_ps(bias + 16);
+    for (int i = 0; i < ROWS; i++, start += from.row)
+        sums[i][0] = _mm512_loadu_ps(start), sums[i][1] = _mm512_loadu_ps(start + 16);
 #else
     Vector sums[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; i++)
-        for (int v = 0; v < VECTORS; v++) sums[i][v] = load(bias + v * LANES);
+    for (int i = 0; i < ROWS; i++, start += from.row)
+        for (int v = 0; v < VECTORS; v++) sums[i][v] = load(start + v * LANES);
 #endif
     for (int o = 0; o < count; o++) {
         const Bfloat16 *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
@@ -160,18 +170,18 @@ inline void multiply_rows(const Operand* operands, int count, int first, const f
 }
 
 template <int ROWS>
-inline void multiply_last(const Operand* operands, int count, int first, int rows, const float* bias, float* out) {
+inline void multiply_last(const Operand* operands, int count, int first, int rows, Start from, float* out) {
     if constexpr (ROWS > 0) {
-        if (rows == ROWS) multiply_rows<ROWS>(operands, count, first, bias, out);
-        else multiply_last<ROWS - 1>(operands, count, first, rows, bias, out);
+        if (rows == ROWS) multiply_rows<ROWS>(operands, count, first, from, out);
+        else multiply_last<ROWS - 1>(operands, count, first, rows, from, out);
     }
 }
 
-// out: [32][32], of which `rows` rows are made; sums begin with the bias [32].
-inline void multiply_tile(const Operand* operands, int count, int rows, int, const float* bias, float* out, Fetch = {}) {
+// out: [32][32], of which `rows` rows are made.
+inline void multiply_tile(const Operand* operands, int count, int rows, int, Start from, float* out, Fetch = {}) {
     int first = 0;
-    for (; first + ROWS_AT_ONCE <= rows; first += ROWS_AT_ONCE) multiply_rows<ROWS_AT_ONCE>(operands, count, first, bias, out);
-    multiply_last<ROWS_AT_ONCE - 1>(operands, count, first, rows - first, bias, out);
+    for (; first + ROWS_AT_ONCE <= rows; first += ROWS_AT_ONCE) multiply_rows<ROWS_AT_ONCE>(operands, count, first, from, out);
+    multiply_last<ROWS_AT_ONCE - 1>(operands, count, first, rows - first, from, out);
 }
 
 #endif
