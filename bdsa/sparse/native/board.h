@@ -48,23 +48,49 @@ struct Board {
         return Units<E>(count, &part, 1, threads, true);
     }
 
+    // Columns first..last of a row of logits, all of whose windows lie within the map.
+    template <int COUNT>
+    static void sum_inner(const float* const* lines, int first, int last, int stride, float offset, float* out) {
+        for (int i = first; i < last; i++) {
+            float sum = offset;
+            for (int line = 0; line < COUNT; line++) {
+                const float* taps = lines[line] + (size_t)i * stride * PANEL;
+                sum = sum + taps[1] + taps[-PANEL] + taps[PANEL + 2];
+            }
+            out[i] = sum;
+        }
+    }
+
+    // Any columns.
+    static void sum_taps(const float* const* lines, int count, int first, int last, int stride, int width, float offset,
+                         float* out) {
+        for (int i = first; i < last; i++) {
+            out[i] = offset;
+            for (int line = 0; line < count; line++) {
+                const float* taps = lines[line] + (size_t)i * stride * PANEL;
+                out[i] += taps[1];
+                if (i > 0) out[i] += taps[-PANEL];
+                if (i * stride + 1 < width) out[i] += taps[PANEL + 2];
+            }
+        }
+    }
+
     // Rows first..last of one image's logits and of its mask.
     void decide(int image, Grid from, Grid to, int panel, int column, float offset, int stride, int first, int last,
                 float* logits, uint8_t* mask) const {
         const float* own = products + ((size_t)panel * positions + (size_t)image * from.size()) * PANEL + column;
         for (int row = first; row < last; row++) {
             float* line = logits + (size_t)row * to.width;
-            for (int i = 0; i < to.width; i++) line[i] = offset;
-            for (int dy = 0; dy < 3; dy++) {
-                const int y = row * stride + dy - 1;
-                if ((unsigned)y >= (unsigned)from.height) continue;
-                const float* taps = own + (size_t)y * from.width * PANEL + dy * 3;
-                for (int i = 0; i < to.width; i++) line[i] += taps[(size_t)i * stride * PANEL + 1];
-                for (int i = stride == 1; i < to.width; i++)  // the first column has no left neighbour
-                    if (i * stride > 0) line[i] += taps[((size_t)i * stride - 1) * PANEL];
-                for (int i = 0; i < to.width && i * stride + 1 < from.width; i++)
-                    line[i] += taps[((size_t)i * stride + 1) * PANEL + 2];
-            }
+            const float* lines[3];  // the kernel's rows within the map, each at its left column
+            int count = 0;
+            for (int dy = 0; dy < 3; dy++)
+                if (const int y = row * stride + dy - 1; (unsigned)y < (unsigned)from.height)
+                    lines[count++] = own + (size_t)y * from.width * PANEL + dy * 3;
+            const int inner = std::max(1, std::min(to.width, (from.width - 2) / stride + 1));  // columns with a right neighbour
+            sum_taps(lines, count, 0, 1, stride, from.width, offset, line);
+            if (count == 3) sum_inner<3>(lines, 1, inner, stride, offset, line);
+            else sum_inner<2>(lines, 1, count == 2 ? inner : 1, stride, offset, line);
+            sum_taps(lines, count, count == 1 ? 1 : inner, to.width, stride, from.width, offset, line);
             uint8_t* decided = mask + (size_t)row * to.width;
             for (int i = 0; i < to.width; i++) decided[i] = line[i] >= 0;
         }
