@@ -182,8 +182,9 @@ struct Units {
     int first_panel(int u) const { return panels * (u / rows) / columns; }
     int last_panel(int u) const { return panels * (u / rows + 1) / columns; }
 
-    static constexpr int UNITS_A_THREAD = 6;
+
     static constexpr bool COPIES = Shape<E>::DEPTH > 1;            // rows are copied before they are multiplied
+    static constexpr int UNITS_A_THREAD = COPIES ? 3 : 6;
     static constexpr double LEAST_MACS = COPIES ? 2e7 : 3e5;       // of a unit
 
 private:
