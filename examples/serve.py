@@ -186,7 +186,7 @@ def main() -> None:
     import uvicorn
 
     network = bdsa.load(asked.network)
-    network.watch_weights = False  # they are constants
+    network.watch_weights = "never"  # they are constants
     uvicorn.run(app_of(Server(network, (asked.size, asked.size))), port=asked.port)
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     asked = parser.parse_args()
     seconds, loads = (0.3, LOADS[::3]) if asked.quick else (asked.seconds, LOADS)
     network = bdsa.load(asked.network)
-    network.execution, network.watch_weights = "sparse", False
+    network.execution, network.watch_weights = "sparse", "never"
     size = (asked.size, asked.size)
     servers = {"dense": Server(network, size, [1.0]), "adaptive": Server(network, size)}
     idle = servers["dense"].seconds[1.0, 1]

@@ -33,7 +33,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
     norm_affine, mask_norm = "separate", "none"
     _execution = "masked"
     _precision = "float32"
-    watch_weights = True
+    watch_weights: bool | str = True
 
     @property
     def execution(self) -> str:
@@ -50,8 +50,9 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         `load_state_dict`, by writes through `.data` or numpy, by averaged weights that are swapped in, by other
         layers, by `torch.func.functional_call`. Where `watch_weights` is False, contents are not read. Then
         operations on a tensor are still seen, and whatever replaces a tensor or a module; what goes around these
-        (`.data.copy_()`, fused optimisers, numpy) must be announced by `weights_changed()`. What is no tensor, a stride
-        or an eps that is set by hand, must always be.
+        (`.data.copy_()`, fused optimisers, numpy) must be announced by `weights_changed()`. "never" takes the network
+        for constant, as engines do that compile one: nothing is looked at but a training step, and all else is to be
+        announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must always be.
 
         Masked execution runs instead where others want to see or change what happens: dispatch and function modes
         (FlopCounterMode), torch.jit.trace, torch.compile, torch.export, torch.func, hooks on a module within or on all

@@ -16,23 +16,12 @@ from bdsa.sparse import operators
 from bdsa.sparse.block_step import BlockStep, score_together
 from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.given import check_given, take
+from bdsa.sparse.inference import Inference, NotFinite
 from bdsa.sparse.packing import Form
 from bdsa.sparse.plans import plan_block, why_masked
-from bdsa.sparse.recording import Recording, recorded
+from bdsa.sparse.recording import recorded
 from bdsa.sparse.scores import Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
-
-
-@dataclass
-class _Inference:
-    """A recording, the rooms of given masks, and logits like its own."""
-    recording: Recording
-    masks: list[Tensor]
-    logits: Tensor
-
-
-class NotFinite(Exception):
-    """An image holds what is infinite or not a number: masked execution carries it to what is not computed here."""
 
 
 @dataclass
@@ -120,20 +109,14 @@ class Executor:
         expected = None if exact is None or given is not None else exact.expected
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways, expected)
         if (kept := self.workspace.recordings.get(key)) is not None:
-            if given is not None:
-                check_given(given, kept.masks)
-                for room, mask in zip(kept.masks, given):
-                    take(mask, room)
-            logits = torch.empty_like(kept.logits)
-            kept.recording.decide_at(self.offsets(offset), exact)
-            self.play(kept.recording, x, logits)
-            return logits, []
+            self.played = True
+            return kept.play(x, given, self.offsets(offset), exact), []
         with recorded() as recording:
             features, used, masks = self.run(self.take_in(x), given, False, None, offset=offset, exact=exact)
             logits = self._logits(features)
         if recording.complete:
             recording.close(x, [*masks, logits])
-            self.workspace.keep(key, _Inference(recording, masks, logits))
+            self.workspace.keep(key, Inference(recording, masks, logits))
         return logits.clone(), used
 
     def __call__(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
@@ -171,16 +154,6 @@ class Executor:
         if infinite.item():
             raise NotFinite
         return out
-
-    def play(self, recording: Recording, x: Tensor, logits: Tensor | None = None) -> None:
-        """Repeat an inference for other images of the same size; its last call's results go to `logits`, or stay.
-
-        Raises:
-            NotFinite: see there.
-        """
-        self.played = True
-        if recording.play(x.permute(0, 2, 3, 1), logits):
-            raise NotFinite
 
     def run(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,
             on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None,

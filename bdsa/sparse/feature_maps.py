@@ -9,6 +9,7 @@ from torch import Tensor
 from bdsa.method.exact import ExactBudget
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse.executor import Executor
+from bdsa.sparse.inference import play
 from bdsa.sparse.recording import recorded
 
 
@@ -27,7 +28,8 @@ def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, 
     if (kept := executor.workspace.recordings.get(key)) is not None:
         recording, found = kept
         recording.decide_at(executor.offsets(offset), exact)
-        executor.play(recording, x)
+        play(recording, x)
+        executor.played = True
     else:
         with recorded() as recording:
             executor.run(executor.take_in(x), None, False, None, found, offset, exact)

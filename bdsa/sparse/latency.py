@@ -90,7 +90,7 @@ def network_engine(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
         masks: for every input, a mask a block; None: the network's own.
     """
     def infer(number: int) -> Tensor:
-        network.execution, network.watch_weights = execution, False
+        network.execution, network.watch_weights = execution, "never"
         return network(inputs[number], budget=budget, masks=None if masks is None else masks[number])
 
     return infer

@@ -5,6 +5,7 @@ system has none, the memory is like any other.
 """
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import threading
@@ -51,8 +52,6 @@ def _new(count: int) -> Tensor:
     with torch.inference_mode(False):
         whole = torch.frombuffer(memory, dtype=torch.uint8)  # which keeps the map
     first = -whole.data_ptr() % PAGE
-    try:
+    with contextlib.suppress(OSError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without them
-        pass
     return whole[first:first + size]

@@ -11,6 +11,7 @@ from timm.utils import ModelEmaV2
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import executor_of
 
@@ -228,6 +229,26 @@ def test_weights_that_are_not_watched_are_announced() -> None:
     copied(network, images)
     network.weights_changed()
     assert_right(network, images)
+
+
+def test_constant_weights_are_believed_until_a_change_is_announced_or_the_network_trains() -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    network.watch_weights = "never"
+    assert_right(network, images)
+    before = logits_of(network, images, "sparse")
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
+    assert torch.equal(logits_of(network, images, "sparse"), before)
+    network.weights_changed()
+    assert_right(network, images)
+    network.train()
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
+        network(images, budget=0.4)
+    assert_right(network.eval(), images)
+    network.watch_weights = "nevr"
+    with pytest.raises(UserError, match="watch_weights='nevr' must be True, False or 'never'"):
+        logits_of(network, images, "sparse")
 
 
 def test_weights_that_stay_are_packed_once() -> None:

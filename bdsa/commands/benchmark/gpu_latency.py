@@ -119,7 +119,7 @@ def dense_works(dense: nn.Module, images: Tensor, compiled: bool) -> dict[str, W
 def own_work(network: AdaptiveNetwork, images: Tensor, budget: float, masks: Sequence[Tensor] | None, execution: str
              ) -> Work:
     """The adaptive network at a budget, as a graph would capture it; `auto` finds the blocks' ways here."""
-    network.execution, network.watch_weights = execution, False
+    network.execution, network.watch_weights = execution, "never"
     with torch.inference_mode():
         network(images, budget=budget, masks=masks)
     executor = executor_of(network, network.budgets.require(budget).name)
