@@ -82,13 +82,13 @@ class Follower(TorchDispatchMode):
 
     def _write(self, name: str, args: tuple) -> None:
         writers: dict[str, Callable[..., None]] = {
-            "pad": self._pad, "convolution": self._convolution, "layer_norm": self._layer_norm, "mean": self._mean,
+            "pad": self._pad, "take_in": self._pad, "convolution": self._convolution, "layer_norm": self._layer_norm, "mean": self._mean,
             "convolution_pool": lambda *a: self._convolution(*a, pool=True), "subsample": self._subsample,
             "average_pool": self._average_pool, "products": self._products, "decide": self._decide, "unit": self._unit,
             "basic": self._basic, "bottleneck": self._bottleneck, "convnext": self._convnext}
         writers[name](*args)
 
-    def _pad(self, out: Tensor, x: Tensor, padding: int) -> None:
+    def _pad(self, out: Tensor, x: Tensor, padding: int, infinite: Tensor | None = None) -> None:
         self._add("pad", self._room(out), self._room(x), padding)
 
     def _convolution(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str,
