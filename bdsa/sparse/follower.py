@@ -82,7 +82,8 @@ class Follower(TorchDispatchMode):
 
     def _write(self, name: str, args: tuple) -> None:
         writers: dict[str, Callable[..., None]] = {
-            "pad": self._pad, "take_in": self._pad, "convolution": self._convolution, "layer_norm": self._layer_norm, "mean": self._mean,
+            "pad": self._pad, "take_in": self._pad, "convolution": self._convolution,
+            "layer_norm": self._layer_norm, "mean": self._mean,
             "convolution_pool": lambda *a: self._convolution(*a, pool=True), "subsample": self._subsample,
             "average_pool": self._average_pool, "products": self._products, "decide": self._decide, "unit": self._unit,
             "basic": self._basic, "bottleneck": self._bottleneck, "convnext": self._convnext}
