@@ -42,7 +42,8 @@ def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict
     host = HOSTS[config.format]
     host.check()
     images = _images(config, network, content, named)
-    program = program_of(network.eval(), config.budgets.targets, config.precision)
+    program = program_of(network.eval(), config.budgets.targets, config.precision,
+                         config.between)
     host.write(program, images[:1].repeat(2, 1, 1, 1), path)
     run = host.load(path)
     try:

@@ -55,6 +55,7 @@ class ExportConfig:
                           "AOTInductor (aoti) or ONNX Runtime (onnx)", choices=tuple(FORMATS))
     out: str | None = setting(None, "the file; default: beside the checkpoint", check=check_path)
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
+    between: bool = setting(False, "also any budget between, by curves: the weights five times for each two budgets")
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
     images: int = setting(32, "of the data, that an exported sparse network is compared and timed on", at_least=1,
                           at_most=1e5)

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError
+from bdsa.method.curves import NEAR, SHARES, Curve, Point
+from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.points import HOW
 from bdsa.sparse import native
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import AsItIs
@@ -39,22 +42,36 @@ class Program:
         classes: of its logits.
         channels: of its images.
         precision: of its maps and weights.
+        between: from which to which budget it can be asked for any; None: for `budgets` alone.
     """
     data: Tensor
     budgets: tuple[float, ...]
     classes: int
     channels: int
     precision: str
+    between: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Budgets that one packing of weights serves: one, or all from first to last, which a curve's offsets reach."""
+    first: float
+    last: float
+    point: Point
+    curve: Curve | None = None
 
 
 @torch.no_grad()
-def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32") -> Program:
+def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
+               between: bool = False) -> Program:
     """The program of a network in evaluation mode.
 
     Args:
         budgets: None: those that were trained, and 1. Any that the network can be asked for: those between, where it
             has curves, are packed as points of their own.
         precision: float32 or bfloat16.
+        between: any budget above the smallest trained one too, by the network's curves. Between two trained ones
+            norms are blended in quarters, each of which takes the weights once more.
 
     Raises:
         UserError: for what the kernels cannot compute, with the layer's name, and for budgets that cannot be met.
@@ -66,10 +83,12 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
     asked = sorted({float(network.require(b)) for b in ([*network.budgets, DENSE] if budgets is None else budgets)})
+    ranges = [_Range(budget, budget, network.point(budget)) for budget in asked]
+    ranges += _between(network) if between else []
     form, channels = native.form(getattr(torch, precision)), network.channels()
     pool, codes, follower = _Pool(), [], None
-    for budget in asked:
-        point = network.point(budget)
+    for each in ranges:
+        point = each.point
         name = point.name or DENSE.name
         if reason := Watch(network, name, point.blend).reason:
             raise UserError(f"this network has no sparse execution: {reason}")
@@ -77,8 +96,31 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         _check(executor, network)
         follower = Follower(follower.registers if follower else None)
         codes.append(_encoded(_followed(executor, follower, channels, point.offset, network), pool))
-    words = _header(asked, codes, len(follower.registers), form.width, precision, network.num_classes, channels)
-    return Program(_joined(words, pool), tuple(asked), network.num_classes, channels, precision)
+    words = _header(ranges, codes, len(follower.registers), form.width, precision, network.num_classes, channels)
+    reach = (ranges[len(asked)].first, ranges[-1].last) if between else None
+    return Program(_joined(words, pool), tuple(asked), network.num_classes, channels, precision, reach)
+
+
+def _between(network: AdaptiveNetwork) -> list[_Range]:
+    """What serves the budgets between those that were trained, and above the largest below 1."""
+    trained = network.budgets.adaptive
+    if not network.curves or not trained:
+        raise UserError(f"budgets between need the network's curves: {HOW}")
+    ranges = []
+    for base, following in zip(trained, [*trained[1:], None]):
+        curve = network.curves[base.name]
+        low, high = curve.fractions[0] - NEAR, min(curve.fractions[-1] + NEAR, 1.0)
+        steps = range(SHARES + 1) if following else range(1)
+        for step in steps:
+            share = step / SHARES
+            first, last = float(base), 1.0
+            if following:
+                first, last = (base + (following - base) * min(max((step + half) / SHARES, 0.0), 1.0)
+                               for half in (-0.5, 0.5))
+            blend = Blend(base.name, following.name, share) if share else None
+            if max(first, low) < min(last, high):
+                ranges.append(_Range(max(first, low), min(last, high), Point(base.name, 0.0, None, blend), curve))
+    return ranges
 
 
 def _check(executor: Executor, network: nn.Module) -> None:
@@ -150,20 +192,23 @@ def _encoded(instructions: list[Instruction], pool: _Pool) -> list[int | float |
     return words
 
 
-HEADER = 11
+HEADER, ROW = 11, 5
 
 
-def _header(budgets: list[float], codes: list[list], registers: int, width: int, precision: str, classes: int,
+def _header(ranges: list[_Range], codes: list[list], registers: int, width: int, precision: str, classes: int,
             channels: int) -> list[int | float | _Place]:
     """All words, their number of bytes and digest left open."""
     rows: list[int | float] = []
-    at = HEADER + 3 * len(budgets)
-    for budget, code in zip(budgets, codes):
-        rows += [budget, at, len(code)]
-        at += len(code)
+    behind: list[int | float | _Place] = []
+    start = HEADER + ROW * len(ranges)
+    for each, code in zip(ranges, codes):
+        curve = each.curve
+        words = [] if curve is None else [len(curve.fractions), *curve.fractions, *curve.offsets]
+        place = start + len(behind)
+        rows += [each.first, each.last, place + len(words), len(code), place if words else 0]
+        behind += [*words, *code]
     value = 2 if precision == "bfloat16" else 4
-    return [MAGIC, VERSION, 0, 0, 0, value, width, classes, channels, registers, len(budgets), *rows,
-            *(word for code in codes for word in code)]
+    return [MAGIC, VERSION, 0, 0, 0, value, width, classes, channels, registers, len(ranges), *rows, *behind]
 
 
 def _joined(words: list, pool: _Pool) -> Tensor:

@@ -85,6 +85,7 @@ class Portable(nn.Module):
         return torch.ops.bdsa.network(images, self.program, budget, self.classes)
 
 
-def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32") -> Portable:
+def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
+             between: bool = False) -> Portable:
     """A network in evaluation mode as one torch operator; see `program_of`."""
-    return Portable(program_of(network, budgets, precision))
+    return Portable(program_of(network, budgets, precision, between))

@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from sparse_cases import BUDGETS, NETWORKS, images_of, network_of
 
+import bdsa
 from bdsa.errors import UserError
 from bdsa.sparse import native
 from bdsa.sparse.program import Program, program_of
 from bdsa.sparse.torch_operator import run_program
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in
         ("resnet26d", "resnext50_32x4d", "resnet10t", "convnextv2_atto", "convnext_pico")]
@@ -110,3 +113,13 @@ def test_bytes_and_images_that_do_not_fit_are_refused(small) -> None:
     with pytest.raises(UserError, match="float32 images"):
         run_program(program, x[0], 0.4)
     assert run_program(program, x[:0], 0.4).shape == (0, 10)
+
+
+def test_any_budget_where_the_network_has_curves() -> None:
+    network = bdsa.load(ROOT / "experiments/cifar10_resnet20/cifar_resnet20.safetensors")
+    network.execution = "sparse"
+    program, x = program_of(network, between=True), images_of((2, 32, 32))
+    for budget in (0.3, 0.32, 0.37, 0.42, 0.47, 0.49, 0.5, 0.61, 0.66, 0.8, 1.0):
+        assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), budget
+    with pytest.raises(UserError, match="budget 0.2 is not in this program, which has 0.3, 0.5, 0.7, 1, 0.3 to "):
+        run_program(program, x, 0.2)

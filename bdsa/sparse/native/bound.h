@@ -45,8 +45,9 @@ public:
         return made;
     }
 
-    // Logits of images of the size that this was bound for: [images][classes].
-    void run(const Images& of, float* logits) {
+    // Logits of images of the size that this was bound for, [images][classes], with all thresholds moved.
+    void run(const Images& of, double moved, float* logits) {
+        for (const Threshold& one : thresholds_) *one.at = (float)(one.own + moved);
         take_(of);
         give_(logits);
         play(calls_.data(), (int)calls_.size());
@@ -57,6 +58,11 @@ private:
         unsigned bit;
         const void* at;
     };
+    struct Threshold {
+        float* at;
+        double own;
+    };
+    std::vector<Threshold> thresholds_;
     std::vector<std::shared_ptr<void>> kept_;
     std::vector<Call> calls_;
     std::vector<std::vector<Used>> used_;

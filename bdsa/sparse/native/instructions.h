@@ -53,8 +53,8 @@ void Bound::go(const Program& program, int index, const Images& of, int parallel
     const auto values = [](Register& r) { return Binder<E>::template data<float>(r); };
     const auto bytes = [](Register& r) { return Binder<E>::template data<uint8_t>(r); };
     const int64_t row = Program::HEADER + (int64_t)index * Program::POINT;
-    int64_t next = program.word(row + 1);
-    const int64_t end = next + program.word(row + 2);
+    int64_t next = program.word(row + 2);
+    const int64_t end = next + program.word(row + 3);
     // A board's products, which follow a map: [panels][positions][columns of a panel].
     const auto board = [&](Reader& read, const Register& map, bool made) -> const Board<E>* {
         const int64_t where = read.word();
@@ -165,9 +165,11 @@ void Bound::go(const Program& program, int index, const Images& of, int parallel
                 Register& scored = bind.takes(logits, products.images, to, 1, sizeof(float));
                 Register& decided = bind.takes(mask, products.images, to, 1, 1);
                 const Board<E>* own = keep(Board<E>{nullptr, values(products), products.positions(), 0});
-                call(Decision<E>{values(scored), bytes(decided), own, products.images, products.grid(), to, panel, column,
-                                 stride, read.number()},
-                     {{Map::LOGITS, values(scored)}, {Map::MASK, bytes(decided)}, {Map::PRODUCTS, values(products)}});
+                auto* made = call(Decision<E>{values(scored), bytes(decided), own, products.images, products.grid(), to,
+                                              panel, column, stride, 0},
+                                  {{Map::LOGITS, values(scored)}, {Map::MASK, bytes(decided)},
+                                   {Map::PRODUCTS, values(products)}});
+                thresholds_.push_back({&made->offset, read.exact()});
                 break;
             }
             case Code::UNIT: {
@@ -179,9 +181,10 @@ void Bound::go(const Program& program, int index, const Images& of, int parallel
                 const Grid to = Binder<E>::strided(x, stride);
                 Register& scored = bind.takes(logits, x.images, to, 1, sizeof(float));
                 Register& decided = bind.takes(mask, x.images, to, 1, 1);
-                call(UnitDecision<E>{values(scored), bytes(decided), data(x), {taps, context, x.channels, stride, read.number()},
-                                     x.images, x.grid(), to},
-                     {{Map::LOGITS, values(scored)}, {Map::MASK, bytes(decided)}, {Map::X, data(x)}});
+                auto* made = call(UnitDecision<E>{values(scored), bytes(decided), data(x),
+                                                  {taps, context, x.channels, stride, 0}, x.images, x.grid(), to},
+                                  {{Map::LOGITS, values(scored)}, {Map::MASK, bytes(decided)}, {Map::X, data(x)}});
+                thresholds_.push_back({&made->unit.offset, read.exact()});
                 break;
             }
             case Code::RESIDUAL: {

@@ -61,10 +61,10 @@ public:
             throw Refused("images of " + std::to_string(images.channels) + " channels, and the network reads " +
                           std::to_string(program.word(Program::CHANNELS)));
         if (images.height < 1 || images.width < 1) throw Refused("the images have no positions");
-        const int point = program.point(budget);
+        const Program::Place place = program.place(budget);
         if (images.images < 1) return;
         std::unique_ptr<Session> session = take();
-        session->of(program, point, images, threads).run(images, logits);
+        session->of(program, place.point, images, threads).run(images, place.moved, logits);
         give(std::move(session));
         for (int image = 0; image < images.images; image++)
             if (!std::isfinite(sum_of(images, image)))

@@ -2,11 +2,14 @@
 // numbers and packed weights behind them (`bdsa/sparse/program.py` writes it). Sizes are not in it: each operation says
 // what size its result has, so that batch and image may have any.
 //
-// Bytes: words of 64 bits, then weights. The words: a header, a row of POINT words for each budget, then instructions, each
+// Bytes: words of 64 bits, then weights. The words: a header, a row of POINT words for each budget or range of budgets,
+// curves (numbers of points, fractions, offsets of thresholds), then instructions, each
 // an operation, the number of its words, and these: registers, places of weights in bytes from the start (0: none),
 // integers, and doubles.
 #pragma once
 
+#include <cmath>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -25,7 +28,7 @@ struct Program {
     static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 1;  // "!BDSAPRM"
     enum Word { MAGIC_WORD, VERSION_WORD, BYTES, DIGEST, DIGEST_2, VALUE_BYTES, PANEL_COLUMNS, CLASSES, CHANNELS, REGISTERS,
                 POINTS, HEADER };
-    static constexpr int POINT = 3;  // budget, first word, number of words
+    static constexpr int POINT = 5;  // first budget, last budget, first word, number of words, word of its curve or 0
     static constexpr int IMAGE = 0, LOGITS = 1;  // registers
 
     const uint8_t* base;
@@ -57,20 +60,44 @@ struct Program {
         return value;
     }
 
-    // The point of a budget, in float32 as programs give it. Raises Refused for one that is not in the program.
-    int point(double budget) const {
+    // Where the network runs at a budget: a point, and how far its thresholds move.
+    struct Place {
+        int point;
+        double moved;
+    };
+
+    // Raises Refused for a budget that is not in the program.
+    Place place(double budget) const {
+        budget = std::round(budget * 1e6) / 1e6;  // callers have it in float32
         std::string known;
         for (int i = 0; i < word(POINTS); i++) {
-            const double own = number(HEADER + i * POINT);
-            if (std::abs(own - budget) < 1e-6) return i;
-            char text[32];
-            std::snprintf(text, sizeof text, "%s%g", i ? ", " : "", own);
-            known += text;
+            const int64_t row = HEADER + i * POINT;
+            const double first = number(row), last = number(row + 1);
+            if (first <= budget && budget <= last) return {i, word(row + 4) ? moved(word(row + 4), budget) : 0};
+            char text[64];
+            if (first == last) std::snprintf(text, sizeof text, "%g", first);
+            else std::snprintf(text, sizeof text, "%g to %g", first, last);
+            known += (i ? ", " : "") + std::string(text);
         }
         char text[32];
         std::snprintf(text, sizeof text, "%g", budget);
         throw Refused(std::string("budget ") + text + " is not in this program, which has " + known +
                       ": export it with that budget too");
+    }
+
+private:
+    // The offset at which a curve has a fraction: the log-odds are linear between its points (`bdsa.method.curves`).
+    double moved(int64_t curve, double fraction) const {
+        const auto log_odds = [](double f) {
+            f = std::min(std::max(f, 1e-9), 1 - 1e-9);
+            return std::log(f / (1 - f));
+        };
+        const int64_t count = word(curve), fractions = curve + 1, offsets = fractions + count;
+        int64_t after = 1;
+        while (after < count - 1 && number(fractions + after) <= fraction) after++;
+        const double low = log_odds(number(fractions + after - 1)), high = log_odds(number(fractions + after));
+        const double before = number(offsets + after - 1), behind = number(offsets + after);
+        return high > low ? before + (behind - before) * (log_odds(fraction) - low) / (high - low) : behind;
     }
 };
 
@@ -80,7 +107,8 @@ public:
     Reader(const Program& program, int64_t at) : program_(program), at_(at) {}
     int64_t word() { return program_.word(at_++); }
     int integer() { return (int)word(); }
-    float number() { return (float)program_.number(at_++); }
+    double exact() { return program_.number(at_++); }
+    float number() { return (float)exact(); }
     template <typename T>
     const T* weights() {
         const int64_t place = word();
