@@ -83,9 +83,8 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
         say_once(f"float32 instead of bfloat16, whose kernels are not here: {reason}")
         if network.execution == "masked":
             return None
-    moved = bool(point.offset or point.blend or exact)
     ended = "feature maps on a GPU" if on_gpu and ends else (
-        "budgets between, and exact ones, on a GPU" if on_gpu and moved else None)
+        "budgets that no image exceeds, on a GPU" if on_gpu and exact else None)
     if reason := watcher() or refusal(x) or own or ended:
         _masked_instead(reason)
         return None
@@ -112,8 +111,6 @@ def _run(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tensor] | 
     kept.choose(made.executor, x, given, network.execution)
     if ends:
         return feature_maps(made.executor, x, given, count, point.offset, exact)
-    if on_gpu:
-        return made.executor.classify(x, given, count, network.forward_head)
     return made.executor.classify(x, given, count, network.forward_head, point.offset, exact)
 
 

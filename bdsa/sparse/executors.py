@@ -114,7 +114,7 @@ def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int
     """A new executor: on a GPU of this type, else of that which the network's precision means for images such as x."""
     if on_gpu is not None:
         from bdsa.sparse.gpu.executor import GpuExecutor  # which needs Triton
-        return GpuExecutor.for_maps(network, budget, on_gpu)
+        return GpuExecutor.for_maps(network, budget, on_gpu, blend)
     dtype = precision.dtype_of(network.precision)
     made = Executor.of(network, budget, native.form(dtype), ends, blend)
     if network.precision != "auto" or dtype == torch.float32 or x is None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 import sys
 import time
+from dataclasses import replace
 
 import torch
 from sparse_cases import BUDGETS, assert_same, both, images_of, masks_like, network_of
 
+from bdsa.method.curves import Curve
 from bdsa.sparse.execution import executor_of
+from bdsa.sparse.executors import executors_of
 from bdsa.sparse.gpu import lists
 from bdsa.sparse.gpu.contents import GpuContents
 from bdsa.sparse.gpu.executor import GpuExecutor
@@ -116,6 +119,16 @@ def changed() -> None:
     assert_same(*both(network, images, BUDGETS[0]))
 
 
+def between() -> None:
+    """Budgets that were not trained: moved thresholds and blended norms."""
+    network, images = network_of("cifar_resnet8"), images_of((1, 16, 16))
+    curve = Curve((0.0, 1.0), (0.4, 0.7), ((0.4,) * 3, (0.7,) * 3), 1)
+    network.curves = {"b040": curve, "b070": replace(curve, fractions=(0.7, 0.9))}
+    assert network.point(0.55).blend is not None and network.point(0.55).offset > 0
+    assert_same(*both(network, images, 0.55))
+    assert all(made.executor.blocks()[0].norms == network.point(0.55).blend for made in executors_of(network).made.values())
+
+
 def contents() -> None:
     """One byte is enough, in any type and layout; a NaN is the same as itself."""
     tensors = [torch.randn(3, 5), torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last), torch.tensor(3),
@@ -145,7 +158,7 @@ def masked_blocks() -> None:
 
 CASES = {**{name: lambda name=name: same(name) for name in SHORT},
          **{f"half {name}": lambda name=name: half(name) for name in HALF},
-         **{f.__name__: f for f in (autocast, compiled, large, not_finite, changed, contents, masked_blocks)}}
+         **{f.__name__: f for f in (autocast, compiled, large, not_finite, changed, between, contents, masked_blocks)}}
 
 
 if __name__ == "__main__":

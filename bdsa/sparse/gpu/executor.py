@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.method.exact import ExactBudget
+from bdsa.method.norms import Blend
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse.auto import batch_class
@@ -36,13 +37,13 @@ class GpuExecutor(Executor):
     device_type = "cuda"
 
     @classmethod
-    def for_maps(cls, network: nn.Module, budget: str, dtype: torch.dtype) -> GpuExecutor:
-        """Fold a network's norms for a budget, by name, and lay its weights out for maps of a type."""
+    def for_maps(cls, network: nn.Module, budget: str, dtype: torch.dtype, blend: Blend | None = None) -> GpuExecutor:
+        """Fold a network's norms for a budget, by name, or a blend, and lay its weights out for maps of a type."""
         steps, waiting = [], []
         for module in network.trunk():
             if isinstance(module, AdaptiveBlock):
                 steps += [*(on_gpu(step, dtype) for step in dense_steps(waiting, Form())),
-                          GpuBlockStep(module, budget, dtype)]
+                          GpuBlockStep(module, budget, dtype, blend or budget)]
                 waiting = []
             else:
                 waiting.append(module)
@@ -55,28 +56,28 @@ class GpuExecutor(Executor):
         made.weights, made.graphs = next(network.parameters()).dtype, Graphs()
         return made
 
-    def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor]
-                 ) -> tuple[Tensor, list[BlockUsage]]:
+    def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor],
+                 offset: float = 0.0, exact: ExactBudget | None = None) -> tuple[Tensor, list[BlockUsage]]:
         """See `Executor.classify`; an inference is captured as a CUDA graph."""
         answers = maps_dtype(x)  # of the logits
         with self.alone(x):
             masks = [] if given is None else [mask.bool() for mask in given]
-            work = self.work(head, given is not None, answers)
+            work = self.work(head, given is not None, answers, offset)
             if count or torch.autograd._profiler_enabled():
-                features, used = self(x, given, count)
+                features, used = self(x, given, count, offset=offset)
                 return self._answer(x, features, head, answers), used
             if not x.is_cuda or torch.cuda.is_current_stream_capturing():  # then the inference joins the caller's graph
                 return work(x, masks), []
             check_given(masks, self.blocks() if given is not None else [])
             key = (x.shape, x.stride(), x.dtype, x.device, torch.cuda.current_stream(x.device).cuda_stream,
-                   tuple(mask.shape for mask in masks), self.ways, answers, precision(torch.float32))
+                   tuple(mask.shape for mask in masks), self.ways, answers, precision(torch.float32), offset)
             return self.graphs.run(key, work, x, masks), []
 
-    def work(self, head: Callable[[Tensor], Tensor], given: bool, answers: torch.dtype
+    def work(self, head: Callable[[Tensor], Tensor], given: bool, answers: torch.dtype, offset: float = 0.0
              ) -> Callable[[Tensor, list[Tensor]], Tensor]:
         """An inference as a function of an image and given masks, none if it is not `given`: what a graph captures."""
         def infer(image: Tensor, masks: list[Tensor]) -> Tensor:
-            features, _ = self(image, masks if given else None, False)
+            features, _ = self(image, masks if given else None, False, offset=offset)
             return self._answer(image, features, head, answers)
         return infer
 
@@ -116,12 +117,12 @@ class GpuExecutor(Executor):
             on_input: Callable[[BlockStep, Tensor], None] | None, found: list[Tensor] | None = None,
             offset: float = 0.0, exact: ExactBudget | None = None
             ) -> tuple[Tensor, list[BlockUsage], list[Tensor]]:
-        assert not offset and exact is None, "budgets between, and exact ones, run masked on a GPU"
+        assert exact is None, "exact budgets run masked on a GPU"
         blocks = self.blocks()
         counts = torch.zeros(len(blocks), 4, dtype=torch.int32, device=x.device)
         for step, row in zip(blocks, counts):
             step.begin(row)
-        return super().run(x, given, count, on_input, found)
+        return super().run(x, given, count, on_input, found, offset)
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:
         """A given mask as the kernels read it, bool [B, 1, h, w]."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.layers import GlobalResponseNormMlp
 from torch import Tensor, nn
 
-from bdsa.method.norms import BudgetNorm
+from bdsa.method.norms import Blend, BudgetNorm
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import SubsamplePad
 from bdsa.sparse import plans
@@ -43,7 +43,7 @@ class Matrix:
 class GpuShortcut:
     """The identity branch of a ResNet block that is not the input itself; see `plans.Shortcut`."""
 
-    def __init__(self, block: AdaptiveBlock, budget: str, dtype: torch.dtype) -> None:
+    def __init__(self, block: AdaptiveBlock, budget: str | Blend, dtype: torch.dtype) -> None:
         found = plans.Shortcut(block, budget, Form())
         self.budget, self.stride = budget, found.stride
         self.matrix = None if found.matrix is None else Matrix.of(found.matrix, dtype)
@@ -112,7 +112,7 @@ class Residual:
 class BasicBlock(Residual):
     """3x3 with the stride at D(m), 3x3 at m."""
 
-    def __init__(self, block: AdaptiveBasicBlock, budget: str, dtype: torch.dtype) -> None:
+    def __init__(self, block: AdaptiveBasicBlock, budget: str | Blend, dtype: torch.dtype) -> None:
         self.shortcut = None if block.downsample is None else GpuShortcut(block, budget, dtype)
         self.first = Matrix.of(pack_layer(block.conv1, budget_norm(block.bn1, budget), Form()), dtype)
         self.second = self.closing(pack_layer(block.conv2, budget_norm(block.bn2, budget), Form()), dtype)
@@ -132,7 +132,7 @@ class BasicBlock(Residual):
 class Bottleneck(Residual):
     """1x1 at D(m) of the input, 3x3 with the stride and 1x1 at m: these two in one kernel where they are narrow."""
 
-    def __init__(self, block: AdaptiveBottleneck, budget: str, dtype: torch.dtype) -> None:
+    def __init__(self, block: AdaptiveBottleneck, budget: str | Blend, dtype: torch.dtype) -> None:
         self.shortcut = None if block.downsample is None else GpuShortcut(block, budget, dtype)
         channels = block.conv2.in_channels
         self.group = channels // block.conv2.groups if block.conv2.groups > 1 else 0
@@ -165,7 +165,7 @@ class ConvNeXtBlock:
 
     shortcut = None
 
-    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str, dtype: torch.dtype) -> None:
+    def __init__(self, block: AdaptiveConvNeXtBlock, budget: str | Blend, dtype: torch.dtype) -> None:
         plan = plans.ConvNeXtPlan(block, budget, Form())
         channels = block.conv_dw.in_channels
         self.taps, self.taps_bias = plan.taps[:, :channels].to(dtype).contiguous(), plan.taps_bias[:channels].clone()
@@ -198,6 +198,6 @@ GpuPlan = BasicBlock | Bottleneck | ConvNeXtBlock
 FORMS = {plans.BasicPlan: BasicBlock, plans.BottleneckPlan: Bottleneck, plans.ConvNeXtPlan: ConvNeXtBlock}
 
 
-def plan_block(block: AdaptiveBlock, budget: str, dtype: torch.dtype) -> GpuPlan | None:
+def plan_block(block: AdaptiveBlock, budget: str | Blend, dtype: torch.dtype) -> GpuPlan | None:
     """Plan a block in evaluation mode for maps of a type; None where `plans.why_masked` says why not."""
     return None if plans.why_masked(block) else FORMS[plans.KINDS[type(block)]](block, budget, dtype)

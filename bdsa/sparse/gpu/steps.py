@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bdsa.method.norms import Blend
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.gpu.lists import Lists, Wanted
@@ -30,8 +31,8 @@ class _Decided:
 class GpuBlockStep(BlockStep):
     """A block at a budget, for maps of a type. It runs masked always or never: its mask is not waited for."""
 
-    def __init__(self, block: AdaptiveBlock, budget: str, dtype: torch.dtype) -> None:
-        super().__init__(block, budget, plan_block(block, budget, dtype), budget)
+    def __init__(self, block: AdaptiveBlock, budget: str, dtype: torch.dtype, norms: str | Blend) -> None:
+        super().__init__(block, budget, plan_block(block, norms, dtype), norms)
         self.here = threading.local()
 
     def begin(self, counts: Tensor) -> None:
@@ -54,9 +55,10 @@ class GpuBlockStep(BlockStep):
         logits = x.new_empty(len(x), *grid, dtype=torch.float32)
         decided.mask = x.new_empty(len(x), *grid, dtype=torch.bool)
         decided.lists = Lists.room(self.wanted, decided.counts, len(x), grid, tuple(x.shape[1:3]))
-        slot = scorer.slot
-        decided.lists.decide(self.wanted, logits, decided.mask, products, scorer.board.offset(slot.column), slot.column,
-                             tuple(x.shape[1:3]), slot.stride)
+        slot, bias = scorer.slot, scorer.board.offset(scorer.slot.column)
+        bias = bias + offset if offset else bias
+        decided.lists.decide(self.wanted, logits, decided.mask, products, bias, slot.column, tuple(x.shape[1:3]),
+                             slot.stride)
         return products, logits, decided.mask
 
     def goes_masked(self, mask: Tensor) -> bool:
