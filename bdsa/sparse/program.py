@@ -108,18 +108,20 @@ def _between(network: AdaptiveNetwork) -> list[_Range]:
         raise UserError(f"budgets between need the network's curves: {HOW}")
     ranges = []
     for base, following in zip(trained, [*trained[1:], None]):
-        curve = network.curves[base.name]
+        curve, serving = network.curves[base.name], base
+        first, last = float(base), 1.0 if following is None else float(following)
+        if following and not curve.upwards:  # then the next one serves, with its thresholds moved down
+            curve, serving, following = network.curves[following.name], following, None
         low, high = curve.fractions[0] - NEAR, min(curve.fractions[-1] + NEAR, 1.0)
         steps = range(SHARES + 1) if following else range(1)
         for step in steps:
             share = step / SHARES
-            first, last = float(base), 1.0
             if following:
                 first, last = (base + (following - base) * min(max((step + half) / SHARES, 0.0), 1.0)
                                for half in (-0.5, 0.5))
             blend = Blend(base.name, following.name, share) if share else None
             if max(first, low) < min(last, high):
-                ranges.append(_Range(max(first, low), min(last, high), Point(base.name, 0.0, None, blend), curve))
+                ranges.append(_Range(max(first, low), min(last, high), Point(serving.name, 0.0, None, blend), curve))
     return ranges
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,11 @@ def test_any_budget_where_the_network_has_curves() -> None:
         assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), budget
     with pytest.raises(UserError, match="budget 0.2 is not in this program, which has 0.3, 0.5, 0.7, 1, 0.3 to "):
         run_program(program, x, 0.2)
+    lower, upper = network.curves["b030"], network.curves["b050"]
+    down = replace(upper, offsets=(upper.offsets[0] - 2, *upper.offsets), fractions=(0.3, *upper.fractions),
+                   blocks=(upper.blocks[0], *upper.blocks))
+    network.curves = {**network.curves, "b030": replace(lower, upwards=False), "b050": down}
+    program = program_of(network, between=True)
+    for budget in (0.3, 0.32, 0.42, 0.5, 0.61):
+        assert network.point(budget).name != "b030" or budget == 0.3
+        assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), budget
