@@ -98,7 +98,7 @@ def measured(network: AdaptiveNetwork, x: Tensor, masks: Mapping[float, Sequence
                      **accounted(network, narrow, x, images, budget, masks.get(budget))})
     if 1.0 in masks:
         works[OWN_DENSE] = own_work(narrow, images, budgets[0], masks[1.0], "sparse")
-    ms = {name: median(each) for name, each in replayed(works, rounds).items()}
+    ms = {name: median(each) for name, each in replayed(works, rounds, x.device).items()}
     peers = {name: each for name, each in ms.items() if not name.startswith("budget ")}
     best = min(peers, key=peers.__getitem__)
     return {"peers": peers, "best_peer": best, "rounds": rounds, "execution": execution,
@@ -146,25 +146,25 @@ def accounted(exact: AdaptiveNetwork, narrow: AdaptiveNetwork, x: Tensor, images
             "logits_apart": float((found - expected).abs().max()) / spread}
 
 
-def replayed(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
+def replayed(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Milliseconds of a replay of each work's graph in every round, in turns. What cannot be captured is left out.
 
-    Without a GPU, where the tests are, it is a run of the work.
+    On a CPU, where the tests are, it is a run of the work.
     """
     ms: dict[str, list[float]] = {}
     with torch.inference_mode():
-        replays = {name: found for name, work in works.items() if (found := _graph(name, work)) is not None}
+        replays = {name: found for name, work in works.items() if (found := _graph(name, work, device)) is not None}
         for number in range(rounds + 1):
             for name, replay in replays.items():
-                taken = _milliseconds(replay)
+                taken = _milliseconds(replay, device)
                 if number:  # the first round warms up
                     ms.setdefault(name, []).append(taken)
     return ms
 
 
-def _graph(name: str, work: Work) -> Callable[[], object] | None:
+def _graph(name: str, work: Work, device: torch.device) -> Callable[[], object] | None:
     """A replay of work as a CUDA graph, or None and a line that says why it cannot be captured."""
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
         return work
     for _ in range(3):
         work()
@@ -179,9 +179,9 @@ def _graph(name: str, work: Work) -> Callable[[], object] | None:
     return graph.replay
 
 
-def _milliseconds(replay: Callable[[], object]) -> float:
+def _milliseconds(replay: Callable[[], object], device: torch.device) -> float:
     """Of one of REPLAYS replays, by the device's clock."""
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
         started = time.perf_counter()
         replay()
         return 1000 * (time.perf_counter() - started)
