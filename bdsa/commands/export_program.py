@@ -53,6 +53,7 @@ def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict
         raise
     library = host.put_library(path.parent)
     names = ", ".join(f"{b:g}" for b in program.budgets)
+    names += ", any from {:g} to {:g}".format(*program.between) if program.between else ""
     print(f"{content['model']['name']} for {host.program_name}, budgets {names}, {program.precision}\n"
           f"logits as in Python on {counted(len(images), 'image')}: at most {apart:.1e} of their spread away\n")
     _print_speed(config.format, program, network, images, run)
@@ -79,8 +80,9 @@ def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Ru
         UserError: where it is more than rounding.
     """
     network.execution, network.precision, worst = "sparse", program.precision, 0.0
+    middle = [round(sum(program.between) / 2, 3)] if program.between else []
     with torch.inference_mode():
-        for budget in program.budgets:
+        for budget in (*program.budgets, *middle):
             expected = torch.cat([network(part, budget=budget) for part in images.split(BATCH)])
             found = torch.cat([run(part, budget) for part in (images[:1], *images[1:].split(BATCH)) if len(part)])
             apart = ((found - expected).abs().max() / (expected.max() - expected.min())).item()

@@ -147,7 +147,8 @@ def onnx_library() -> Path:
 
 def stated(program: Program) -> str:
     """What a file says of itself, JSON."""
-    return json.dumps({"budgets": program.budgets, "classes": program.classes, "precision": program.precision})
+    return json.dumps({"budgets": program.budgets, "between": program.between, "classes": program.classes,
+                       "precision": program.precision})
 
 
 @contextlib.contextmanager

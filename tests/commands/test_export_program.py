@@ -76,7 +76,8 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
     form, path, _ = exported
     if form == "pt2":  # for Python alone; it says what it is as the others do
         torch.export.load(path, extra_files=(said := {"bdsa.json": ""}))
-        assert json.loads(said["bdsa.json"]) == {"budgets": [0.4, 0.7, 1.0], "classes": 10, "precision": "float32"}
+        assert json.loads(said["bdsa.json"]) == {"budgets": [0.4, 0.7, 1.0], "between": None, "classes": 10,
+                                                 "precision": "float32"}
         return
     libraries = [path.parent / f"bdsa_{'onnx' if form == 'onnx' else 'torch'}.so"]
     program = built(form, tmp_path)
