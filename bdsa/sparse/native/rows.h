@@ -170,7 +170,7 @@ struct Units {
         double best = -1;
         for (int c = 1; c <= (whole_rows ? 1 : std::min(panels, wanted)); c++) {
             const int r = std::min(tiles, std::max((wanted + c - 1) / c, (tiles + MAX_TILES - 1) / MAX_TILES));
-            const double reading = (COPIES ? 2 : 1) * r * weights + c * inputs + (r * c < wanted ? 1e12 * (wanted - r * c) : 0);
+            const double reading = r * weights + c * inputs + (r * c < wanted ? 1e12 * (wanted - r * c) : 0);
             if (best < 0 || reading < best) best = reading, rows = r, columns = c;
         }
     }
@@ -184,7 +184,7 @@ struct Units {
 
 
     static constexpr bool COPIES = Shape<E>::DEPTH > 1;            // rows are copied before they are multiplied
-    static constexpr int UNITS_A_THREAD = COPIES ? 3 : 6;
+    static constexpr int UNITS_A_THREAD = COPIES ? 2 : 6;
     static constexpr double LEAST_MACS = COPIES ? 2e7 : 3e5;       // of a unit
 
 private:
