@@ -9,7 +9,7 @@ from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_near, images_of, kept_
 from torch import Tensor
 
 from bdsa.errors import UserError
-from bdsa.sparse import execution, native, operators, precision, reference
+from bdsa.sparse import executors, native, operators, precision, reference
 from bdsa.sparse.packing import Form, Packed, pack, pack_groups, rows_first, taps_first
 from bdsa.sparse.precision import distance
 
@@ -151,7 +151,7 @@ def test_float32_is_untouched_by_it() -> None:
 def test_auto_keeps_float32_where_the_logits_would_move(monkeypatch: pytest.MonkeyPatch,
                                                         caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(precision, "is_native", lambda: True)
-    monkeypatch.setattr(execution, "_said", set())
+    monkeypatch.setattr(executors, "_said", set())
     network, images = network_of("cifar_resnet8"), images_of(SIZES[0])
     network.execution, network.precision = "sparse", "float32"
     with torch.inference_mode():
