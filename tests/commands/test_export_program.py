@@ -108,8 +108,8 @@ def built(form: str, folder: Path) -> Path:
         further = ["-std=c++17", f"-I{build.HOSTS}", folder / "libonnxruntime.so.1", f"-Wl,-rpath,{folder}"]
     else:
         further = ["-std=c++20", f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include", f"-L{TORCH}/lib",
-                   f"-Wl,-rpath,{TORCH}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
-    done = ran([os.environ.get("CXX", "g++"), source, "-O0", *further, "-o", folder / "program"])
+                   f"-Wl,-rpath,{TORCH}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
+    done = ran([os.environ.get("CXX", "g++"), source, "-O2", *further, "-o", folder / "program"])
     assert done.returncode == 0, done.stderr
     return folder / "program"
 
