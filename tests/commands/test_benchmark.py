@@ -60,7 +60,7 @@ def test_steps_that_a_graph_repeats_have_rows_of_their_own(monkeypatch):
     class Work:
         step, all_steps, replay = None, None, None
 
-    monkeypatch.setattr(bdsa.commands.benchmark.training, "captured",
+    monkeypatch.setattr(bdsa.commands.benchmark.training, "captured_steps",
                         lambda name, step, steps: None if name == "dense" else "a replay")
     found = bdsa.commands.benchmark.training.graphs({"dense": Work(), "single": Work()})
     assert {name: work.replay for name, work in found.items()} == {"single, graph": "a replay"}

@@ -6,7 +6,6 @@ GPU yet.
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
+from bdsa.commands.benchmark.capture import captured
 from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
 from bdsa.commands.benchmark.subject import find_subject
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
@@ -32,7 +32,6 @@ from bdsa.sparse.execution import executor_of
 from bdsa.sparse.gpu import device as gpu
 from bdsa.training.device import choose_device
 
-log = logging.getLogger(__name__)
 Work = Callable[[], Tensor]
 REPLAYS = 20  # of a graph between two looks at the clock
 OWN_DENSE = "own kernels, density 1"
@@ -153,30 +152,14 @@ def replayed(works: Mapping[str, Work], rounds: int, device: torch.device) -> di
     """
     ms: dict[str, list[float]] = {}
     with torch.inference_mode():
-        replays = {name: found for name, work in works.items() if (found := _graph(name, work, device)) is not None}
+        replay = captured if device.type == "cuda" else lambda name, work: work
+        replays = {name: found for name, work in works.items() if (found := replay(name, work)) is not None}
         for number in range(rounds + 1):
             for name, replay in replays.items():
                 taken = _milliseconds(replay, device)
                 if number:  # the first round warms up
                     ms.setdefault(name, []).append(taken)
     return ms
-
-
-def _graph(name: str, work: Work, device: torch.device) -> Callable[[], object] | None:
-    """A replay of work as a CUDA graph, or None and a line that says why it cannot be captured."""
-    if device.type != "cuda":
-        return work
-    for _ in range(3):
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            work()
-    except RuntimeError as error:
-        log.warning(f"{name} cannot be captured: {str(error).splitlines()[0]}")
-        return None
-    return graph.replay
 
 
 def _milliseconds(replay: Callable[[], object], device: torch.device) -> float:

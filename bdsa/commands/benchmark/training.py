@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bdsa.budgets import DENSE, Budgets
-from bdsa.commands.benchmark.captured_steps import captured
+from bdsa.commands.benchmark.capture import captured_steps
 from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
 from bdsa.commands.benchmark.training_report import report, verdict
 from bdsa.config.benchmark import BenchmarkConfig
@@ -110,7 +110,7 @@ def graphs(works: dict[str, Steps]) -> dict[str, Steps]:
     """Those of the works that can be captured as CUDA graphs, which they replay from here on."""
     found = {}
     for name, work in works.items():
-        if (replay := captured(name, work.step, work.all_steps)) is not None:
+        if (replay := captured_steps(name, work.step, work.all_steps)) is not None:
             work.replay = replay
             found[f"{name}, graph"] = work
     return found

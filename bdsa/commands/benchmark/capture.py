@@ -1,7 +1,6 @@
-"""Training steps as one CUDA graph: what is left of their time when the host has nothing to do.
+"""Work as one CUDA graph: what is left of its time when the host has nothing to do.
 
-A graph repeats the steps with the rates that they were captured with, which does not matter to a benchmark. It has
-not been run on a GPU yet.
+It has not been run on a GPU yet.
 """
 from __future__ import annotations
 
@@ -16,8 +15,10 @@ log = logging.getLogger(__name__)
 WARM_UP = 3  # rounds before the capture: all is compiled, and optimisers have their state
 
 
-def captured(name: str, step: TrainStep, steps: Callable[[], None]) -> Callable[[], None] | None:
+def captured_steps(name: str, step: TrainStep, steps: Callable[[], None]) -> Callable[[], object] | None:
     """A replay of training steps, or None and a line that says why they cannot be captured.
+
+    A graph repeats the steps with the rates that they were captured with, which does not matter to a benchmark.
 
     Args:
         name: of the steps.
@@ -27,16 +28,21 @@ def captured(name: str, step: TrainStep, steps: Callable[[], None]) -> Callable[
     for group in step.optimizer.param_groups:
         if "capturable" in group:  # Adam counts its updates on the host otherwise
             group["capturable"] = True
+    return captured(name, steps)
+
+
+def captured(name: str, work: Callable[[], object]) -> Callable[[], object] | None:
+    """A replay of any work that waits for nothing, or None and a line that says why it cannot be captured."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
-            steps()
+            work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
-            steps()
+            work()
     except RuntimeError as error:
         log.warning(f"{name} cannot be captured as a CUDA graph: {str(error).splitlines()[0]}")
         return None
