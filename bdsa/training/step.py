@@ -16,6 +16,7 @@ from torch import Tensor
 from bdsa.budgets import Budget
 from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
+from bdsa.machine import keep_freed_memory
 from bdsa.training.assembly import Assembly, layout
 from bdsa.training.averaging import GradientAveraging
 from bdsa.training.batch_losses import BatchLosses
@@ -49,6 +50,8 @@ class TrainStep:
     """
 
     def __init__(self, config: TrainConfig, assembly: Assembly, device: torch.device) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         recipe = self.recipe = config.recipe
         self.network, self.budgets, self.device = assembly.network, assembly.budgets, device
         self.seed = config.trainer.seed

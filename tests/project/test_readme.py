@@ -153,3 +153,16 @@ def test_the_published_weights_hold_the_numbers_that_are_written():
         written = f"| {row['top1']:.2f} % | {row['conditional_fraction']:.3f} |"
         assert written in (folder / "README.md").read_text()
         assert row["budget"] == 1.0 or written in README
+
+
+def test_the_published_dense_weights_hold_the_number_that_is_written():
+    folder = ROOT / "experiments" / "cifar10_dense"
+    content = read_checkpoint(folder / "cifar_resnet20.safetensors")
+    assert "BSD-2-Clause" in content["attribution"] and (folder / "LICENSE-weights").exists()
+    (row,) = content["results"]["rows"]
+    assert row["budget"] == 1.0 and row["images"] == 10_000
+    assert f"**A ResNet-20 with {row['top1']:.2f} %**" in (folder / "README.md").read_text()
+    torch.manual_seed(0)
+    loaded = bdsa.create_model("cifar_resnet20", [0.5], weights=folder / "cifar_resnet20.safetensors").eval()
+    image = torch.rand(1, 3, 32, 32)
+    assert torch.equal(loaded(image), bdsa.load(folder / "cifar_resnet20.safetensors")(image))

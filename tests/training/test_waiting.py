@@ -1,6 +1,9 @@
 """The host never waits for the device within a step: nothing is read back, nothing is copied from pageable memory."""
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from steps import batch, make_step, take
@@ -84,3 +87,24 @@ def test_a_teachers_weights_have_the_layout_of_the_images(tmp_path, channels_las
     take(step, 0, 1)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert all(t.is_contiguous(memory_format=layout) for t in seen.values()) and len(seen) == 2
+
+
+FAULTS = """
+import resource
+from bdsa.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytearray(64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+keep_freed_memory()
+faults()
+print(before > 0, faults() < before / 100)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="another allocator")
+def test_memory_that_is_freed_is_kept():
+    assert subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True).stdout == "True True\n"
