@@ -28,6 +28,7 @@ from bdsa.ranks import is_main
 from bdsa.report.progress import progress_bar
 from bdsa.report.results_table import print_table
 from bdsa.runs.files import check_writable, write_json
+from bdsa.sparse.auto import WHOLE
 from bdsa.sparse.execution import break_even, use_break_even
 from bdsa.training.device import choose_device
 from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
@@ -126,7 +127,8 @@ def _kept_execution(folder: Path, blocks: int) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
         if all(isinstance(densities, list) and len(densities) == blocks
-               and all(isinstance(density, float) for density in densities) for densities in found["blocks"].values()):
+               and all(isinstance(density, float) for density in densities) for densities in found["blocks"].values()) \
+                and set(found.get("whole", {}).values()) <= set(WHOLE):
             return found
     except FileNotFoundError:
         return None

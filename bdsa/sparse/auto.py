@@ -2,8 +2,10 @@
 
 A quick calibration times every block of a network on its own input, both ways, with no, half and all positions
 active. Between these the time is taken to be linear. A block that is nowhere slower by more than `TOLERANCE` always
-runs sparsely: an inference without masked blocks can be recorded. What was found can be kept and used again on the
-same processor with as many threads. On a GPU a block goes one way for all masks: `bdsa.sparse.gpu.ways`.
+runs sparsely: an inference without masked blocks can be recorded. One block that may run masked costs the recording,
+so where blocks differ the whole inference is timed too, at each budget: all sparse, each block its own way, all masked.
+What was found can be kept and used again on the same processor with as many threads. On a GPU a block goes one way for
+all masks: `bdsa.sparse.gpu.ways`.
 """
 from __future__ import annotations
 
@@ -25,6 +27,8 @@ DENSITIES = (0.0, 0.5, 1.0)
 REPETITIONS = 7
 TOLERANCE = 0.05  # of a masked block's time
 ALWAYS, NEVER = 2.0, -1.0  # break-even densities that no mask is above, or below
+WHOLE = ("sparse", "blocks", "masked")  # ways of a whole network; "blocks": each goes its own
+TURNS = 3  # of a whole inference each way, after one that does not count
 
 
 def batch_class(x: Tensor) -> str:
@@ -39,17 +43,53 @@ def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
             "image_size": list(x.shape[2:])}
 
 
-def nearest(found: Sequence[dict[str, Any]], x: Tensor, dtype: torch.dtype, blocks: int) -> list[float] | None:
+def nearest(found: Sequence[dict[str, Any]], x: Tensor, dtype: torch.dtype, blocks: int, budget: str = ""
+            ) -> list[float] | None:
     """The densities that were found for the input most like x: of its class of batch, then of its number of positions.
 
     None where nothing was found with this processor and type for the network's first `blocks`.
+
+    Args:
+        budget: its name, for the way of the whole network.
     """
     here, area, batch = conditions(x, dtype), x.shape[2] * x.shape[3], int(batch_class(x))
     alike = [one for one in found if all(one.get(key) == here[key] for key in ("processor", "precision"))]
     known = [(abs(math.log(int(size.split(",")[0]) / batch)), abs(math.log(math.prod(one["image_size"]) / area)),
-              densities)
+              applied(whole_of(one, size, budget), densities))
              for one in alike for size, densities in one["blocks"].items() if len(densities) >= blocks]
     return min(known, key=lambda row: row[:2])[2][:blocks] if known else None
+
+
+def whole_of(found: dict[str, Any], key: str, budget: str) -> str:
+    """The way of the whole network at a budget, by name, that was found where `key` names the blocks' densities."""
+    return found.get("whole", {}).get(f"{key}, {budget}", "blocks")
+
+
+def applied(way: str, densities: Sequence[float]) -> list[float]:
+    """The blocks' break-even densities where the whole network goes one of `WHOLE`."""
+    return list(densities) if way == "blocks" else [ALWAYS if way == "sparse" else NEVER] * len(densities)
+
+
+def whole_way(executor: Executor, densities: Sequence[float], infer: Callable[[], object]) -> str | None:
+    """The fastest way of a whole network whose blocks differ; None where all of them go one way anyway.
+
+    Args:
+        executor: of a network at a budget; its ways are left at any.
+        densities: of its blocks, from `calibrate`.
+        infer: runs it once, with masks like those to come.
+    """
+    own = {density for step, density in zip(executor.blocks(), densities, strict=True) if step.plan is not None}
+    if own <= {ALWAYS} or own == {NEVER}:
+        return None
+    least = dict.fromkeys(WHOLE, math.inf)
+    for turn in range(1 + TURNS):  # in turns: what slows the machine down slows all
+        for way in WHOLE:
+            executor.set_break_even(applied(way, densities))
+            started = time.perf_counter()
+            infer()
+            if turn:
+                least[way] = min(least[way], time.perf_counter() - started)
+    return min(least, key=least.__getitem__)
 
 
 def calibrate(executor: Executor, x: Tensor) -> list[float]:

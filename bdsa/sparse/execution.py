@@ -41,8 +41,9 @@ def forget(network: nn.Module) -> None:
 def break_even(network: nn.Module) -> dict[str, Any] | None:
     """What `execution = "auto"` has found for a network, to be kept; None before its first call.
 
-    A dictionary for JSON: processor, threads, precision, image_size and "blocks": by the smallest batch of a class,
-    the density above which each block runs masked (2: never, -1: always).
+    A dictionary for JSON: processor, threads, precision, image_size; "blocks": by the smallest batch of a class,
+    the density above which each block runs masked (2: never, -1: always); "whole": where blocks differ, by batch and
+    budget, how the whole network is fastest ("sparse", "blocks": as they say, "masked").
     """
     return executors_of(network).found
 
@@ -108,10 +109,14 @@ def _run(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tensor] | 
         return None
     if on_gpu and not gpu.takes(x, made.executor.weights):
         return None  # masked execution says what is wrong with that
-    kept.choose(made.executor, x, given, network.execution)
-    if ends:
-        return feature_maps(made.executor, x, given, count, point.offset, exact)
-    return made.executor.classify(x, given, count, network.forward_head, point.offset, exact)
+
+    def infer(counted: bool) -> tuple[Any, list[BlockUsage]]:
+        if ends:
+            return feature_maps(made.executor, x, given, counted, point.offset, exact)
+        return made.executor.classify(x, given, counted, network.forward_head, point.offset, exact)
+
+    kept.choose(made.executor, x, given, network.execution, lambda: infer(False))
+    return infer(count)
 
 
 def _masked_instead(reason: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,27 +72,46 @@ class Executors:
                 self._explain(made.executor)
         return made
 
-    def choose(self, executor: Executor, x: Tensor, given: Sequence[Tensor] | None, execution: str) -> None:
-        """Set which way the executor's blocks go: sparsely, masked, or as a calibration on this machine says."""
+    def choose(self, executor: Executor, x: Tensor, given: Sequence[Tensor] | None, execution: str,
+               infer: Callable[[], object]) -> None:
+        """Set which way the executor's blocks go: sparsely, masked, or as a calibration on this machine says.
+
+        Args:
+            infer: runs the executor on x and the masks once, as it will be called.
+        """
         on_gpu = gpu.serves(x.device)
         batch = executor.case(x, given) if on_gpu else auto.batch_class(x)
         case = (execution, x.device, batch, x.shape[2:], torch.get_num_threads())
         if executor.chosen_for == case or gpu.capturing():
             return
         densities = [auto.NEVER if execution == "masked" else auto.ALWAYS] * len(executor.blocks())
-        if execution == "auto":
+        if execution == "auto" and densities:
             self._turn_to(auto.conditions(x, executor.dtype))
-            known = self.found["blocks"]
-            key = batch if executor.whole else f"{batch}, the first {len(densities)} blocks"
-            if key not in known:
-                near = self.settled and not on_gpu and auto.nearest(
-                    [self.found, *self.others], x, executor.dtype, len(densities))
-                known = {key: near} if near else known
-                if not near:
-                    known[key] = _find_ways(executor, x, given) if on_gpu else auto.calibrate(executor, x)
-            densities = known[key]
+            densities = self._found_on_gpu(executor, batch, x, given) if on_gpu else self._found(
+                executor, batch, x, infer)
         executor.set_break_even(densities)
         executor.chosen_for = case
+
+    def _found_on_gpu(self, executor: Any, case: str, x: Tensor, given: Sequence[Tensor] | None) -> list[float]:
+        known = self.found["blocks"]
+        if case not in known:
+            known[case] = _find_ways(executor, x, given)
+        return known[case]
+
+    def _found(self, executor: Executor, batch: str, x: Tensor, infer: Callable[[], object]) -> list[float]:
+        """The blocks' densities under the conditions of `found`, measured if need be."""
+        steps = executor.blocks()
+        budget, known, whole = steps[0].budget, self.found["blocks"], self.found.setdefault("whole", {})
+        key = batch if executor.whole else f"{batch}, the first {len(steps)} blocks"
+        if key not in known:
+            near = self.settled and auto.nearest([self.found, *self.others], x, executor.dtype, len(steps), budget)
+            if near:
+                return near
+            known[key] = auto.calibrate(executor, x)
+        if f"{key}, {budget}" not in whole and not self.settled and (
+                way := auto.whole_way(executor, known[key], infer)):
+            whole[f"{key}, {budget}"] = way
+        return auto.applied(auto.whole_of(self.found, key, budget), known[key])
 
     def _turn_to(self, here: dict[str, Any]) -> None:
         """Make `found` what was found under these conditions; the rest is kept for when they come back."""

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 import torch
 from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
 
 from bdsa.sparse import auto, native
-from bdsa.sparse.execution import break_even, executor_of, use_break_even
+from bdsa.sparse.execution import break_even, executor_of, forget, use_break_even
 from bdsa.sparse.folded_block import folded_block
 
 WITHOUT_SPARSE_FORM = {"convnext_atto": ({"kernel_sizes": 3}, "a depthwise kernel of (3, 3)"),
@@ -183,6 +184,25 @@ def test_auto_finds_break_even_points_once_and_keeps_them() -> None:
         assert executor_of(other, "b040").rows == [None] * blocks  # as the kept ones say
         other(images_of((2, 40, 40)), budget=0.4)
     assert break_even(other)["image_size"] == [40, 40]  # another size: found anew
+
+
+@pytest.mark.parametrize("fastest", auto.WHOLE)
+def test_where_blocks_differ_the_whole_network_goes_the_way_that_is_fastest(fastest: str) -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    executor, count = executor_of(network, "b040"), len(network.adaptive_blocks())
+    densities = [auto.NEVER] + [auto.ALWAYS] * (count - 1)
+    executor.set_break_even(auto.applied(fastest, densities))
+    wanted = executor.ways
+    assert auto.whole_way(executor, densities, lambda: executor.ways == wanted or time.sleep(0.02)) == fastest
+    network.execution = "auto"
+    with torch.inference_mode():
+        network(images, budget=0.4)
+        found = break_even(network)
+        use_break_even(network, {**found, "blocks": {"1": densities}, "whole": {"1, b040": fastest}})
+        forget(network)
+        network(images, budget=0.4, return_usage=True)
+    ran_masked = {"sparse": 0, "blocks": 1, "masked": count}[fastest]
+    assert executor_of(network, "b040").rows.count(None) == ran_masked
 
 
 @pytest.mark.parametrize("times, level, expected", [

@@ -111,7 +111,8 @@ def measured(config: BenchmarkConfig, subject: Subject, networks: Mapping[str, A
               for engine in engines]
     fastest = fastest_by_precision(rivals)
     rows = [timed_row(each.row, ms[each.key], fastest) for each in own]
-    between, alone = ([{**each.row, "ms": median(ms[each.key])} for each in some] for some in (probed, ways))
+    between = [{**each.row, "ms": median(ms[each.key])} for each in probed]
+    alone = [{**each.row, "rounds_ms": ms[each.key]} for each in ways]
     return {"what": config.what, "model": subject.name, "batch_size": size, "threads": torch.get_num_threads(),
             "processor": processor(), "image_size": as_set(inputs[0].shape[2:]), "masks": latency.asked_masks,
             "images": subject.source, "execution": latency.execution, "peers": rivals, "fastest": fastest,

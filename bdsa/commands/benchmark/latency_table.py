@@ -12,6 +12,7 @@ from typing import Any
 
 from bdsa.commands.benchmark.break_even import in_words as break_even_in_words
 from bdsa.commands.benchmark.latency_report import percent, ratio
+from bdsa.commands.benchmark.ways import as_markdown as ways_as_markdown
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.config.image_size import in_words
 from bdsa.errors import UserError
@@ -65,13 +66,13 @@ def found_results(folder: Path) -> tuple[list[Result], list[str]]:
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """The short table, everything about the budgets, the dense engines and the break-even."""
+    """The short table, everything about the budgets, the dense engines, automatic execution and the break-even."""
     parts = [f"{words}:" if len(about(results)) == 1 else f"- {words}" for words in about(results)]
     crossings = [f"- {result['model']}, batch {result['batch_size']}: {break_even_in_words(c, result['execution'])}"
                  for result in results for c in result["break_even"]]
     return "\n\n".join([
         "\n".join(parts), markdown(*short_rows(results), 1), markdown(*long_rows(results), 1),
-        markdown(*engine_rows(results), 1), *(["\n".join(crossings)] if crossings else [])])
+        markdown(*engine_rows(results), 1), *filter(None, [ways_as_markdown(results), "\n".join(crossings)])])
 
 
 def about(results: Sequence[Result]) -> list[str]:
