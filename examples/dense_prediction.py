@@ -1,177 +1,136 @@
 """Segment and detect digits on large canvases with an adaptive backbone and torchvision's FCN and RetinaNet heads.
 
-    python examples/dense_prediction.py task=segment            # some minutes on one core
+    python examples/dense_prediction.py task=segment            # ten minutes on one core; the same again goes on
     python examples/dense_prediction.py task=detect
     python examples/dense_prediction.py task=detect quick       # seconds, to see that it runs; it learns nothing
-    python examples/dense_prediction.py task=segment steps=150 scenes=300 tested=40
+    python examples/dense_prediction.py task=segment steps=300 scenes=300 out=runs/short.safetensors
 
-One training serves all budgets; a table says for each what it finds and how long an image takes, at the size of the
-training and at a larger one. Times are those of one image, masked by itself, backbone alone and with neck and head.
+One training serves all budgets. A table says for each what it finds, at the size of the training and at a larger one,
+and a picture shows it. What an image takes is measured by examples/dense_prediction_speed.py.
 """
 from __future__ import annotations
 
 import sys
-import time
-from collections import OrderedDict
 from pathlib import Path
 
+import matplotlib
 import torch
-import torch.nn.functional as F
+from scene_models import BUDGETS, SURE, scene_model, take
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.segmentation.fcn import FCNHead
-from torchvision.ops import FeaturePyramidNetwork, box_iou
 
 import bdsa
-from bdsa.data.digit_scenes import DigitScenes, collate
+from bdsa.data.digit_scenes import MEAN, STD, DigitScenes, collate
+from bdsa.machine import multiplies_bfloat16
+from bdsa.report.pictures.ponder import overlay, ponder_map
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 
 words = dict((word.split("=", 1) + [""])[:2] for word in sys.argv[1:])
 TASK, QUICK = words.get("task", "segment"), "quick" in words
-OUT = Path(words.get("out", f"runs/scenes_{TASK}.safetensors"))
-BUDGETS, CLASSES, WIDTH = [0.1, 0.3, 1.0], 11, 48                    # class 0: no digit
+OUT = Path(words.get("out", f"runs/scenes_{TASK}.safetensors"))      # the backbone; with heads it is beside it, in .pt
 SIZE, LARGE = (96, 128) if QUICK else (256, 512)
 STEPS, SCENES, TESTED = (int(words.get(name, quick if QUICK else usual)) for name, quick, usual in
-                         (("steps", 6, 500), ("scenes", 8, 600), ("tested", 4, 100)))
+                         (("steps", 6, 1200), ("scenes", 8, 1200), ("tested", 4, 100)))
 BATCH = 4 if QUICK else 8
-
-
-class Pyramid(nn.Module):
-    """Backbone and neck: maps of 8, 16 and 32 pixels a position, WIDTH channels each."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.out_channels = backbone, WIDTH
-        self.neck = FeaturePyramidNetwork(backbone.feature_info.channels(), WIDTH)
-
-    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        return self.neck(OrderedDict((str(i), m) for i, m in enumerate(self.backbone(images))))
-
-
-class Segmenter(nn.Module):
-    """FCN's head on the finest map."""
-
-    def __init__(self, pyramid: Pyramid) -> None:
-        super().__init__()
-        self.backbone, self.head = pyramid, FCNHead(WIDTH, CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.interpolate(self.head(self.backbone(images)["0"]), images.shape[2:], mode="bilinear")
-
-    def loss(self, images: Tensor, targets: list[dict]) -> Tensor:
-        rare = torch.ones(CLASSES)
-        rare[0] = 0.1                                                # most pixels show no digit
-        return F.cross_entropy(self(images), torch.stack([t["mask"] for t in targets]), rare)
-
-    def score(self, images: Tensor, targets: list[dict]) -> Tensor:
-        """Intersection and union of each class, [2, CLASSES]."""
-        found, true = self(images).argmax(dim=1), torch.stack([t["mask"] for t in targets])
-        pairs = [((found == c) & (true == c), (found == c) | (true == c)) for c in range(CLASSES)]
-        return torch.tensor([[int(both.sum()), int(either.sum())] for both, either in pairs]).T
-
-    @staticmethod
-    def summary(scores: list[Tensor]) -> str:
-        both, either = torch.stack(scores).sum(dim=0)[:, 1:].double()
-        return f"mean IoU {100 * float((both / either.clamp(min=1)).mean()):5.1f} %"
-
-
-class Detector(RetinaNet):
-    """RetinaNet with an anchor of a digit's size at each position of the finest map, and larger ones above."""
-
-    def __init__(self, pyramid: Pyramid) -> None:
-        anchors = AnchorGenerator(((24,), (48,), (96,)), ((1.0, 1.5),) * 3)
-        super().__init__(pyramid, CLASSES, min_size=SIZE, max_size=2 * LARGE, anchor_generator=anchors,
-                         image_mean=[0.0] * 3, image_std=[1.0] * 3, fg_iou_thresh=0.4, bg_iou_thresh=0.3)
-        self.transform.min_size = (SIZE,)
-
-    def loss(self, images: Tensor, targets: list[dict]) -> Tensor:
-        return sum(self(list(images), targets).values())
-
-    def score(self, images: Tensor, targets: list[dict]) -> Tensor:
-        """Digits found, digits there and boxes given, [3]: a box counts at an IoU of 0.5 and the right class."""
-        right = given = 0
-        for found, target in zip(self(list(images)), targets):
-            sure = found["scores"] > 0.3
-            boxes, labels = found["boxes"][sure], found["labels"][sure]
-            given += len(boxes)
-            if len(boxes) and len(target["boxes"]):
-                fits = (box_iou(target["boxes"], boxes) > 0.5) & (target["labels"][:, None] == labels[None])
-                right += int(fits.any(dim=1).sum())
-        return torch.tensor([right, sum(len(t["boxes"]) for t in targets), given])
-
-    @staticmethod
-    def summary(scores: list[Tensor]) -> str:
-        right, there, given = torch.stack(scores).sum(dim=0).tolist()
-        return f"recall {100 * right / max(1, there):5.1f} %, precision {100 * right / max(1, given):5.1f} %"
-
-
-def milliseconds(module: nn.Module, images: Tensor | list[Tensor], times: int = 1 if QUICK else 7) -> float:
-    """Least time of a call in milliseconds, after one that does not count."""
-    taken = []
-    for _ in range(times + 1):
-        started = time.perf_counter()
-        module(images)
-        taken.append(time.perf_counter() - started)
-    return 1000 * min(taken[1:])
-
+HALF = multiplies_bfloat16()                                         # then it takes half the time
+KEPT, EVERY = OUT.with_suffix(".pt"), 50                             # where a stopped training goes on
 
 torch.manual_seed(0)
-backbone = bdsa.create_model("resnet18", BUDGETS, features_only=True, out_indices=(2, 3, 4),
-                             channels=(32, 64, 128, 256), mask_norm="batch")
-model = (Segmenter if TASK == "segment" else Detector)(Pyramid(backbone))
-drawn = list(DigitScenes("train", SIZE, SCENES))                     # in memory: drawing takes longer than learning
-batches = DataLoader(drawn, BATCH, shuffle=True, drop_last=True, collate_fn=collate)
+model = scene_model(TASK)
+backbone = model.backbone.backbone
+take(model, SIZE)
 units = [p for name, p in model.named_parameters() if "mask_units" in name]
 others = [p for name, p in model.named_parameters() if "mask_units" not in name]
 optimizer = torch.optim.AdamW([{"params": others, "weight_decay": 0.05}, {"params": units, "weight_decay": 0.0}])
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, STEPS, cycle_momentum=False)
 objective = bdsa.Objective(model, temperatures=[1.0], noise_until=0.0)   # as suits a training this short
+step, parts = 0, {"model": model, "optimizer": optimizer, "schedule": schedule}
+OUT.parent.mkdir(parents=True, exist_ok=True)
+if KEPT.exists():
+    kept = torch.load(KEPT)
+    for name, part in parts.items():
+        part.load_state_dict(kept[name])
+    step = kept["step"]
+    print(f"goes on at step {step} of {KEPT}")
 
+drawn = list(DigitScenes("train", SIZE, SCENES)) if step < STEPS else []   # drawing takes longer than learning
 model.train()
-step = 0
 while step < STEPS:
-    for images, targets in batches:
-        budget = objective.budget_at(step)
-        with objective.asking(budget, step, STEPS) as used:          # the heads know nothing of budgets
-            task = model.loss(images, targets)
-        losses = objective(task, used.usage, budget, step, STEPS)
-        losses["total"].backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        step += 1
-        if step % 50 == 0 or step == STEPS:
-            print(f"step {step}: loss {task.item():.3f} at budget {budget:g}, "
-                  f"fraction {losses['conditional_fraction'].item():.3f}", flush=True)
-        if step == STEPS:
-            break
-bdsa.calibrate(model, drawn[:96], images=96, call=lambda scene: backbone(scene[0][None]))
+    turn, place = divmod(step * BATCH, SCENES - SCENES % BATCH)
+    order = torch.randperm(SCENES, generator=torch.Generator().manual_seed(turn))
+    images, targets = collate([drawn[i] for i in order[place:place + BATCH].tolist()])
+    budget = objective.budget_at(step)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with objective.asking(budget, step, STEPS) as used, torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+        task = model.loss(images, targets)                           # the heads know nothing of budgets
+    losses = objective(task, used.usage, budget, step, STEPS)
+    losses["total"].backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()
+    step += 1
+    if step == STEPS:
+        bdsa.calibrate(model, drawn[:96], images=96, call=lambda scene: backbone(scene[0][None]))
+        bdsa.save(backbone, OUT, image_size=SIZE)
+    if step % EVERY == 0 or step == STEPS:
+        print(f"step {step}: loss {task.item():.3f} at budget {budget:g}, "
+              f"fraction {losses['conditional_fraction'].item():.3f}", flush=True)
+        torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step}, KEPT)
+
+
+def draw(axes: pyplot.Axes, image: Tensor, budget: float) -> None:
+    """Where the backbone ran, and what was found: digits' pixels in colour, or boxes."""
+    with backbone.at_budget(budget):
+        found = model(image[None] if TASK == "segment" else [image])[0]
+        _, usage = backbone(image[None], return_usage=True, budget=budget)
+    side = image.shape[1:]
+    colours = (image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).clamp(0, 1)
+    if budget < 1:
+        axes.imshow(overlay(colours, ponder_map(usage.masks, side)[0].numpy(), len(usage.masks)))
+    else:
+        axes.imshow(colours.permute(1, 2, 0))
+    if TASK == "segment":
+        labels = found.argmax(dim=0)
+        for label in labels.unique().tolist():
+            pixels = (labels == label).nonzero().float()
+            if label and len(pixels) > 60:                           # specks are not worth a name
+                axes.contour(labels == label, levels=[0.5], colors=["cyan"], linewidths=0.8)
+                axes.text(*pixels.mean(dim=0).flip(0).tolist(), str(label - 1), color="red", weight="bold")
+    else:
+        for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist()):
+            if score > SURE:
+                axes.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, color="cyan"))
+                axes.text(*box[:2], str(label - 1), color="red", weight="bold")
+    share = usage.macs.item() / backbone.dense_macs(tuple(side))
+    axes.set_title("dense" if budget == 1 else f"budget {budget:g}: {100 * share:.0f} % of the MACs", fontsize=8)
+    axes.axis("off")
+
 
 model.eval()
-bdsa.save(backbone, OUT, image_size=SIZE)
-for size in (SIZE, LARGE):
-    backbone.execution = "masked"
-    tests = DataLoader(list(DigitScenes("test", size, TESTED if size == SIZE else TESTED // 4)), 4, collate_fn=collate)
-    image = next(iter(tests))[0][:1].contiguous(memory_format=torch.channels_last)
-    if TASK == "detect":
-        model.transform.min_size = (size,)
-    rows = []
+figure, grid = pyplot.subplots(2, 1 + len(BUDGETS), figsize=(2.6 * (1 + len(BUDGETS)), 5.4), layout="constrained")
+for row, size in zip(grid, (SIZE, LARGE)):
+    scenes = list(DigitScenes("test", size, TESTED if size == SIZE else max(2, TESTED // 2)))
+    tests = [collate(scenes[start:start + 4]) for start in range(0, len(scenes), 4)]
+    take(model, size)
     with torch.inference_mode():
-        given = list(image) if TASK == "detect" else image
-        dense = milliseconds(backbone, image), milliseconds(model, given)  # PyTorch's own
+        print(f"{TASK}, {len(scenes)} scenes of {size}x{size}:")
         for budget in backbone.budgets:
             with backbone.at_budget(budget):
                 found = model.summary([model.score(images, targets) for images, targets in tests])
-                usage = backbone(image, return_usage=True, budget=budget)[1]
-                share = usage.macs.item() / backbone.dense_macs((size, size))
-                backbone.execution = "sparse"
-                times = milliseconds(backbone, image), milliseconds(model, given)
-                backbone.execution = "masked"
-            faster = [before / now for before, now in zip(dense, times)]
-            rows.append(f"  budget {budget:<4g} {found}; {100 * share:5.1f} % of the MACs; backbone {times[0]:6.2f} ms "
-                        f"({faster[0]:.2f} times as fast), whole {times[1]:6.2f} ms ({faster[1]:.2f} times)")
-    print(f"{TASK}, {size}x{size}: dense PyTorch {dense[0]:.2f} ms the backbone, {dense[1]:.2f} ms the whole")
-    print("\n".join(rows), flush=True)
-print(f"wrote {OUT}")
+            used = [backbone(images, return_usage=True, budget=budget)[1] for images, _ in tests]
+            share = torch.cat([each.macs for each in used]).mean().item() / backbone.dense_macs((size, size))
+            fraction = torch.cat([each.conditional_fraction for each in used]).mean().item()
+            print(f"  budget {budget:<4g} {found}; fraction {fraction:.3f}, "
+                  f"{100 * share:5.1f} % of the backbone's MACs", flush=True)
+        image = max(scenes[:12], key=lambda scene: len(scene[1]["labels"]))[0]
+        row[0].imshow((image * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).clamp(0, 1)
+                      .permute(1, 2, 0))
+        row[0].set_title(f"{size} x {size} pixels", fontsize=8)
+        row[0].axis("off")
+        for axes, budget in zip(row[1:], backbone.budgets):
+            draw(axes, image, float(budget))
+figure.savefig(OUT.with_suffix(".png"), dpi=110)
+print(f"wrote {OUT}, {KEPT.name} and {OUT.with_suffix('.png').name}")

@@ -22,6 +22,7 @@ from bdsa.models.asking import asked_around, asking
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.features import FeatureMethods, sparse_execution
+from bdsa.models.one_node import call, one_node
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 
@@ -54,10 +55,11 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         for constant, as engines do that compile one: nothing is looked at but a training step, and all else is to be
         announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must always be.
 
+        In torch.compile, without gradients, and in torch.export the network is one node (`bdsa.models.one_node`).
         Masked execution runs instead where others want to see or change what happens: dispatch and function modes
-        (FlopCounterMode), torch.jit.trace, torch.compile, torch.export, torch.func, hooks on a module within or on all
-        modules, pruning, parametrisations, a module in training mode. It also runs where a weight or an image is
-        infinite or not a number, so that this shows in the logits. A profiler sees the sparse operators one by one.
+        (FlopCounterMode), torch.jit.trace, torch.func, hooks on a module within or on all modules, pruning,
+        parametrisations, a module in training mode. It also runs where a weight or an image is infinite or not a
+        number, so that this shows in the logits. A profiler sees the sparse operators one by one.
         """
         return self._execution
 
@@ -152,6 +154,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if isinstance(budget, fx.Proxy):
             raise UserError("torch.fx cannot trace a network whose budget is an argument: use forward_intermediates(x, "
                             "budget=0.5), or an extractor of modules within network.at_budget(0.5)")
+        if is_compiling() and masks is None and not return_usage and latency_ms is None and one_node(self, budget):
+            return call(self, x, budget, per_image, extrapolate)
         if latency_ms is not None:
             budget, per_image = self.planned(latency_ms, x, budget)
         if self.several(budget):

@@ -1,7 +1,7 @@
 """Build the native kernels at first use with the system's C++ compiler, and keep them, as torch.compile does.
 
 The library is plain C to the outside, so that it needs neither torch's headers nor a minute: two seconds,
-once per machine, source and compiler. `BDSA_KERNELS` chooses the instructions:
+once per machine, source and compiler. A wheel may bring it along (`packed`). `BDSA_KERNELS` chooses the instructions:
 
     native      (default) all that this processor has
     amx         tiles of bfloat16, and AVX-512
@@ -16,9 +16,7 @@ import functools
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,32 +24,51 @@ import torch
 
 from bdsa.errors import UserError, unknown
 from bdsa.machine import processor_flags
+from bdsa.sparse import compiling, packed
+from bdsa.sparse.compiling import BASE_FLAGS, HOSTS, MACHINE_FLAGS, SOURCES, Unavailable
 
-SOURCES = Path(__file__).parent / "native"
-HOSTS = Path(__file__).parent / "hosts"  # what other programs' interfaces want
-AVX512 = ["-march=x86-64-v4"]
 WITHOUT_AMX = ["-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"]
-MACHINE_FLAGS = {"native": ["-march=native"], "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
-                 "avx512bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
 NEEDED = {"amx": ["amx_bf16", "avx512_bf16"], "avx512bf16": ["avx512_bf16"], "avx512": ["avx512f"], "avx2": ["avx2"]}
 CHOICES = (*MACHINE_FLAGS, "off")
-# Hidden: several libraries of these kernels in one process share nothing, so that each can be unloaded.
-BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fvisibility=hidden"]
-
-
-class Unavailable(Exception):
-    """The native kernels cannot be had; the message says in one line what is missing."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The loaded kernels, built if need be.
+    """The loaded kernels: those of the wheel if they are all that this processor can do, else built if need be.
 
     Raises:
         Unavailable: there is no compiler, it failed, or the user switched them off.
         UserError: for a value of BDSA_KERNELS that is none of its choices, or that this processor cannot run.
     """
-    return ctypes.CDLL(str(build(*chosen())))
+    choice, machine = chosen()
+    levels = _levels(choice, machine)
+    least = choice == "native" and levels[0] == packed.LEVELS[-1]  # a compiler may know more instructions
+    if not least and (loaded := _loaded(levels[:1])) is not None:
+        return loaded
+    try:
+        return ctypes.CDLL(str(build(choice, machine)))
+    except Unavailable:
+        if (loaded := _loaded(levels)) is not None:
+            return loaded
+        raise
+
+
+def _levels(choice: str, machine: Sequence[str]) -> list[str]:
+    """The levels of packed libraries that a choice allows here, the best first."""
+    if choice != "native":
+        return [choice]
+    return [level for level in packed.levels() if not missing(level) and not (level == "amx" and machine)]
+
+
+def _loaded(levels: Sequence[str]) -> ctypes.CDLL | None:
+    """The first packed library that this system can load."""
+    for level in levels:
+        if (path := packed.find(level, "kernels")) is not None:
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:  # made for a newer system
+                continue
+    return None
 
 
 def chosen() -> tuple[str, tuple[str, ...]]:
@@ -89,75 +106,36 @@ def build(choice: str, further: Sequence[str] = ()) -> Path:
     Raises:
         Unavailable: there is no compiler, or it failed.
     """
-    compiler, flags = _compiler(), [*BASE_FLAGS, *MACHINE_FLAGS[choice], *further]
-    folder = cache_folder() / _key(compiler, flags, SOURCES)
-    return _made(folder / "bdsa_kernels.so", [
-        [[compiler, *flags, *threading, "-c", str(SOURCES / "library.cpp"), "-o", "{folder}/bdsa_kernels.o"],
-         [compiler, "-shared", *threading, "{folder}/bdsa_kernels.o", "-o", "{folder}/bdsa_kernels.so"]]
-        for threading in (["-fopenmp"], [])])  # a compiler without OpenMP still gives kernels for one thread
+    by, flags = compiling.compiler(), [*BASE_FLAGS, *MACHINE_FLAGS[choice], *further]
+    folder = cache_folder() / _key(by, flags, SOURCES)
+    return compiling.made(folder / "bdsa_kernels.so", compiling.kernels(by, flags))
 
 
-def extension(name: str, further: Sequence[str] = (), link: Sequence[str] = ()) -> Path:
-    """A library of the kernels and `hosts/NAME.cpp`, by which other programs run them, built as they are.
+def extension(name: str, further: Sequence[str] = (), link: Sequence[str] = (), version: str | None = None) -> Path:
+    """A library of the kernels and `hosts/NAME.cpp`, by which other programs run them: the wheel's, or built.
 
     Args:
         name: of the source.
         further: flags for it.
         link: flags for the library.
+        version: of PyTorch, if it has its interface.
 
     Raises:
         Unavailable, UserError: as `library`.
     """
     choice, machine = chosen()
+    used = Path(library()._name)
+    if used.is_relative_to(packed.FOLDER):  # programs are packed for these kernels
+        level = next(each for each in _levels(choice, machine) if packed.find(each, "kernels") == used)
+        if (brought := packed.find(level, name, version)) is not None:
+            return brought
+        choice, machine = level, ()
     kernels = build(choice, machine).with_suffix(".o")
-    compiler, flags = _compiler(), [*BASE_FLAGS, "-O1", *further]
-    threading = ["-fopenmp"] if ctypes.CDLL(str(kernels.with_suffix(".so"))).bdsa_parallel() else []
-    folder = cache_folder() / _key(compiler, [kernels.parent.name, *flags, *link], HOSTS)
-    target = folder / f"bdsa_{name}.so"
-    made = "{folder}/" + target.name
-    return _made(target, [[[compiler, *flags, *threading, "-shared", str(HOSTS / f"{name}.cpp"), str(kernels),
-                            "-o", made, "-Wl,-Bsymbolic", *link]]])  # it calls its own kernels
-
-
-def _compiler() -> str:
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if compiler is None or shutil.which(compiler) is None:
-        raise Unavailable(f"no C++ compiler ({compiler or 'g++, clang++'}) on this machine: install one, for example "
-                          f"apt install g++")
-    return compiler
-
-
-def _made(target: Path, ways: list[list[list[str]]]) -> Path:
-    """A file, made by the first way that works: commands with {folder} for where they write, all of which is kept."""
-    if target.exists():
-        return target
-    folder, failure = target.parent, ""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # whole or not at all: others may build it too
-            for commands in ways:
-                failed = next((said for command in commands if (said := _failure(command, scratch)) is not None), None)
-                if failed is None:
-                    for path in sorted(Path(scratch).iterdir(), key=lambda path: path == Path(scratch) / target.name):
-                        os.replace(path, folder / path.name)  # the target last: where it is, all is
-                    return target
-                failure = failure or failed
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"the kernels could not be built in {folder}: {error}") from error
-    raise Unavailable(f"{ways[0][0][0]} could not build the kernels: {_error(failure)}")
-
-
-def _failure(command: list[str], folder: str) -> str | None:
-    """What a command says that failed, or None."""
-    done = subprocess.run([part.replace("{folder}", folder) for part in command], capture_output=True, text=True,
-                          timeout=600)
-    return None if done.returncode == 0 else done.stderr.strip()
-
-
-def _error(said: str) -> str:
-    """The first error of what a compiler said."""
-    lines = said.splitlines() or ["no message"]
-    return next((line for line in lines if "error" in line), lines[0])
+    by, flags = compiling.compiler(), [*BASE_FLAGS, "-O1", *further]
+    parallel = ctypes.CDLL(str(kernels.with_suffix(".so"))).bdsa_parallel()
+    folder = cache_folder() / _key(by, [kernels.parent.name, *flags, *link], HOSTS)
+    return compiling.made(folder / f"bdsa_{name}.so",
+                          [compiling.host(by, name, kernels, further, link, bool(parallel))])
 
 
 def cache_folder() -> Path:

@@ -15,6 +15,7 @@ from bdsa.models.usage import BlockUsage
 from bdsa.sparse import native, precision
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.executors import CONSTANT, executors_of, say_once
+from bdsa.sparse.exported import exported as exported
 from bdsa.sparse.feature_maps import feature_maps
 from bdsa.sparse.gpu import device as gpu
 from bdsa.sparse.inference import NotFinite

@@ -61,6 +61,7 @@ class _Range:
     curve: Curve | None = None
 
 
+@torch.inference_mode(False)  # whatever the caller's mode is
 @torch.no_grad()
 def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
                between: bool = False) -> Program:

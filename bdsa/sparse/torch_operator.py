@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.build import Unavailable, extension, library
+from bdsa.sparse.compiling import torch_flags
 from bdsa.sparse.program import Program, program_of
 
 MESSAGE = 512  # bytes
@@ -46,10 +47,8 @@ def torch_library() -> Path:
     Raises:
         UserError: where it cannot be built.
     """
-    include = [TORCH / "include", TORCH / "include/torch/csrc/api/include"]
     try:
-        path = extension("torch", ["-std=c++20", *(f"-I{folder}" for folder in include)],
-                         [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"])
+        path = extension("torch", *torch_flags(TORCH), version=torch.__version__)
     except Unavailable as reason:
         raise UserError(f"the torch operator needs the native kernels, which are not here: {reason}") from reason
     torch.ops.load_library(str(path))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import run
 from sparse_cases import BUDGETS, network_of
+from torch import nn
 
 import bdsa
 from bdsa.commands.entry_points import export as export_main
@@ -116,11 +117,45 @@ def built(form: str, folder: Path) -> Path:
 
 def test_torch_compile_breaks_no_graph(images) -> None:
     network = network_of("cifar_resnet8")
-    module = bdsa.portable(network, [0.4])
+    with torch.inference_mode():  # which the program need not know of
+        module = bdsa.portable(network, [0.4])
     compiled = torch.compile(module, fullgraph=True, backend="eager", dynamic=True)
     with torch.no_grad():
         for x in (images, images[:2]):
             assert torch.equal(compiled(x, torch.tensor(0.4)), module(x, torch.tensor(0.4)))
+
+
+def test_a_compiled_sparse_network_is_one_node_that_follows_weights_and_budget(images) -> None:
+    networks = [network_of("cifar_resnet8"), network_of("cifar_resnet8")]
+    with torch.no_grad():
+        networks[1].conv1.weight.mul_(2)
+        for network in networks:  # dynamo keeps graphs by the code that they share
+            network.execution = "sparse"
+            compiled = torch.compile(nn.Sequential(network, nn.Softmax(1)), fullgraph=True, backend="eager")
+            for _ in range(2):
+                with network.at_budget(0.4):
+                    assert torch.equal(compiled(images), network(images, budget=0.4).softmax(1))
+                network.conv1.weight.mul_(1.1)
+            assert torch.equal(torch.compile(network, fullgraph=True, backend="eager")(images, budget=0.4),
+                               network(images, budget=0.4))
+
+
+def test_torch_export_takes_a_sparse_network_as_it_is(images) -> None:
+    network = network_of("cifar_resnet8")
+    network.execution = "sparse"
+    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    asked = torch.export.export(network, (images, torch.tensor(0.4)), dynamic_shapes={"x": sizes, "budget": {}})
+    fixed = torch.export.export(network, (images,), {"budget": 0.4})
+    with torch.inference_mode():
+        for x in (images, torch.rand(3, 3, 40, 24)):
+            for budget in (0.4, 1.0):
+                assert torch.equal(asked.module()(x, torch.tensor(budget)), network(x, budget=budget))
+        assert torch.equal(fixed.module()(images, budget=0.4), network(images, budget=0.4))
+    assert [str(node.target) for node in fixed.graph.nodes if "bdsa" in str(node.target)] == ["bdsa.network.default"]
+    with pytest.raises(bdsa.UserError, match="per_image"):
+        torch.export.export(network, (images,), {"budget": 0.4, "per_image": True})
+    with pytest.raises(Exception, match="bdsa.portable"):
+        torch.export.export(network, (images,), {"budget": 0.4}, strict=True)
 
 
 @pytest.mark.parametrize("arguments, message", [

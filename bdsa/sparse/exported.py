@@ -1,0 +1,60 @@
+"""A sparse network within torch.export: while it is traced, its program takes the place of its layers."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from bdsa.budgets import DENSE
+from bdsa.errors import UserError
+from bdsa.models.asking import asked_around
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import precision
+from bdsa.sparse.torch_operator import Portable, portable
+
+INSTEAD = "torch.export.export(bdsa.portable(network), (images, torch.tensor(0.5))), or network.execution = 'masked'"
+
+
+def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None) -> Tensor:
+    """Logits [B, classes] in a graph that torch.export traces: one operator, with the packed weights as a constant.
+
+    Args:
+        x: images [B, C, H, W], fake.
+        budget: a number, which is then fixed; or a tensor of one number, an input of what is exported: one of those
+            that the network was trained for, or 1.
+
+    Raises:
+        UserError: for what has no program (`program_of`), and where the weights cannot be seen.
+    """
+    if budget is None and (around := asked_around(network)) is not None and around.point.name is not None:
+        budget = around.point.budget
+    fixed = not isinstance(budget, Tensor)
+    kind = str(precision.dtype_of(network.precision)).removeprefix("torch.")
+    state = [*network.named_parameters(), *network.named_buffers()]
+    real = _real([tensor for _, tensor in state])
+    chosen = [float(DENSE if budget is None else budget)] if fixed else None
+
+    def make() -> tuple[Portable, Tensor]:
+        with torch.nn.utils.stateless._reparametrize_module(network, dict(zip((name for name, _ in state), real))):
+            made = portable(network, chosen, kind)
+        return made, torch.tensor(made.budgets[0])
+
+    with ThreadPoolExecutor(1) as elsewhere:  # another thread has none of the modes that trace
+        made, only = elsewhere.submit(make).result()
+    return torch.ops.bdsa.network(x, made.program, only if fixed else budget, made.classes)
+
+
+def _real(traced: list[Tensor]) -> list[Tensor]:
+    """The tensors that stand behind those which torch.export traces."""
+    mode = torch._guards.detect_fake_mode(traced)
+    if mode is None:
+        return traced
+    try:
+        converter = mode.fake_tensor_converter.meta_converter
+        behind = {id(fake): tensor for tensor, number in converter.describer.lookup_tensor.items()
+                  if (fake := converter.tensor_memo.get(number)) is not None}
+        return [behind[id(fake)] for fake in traced]
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"torch.export hides the weights of this sparse network: {INSTEAD}") from error
+
