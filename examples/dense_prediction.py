@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib
 import torch
 from scene_models import BUDGETS, SURE, scene_model, take
+from scipy.ndimage import label as connected
 from torch import Tensor, nn
 
 import bdsa
@@ -32,7 +33,7 @@ TASK, QUICK = words.get("task", "segment"), "quick" in words
 OUT = Path(words.get("out", f"runs/scenes_{TASK}.safetensors"))      # the backbone; with heads it is beside it, in .pt
 SIZE, LARGE = (96, 128) if QUICK else (256, 512)
 STEPS, SCENES, TESTED = (int(words.get(name, quick if QUICK else usual)) for name, quick, usual in
-                         (("steps", 6, 1200), ("scenes", 8, 1200), ("tested", 4, 100)))
+                         (("steps", 6, 1500), ("scenes", 8, 1200), ("tested", 4, 100)))
 BATCH = 4 if QUICK else 8
 HALF = multiplies_bfloat16()                                         # then it takes half the time
 KEPT, EVERY = OUT.with_suffix(".pt"), 50                             # where a stopped training goes on
@@ -45,7 +46,7 @@ units = [p for name, p in model.named_parameters() if "mask_units" in name]
 others = [p for name, p in model.named_parameters() if "mask_units" not in name]
 optimizer = torch.optim.AdamW([{"params": others, "weight_decay": 0.05}, {"params": units, "weight_decay": 0.0}])
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, STEPS, cycle_momentum=False)
-objective = bdsa.Objective(model, temperatures=[1.0], noise_until=0.0)   # as suits a training this short
+objective = bdsa.Objective(model, temperatures=[1.0], noise_until=0.0, warmup=0.25)   # as suits so short a training
 step, parts = 0, {"model": model, "optimizer": optimizer, "schedule": schedule}
 OUT.parent.mkdir(parents=True, exist_ok=True)
 if KEPT.exists():
@@ -94,11 +95,13 @@ def draw(axes: pyplot.Axes, image: Tensor, budget: float) -> None:
         axes.imshow(colours.permute(1, 2, 0))
     if TASK == "segment":
         labels = found.argmax(dim=0)
-        for label in labels.unique().tolist():
-            pixels = (labels == label).nonzero().float()
-            if label and len(pixels) > 60:                           # specks are not worth a name
-                axes.contour(labels == label, levels=[0.5], colors=["cyan"], linewidths=0.8)
-                axes.text(*pixels.mean(dim=0).flip(0).tolist(), str(label - 1), color="red", weight="bold")
+        pieces, count = connected(labels.numpy() > 0)
+        axes.contour(pieces > 0, levels=[0.5], colors=["cyan"], linewidths=0.8)
+        for piece in range(1, count + 1):
+            own = torch.from_numpy(pieces == piece)
+            if own.sum() > 60:                                       # specks are not worth a name
+                middle = own.nonzero().float().mean(dim=0).flip(0).tolist()
+                axes.text(*middle, str(int(labels[own].mode().values) - 1), color="red", weight="bold")
     else:
         for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist()):
             if score > SURE:
