@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the lazy names below, for type checkers and editors
     from bdsa.method.awareness import register_awareness as register_awareness
     from bdsa.models.blocks import AdaptiveBlock as AdaptiveBlock
     from bdsa.models.factory import create_model as create_model
+    from bdsa.models.filling import fill_in as fill_in
     from bdsa.models.hub import push_to_hub as push_to_hub
     from bdsa.models.hub import save_for_hub as save_for_hub
     from bdsa.models.published import load_published_checkpoint as load_published_checkpoint
@@ -51,6 +52,7 @@ _HOMES = {
     "calibrate": "bdsa.training.loader_calibration",
     "calibrate_curves": "bdsa.training.curves",
     "create_model": "bdsa.models.factory",
+    "fill_in": "bdsa.models.filling",
     "load": "bdsa.models.weights_file",
     "load_plugins": "bdsa.config.plugins",
     "load_published_checkpoint": "bdsa.models.published",

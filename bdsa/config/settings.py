@@ -16,6 +16,7 @@ from bdsa.errors import UserError, unknown
 from bdsa.method.awareness import METRICS
 
 TRACKERS = ("wandb", "tensorboard", "mlflow", "csv")
+SAMPLES = ("listed", "continuous")
 
 
 @dataclass
@@ -37,6 +38,8 @@ class BudgetsConfig:
     targets: list[float] = setting([0.3, 0.5, 0.7, 1.0], "in (0, 1]; 1.0 is dense", check=Budgets)
     schedule: str = setting("round_robin", "of the steps: a budget each, or the largest, the smallest and some between",
                             choices=("round_robin", "sandwich"))
+    sample: str = setting("listed", "what steps train: the targets, or any budget of the range of those below 1",
+                          choices=SAMPLES)
     between: int = setting(1, "sandwich: how many of the budgets between, by turns", at_least=0, at_most=1000)
     network_weight: float = setting(10.0, "of (F - b)^2", at_least=0, at_most=1e6)
     block_weight: float = setting(10.0, "of the bounds on every block", at_least=0, at_most=1e6)
@@ -187,6 +190,9 @@ class TrainConfig:
             raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
         if self.teacher.kind == "checkpoint" and self.teacher.weights is None:
             raise UserError("teacher=checkpoint needs teacher.weights=PATH")
+        if self.budgets.sample == "continuous" and len(Budgets(self.budgets.targets).adaptive) < 2:
+            raise UserError(f"budgets.sample=continuous trains a range of budgets, and budgets.targets="
+                            f"{self.budgets.targets} has fewer than two below 1: give its ends, such as [0.3,0.7,1.0]")
         if not self.budgets.temperatures:
             raise UserError("budgets.temperatures is empty: give at least one, such as [1]")
         if self.budgets.switches is not None and len(self.budgets.switches) != len(self.budgets.temperatures) - 1:

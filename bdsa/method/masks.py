@@ -1,8 +1,13 @@
 """Mask unit and its binary decision: which positions of a residual block run (docs/method.md, section 2)."""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bdsa.method.between import Share, batch_norm_between, mixed
 
 MASK_NORMS = ("none", "batch")
 MASK_STARTS = ("random", "activity")
@@ -37,15 +42,27 @@ class MaskUnit(nn.Module):
             self.norm = nn.BatchNorm2d(1)
             self.norm.weight.requires_grad_(False)  # one, for good
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [B, C, H, W] -> logits [B, 1, ceil(H/s), ceil(W/s)], always float32."""
+    def forward(self, x: Tensor, towards: MaskUnit | None = None, share: Share = 0.0) -> Tensor:
+        """x: [B, C, H, W] -> logits [B, 1, ceil(H/s), ceil(W/s)], always float32.
+
+        With another unit, as the one at a share of the way to it would (`bdsa.method.between`).
+        """
         # A sum, because the gradient of a mean is written out at the size of x.
         pooled = x.sum(dim=(2, 3), dtype=torch.float32) / (x.shape[2] * x.shape[3])
-        context = self.fc(pooled.to(x.dtype))  # [B, 1]
-        logits = self.conv(x).float() + context.float()[:, :, None, None]
+        pooled = pooled.to(x.dtype)
+        if towards is None:
+            local, context = self.conv(x), self.fc(pooled)  # context: [B, 1]
+        else:
+            local = F.conv2d(x, *_between(self.conv, towards.conv, share), self.conv.stride, self.conv.padding)
+            context = F.linear(pooled, *_between(self.fc, towards.fc, share))
+        logits = local.float() + context.float()[:, :, None, None]
         if isinstance(self.norm, nn.Identity):
             return logits
-        return self.norm(logits.to(self.norm.weight.dtype)).float()
+        logits = logits.to(self.norm.weight.dtype)
+        if towards is None:
+            return self.norm(logits).float()
+        weight, bias = _between(self.norm, towards.norm, share)
+        return batch_norm_between(self.norm, towards.norm, share, logits, weight, bias).float()
 
     def shift(self, offset: float | Tensor) -> None:
         """Add `offset` to all logits, for good: the threshold moves the other way."""
@@ -55,6 +72,11 @@ class MaskUnit(nn.Module):
     def macs(self, height: int, width: int) -> int:
         """MACs of this unit for one image whose mask is height x width."""
         return self.conv.in_channels * (9 * height * width + 1)
+
+
+def _between(first: Any, second: Any, share: Share) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer at a share of the way to another."""
+    return mixed(first.weight, second.weight, share), mixed(first.bias, second.bias, share)
 
 
 def gumbel_difference(like: Tensor, shard: tuple[int, int] = (0, 1)) -> Tensor:

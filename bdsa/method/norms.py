@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm, LayerNorm2d
 from torch import Tensor, nn
+
+from bdsa.method.between import Share, batch_norm_between, mixed
 
 
 class BatchStatistics(nn.Module):
@@ -41,10 +42,15 @@ class BatchStatistics(nn.Module):
 
 
 class Blend(NamedTuple):
-    """Norms between those of two budgets: (1 - share) of the first one's output and share of the second's."""
+    """Norms between those of two budgets: (1 - share) of the first one's output and share of the second's.
+
+    With `whole` the budget that is asked for is itself between the two, as continuous budgets are trained: the same of
+    the mask units' weights and of the running statistics, which in training follow the batch.
+    """
     first: str
     second: str
-    share: float
+    share: Share
+    whole: bool = False
 
 
 class BudgetNorm(nn.Module):
@@ -56,7 +62,13 @@ class BudgetNorm(nn.Module):
 
     def forward(self, x: Tensor, budget: str | Blend | None = None) -> Tensor:
         if isinstance(budget, Blend):
-            return torch.lerp(self(x, budget.first), self(x, budget.second), budget.share)
+            if budget.whole and isinstance(self, nn.BatchNorm2d):
+                first, second = (self.per_budget[name] for name in budget[:2])
+                owners = (self, self) if isinstance(first, BatchStatistics) else (first, second)
+                weight, bias = (mixed(getattr(owners[0], n), getattr(owners[1], n), budget.share)
+                                for n in ("weight", "bias"))
+                return batch_norm_between(first, second, budget.share, x, weight, bias)
+            return mixed(self(x, budget.first), self(x, budget.second), budget.share)
         if budget is None or budget not in self.per_budget:
             return super().forward(x)
         norm = self.per_budget[budget]

@@ -106,19 +106,27 @@ def normalise(norm: nn.BatchNorm2d | BatchStatistics, x: Tensor, weight: Tensor,
         x: [B, C, H, W], of one shape in all processes.
         weight, bias: [C].
     """
-    y, mean, variance = _normalise(x, weight, bias, norm.eps)
+    y, mean, variance = by_whole_batch(x, weight, bias, norm.eps)
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        count = x.numel() // x.shape[1] * dist.get_world_size()
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), momentum)
+        norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
     return y
+
+
+def by_whole_batch(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Three:
+    """`bdsa.method.between.by_batch`, by the statistics of all processes' images."""
+    y, mean, variance = _normalise(x, weight, bias, eps)
+    count = x.numel() // x.shape[1] * dist.get_world_size()
+    return y, mean, variance * (count / max(count - 1, 1))
 
 
 class WholeBatchNorm2d(nn.BatchNorm2d):
     """torch.nn.BatchNorm2d over the images of all processes."""
+
+    by_batch = staticmethod(by_whole_batch)
 
     def forward(self, x: Tensor) -> Tensor:
         return normalise(self, x, self.weight, self.bias) if self.training else super().forward(x)
@@ -130,6 +138,8 @@ class WholeBudgetBatchNorm2d(BudgetBatchNorm2d, WholeBatchNorm2d):
 
 class WholeBatchStatistics(BatchStatistics):
     """Running statistics of one budget, over the images of all processes."""
+
+    by_batch = staticmethod(by_whole_batch)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return normalise(self, x, weight, bias) if self.training else super().forward(x, weight, bias)

@@ -70,7 +70,8 @@ class AdaptiveBlock(nn.Module):
             cost = torch.full((y.shape[0],), float(total), device=y.device, dtype=count_type(y.device))
             return y, BlockUsage(mask, cost, total, 0, None)
         unit = self.mask_units[request.budget]
-        clean = unit(x)                                                     # [B, 1, h, w]
+        towards = () if (b := request.blend) is None or not b.whole else (self.mask_units[b.second], b.share)
+        clean = unit(x, *towards)                                           # [B, 1, h, w]
         if request.offset:
             clean = clean + request.offset
         logits = clean

@@ -170,7 +170,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         point = self.point(budget, extrapolate)
         dense = point.name is None
         plain = dense and not return_usage
-        as_trained = self._execution == "masked" and self._precision == "float32"
+        as_trained = self._execution == "masked" and self._precision == "float32" or \
+            (point.blend is not None and point.blend.whole)
         if plain and as_trained:
             return self._dense(x)
         size = tuple(x.shape[2:])

@@ -28,7 +28,7 @@ class BatchLosses:
         self.epochs, self.teacher = recipe.epochs, teacher
         self.handed_on = teaching.students == "largest"
         self.objective = Objective(
-            network, task_weight=budgets.task_weight, network_weight=budgets.network_weight,
+            network, sample=budgets.sample, task_weight=budgets.task_weight, network_weight=budgets.network_weight,
             block_weight=budgets.block_weight, price=budgets.price, anneal=budgets.anneal, warmup=budgets.warmup,
             temperatures=budgets.temperatures, switches=temperature_switches(budgets, recipe),
             noise_until=budgets.noise_until, differentiable_dilation=budgets.differentiable_dilation,

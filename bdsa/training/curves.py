@@ -71,11 +71,11 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
 
 
 def budgets_between(network: AdaptiveNetwork) -> list[Budget]:
-    """Every fiftieth from the smallest trained budget to 1 that was not trained; none without curves."""
+    """Every fiftieth between the smallest trained budget and 1; none without curves."""
     if not network.curves:
         return []
     steps = [Budget(step / 50) for step in range(1, 50)]
-    return [b for b in steps if b > network.budgets.values[0] and not network.budgets.has(b)]
+    return [b for b in steps if b > network.budgets.values[0]]
 
 
 @torch.inference_mode()

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from bdsa.budgets import Budget, Budgets
 from bdsa.config.setting import Rule
-from bdsa.config.settings import BudgetsConfig, TeacherConfig
+from bdsa.config.settings import SAMPLES, BudgetsConfig, TeacherConfig
 from bdsa.distributed import shard, with_global_means
-from bdsa.errors import UserError
+from bdsa.errors import UserError, unknown
+from bdsa.method.between import parts
 from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
 from bdsa.method.masks import MaskUnit
@@ -24,6 +25,7 @@ from bdsa.method.schedule import noise_at, target_at, temperature_at
 from bdsa.models.measuring import Measured, measuring, network_in
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Usage
+from bdsa.training.sampling import Sampling
 
 
 class Objective:
@@ -42,6 +44,9 @@ class Objective:
     Args:
         model: an adaptive network, or a module that holds one: a detector, DistributedDataParallel, a compiled one.
         budgets: which of the network's budgets are trained; None: all of them.
+        sample: "listed", or "continuous": any budget from the smallest to the largest of these below 1, and 1 if it is
+            among them (docs/training.md); `bdsa.fill_in(model)` after the training.
+        seed: of the budgets that are drawn then.
         task_weight, network_weight, block_weight: of the terms, docs/method.md section 6.
         price: adds price * F, the fraction of the conditional MACs.
         anneal: share of the training after which single blocks are free.
@@ -59,15 +64,19 @@ class Objective:
             rule.
     """
 
-    def __init__(self, model: nn.Module, budgets: Iterable[float] | None = None, *, task_weight: float = 1.0,
-                 network_weight: float = 10.0, block_weight: float = 10.0, price: float = 0.0, anneal: float = 0.33,
-                 warmup: float = 0.0, temperatures: Sequence[float] = (5.0, 2.5, 1.0),
-                 switches: Sequence[float] | None = None, noise_until: float = 0.8,
-                 differentiable_dilation: bool = True, published_cost: bool = False, control_gain: float = 0.0,
-                 distillation_weight: float = 0.01, distillation_temperature: float = 20.0) -> None:
+    def __init__(self, model: nn.Module, budgets: Iterable[float] | None = None, *, sample: str = "listed",
+                 seed: int = 0, task_weight: float = 1.0, network_weight: float = 10.0, block_weight: float = 10.0,
+                 price: float = 0.0, anneal: float = 0.33, warmup: float = 0.0,
+                 temperatures: Sequence[float] = (5.0, 2.5, 1.0), switches: Sequence[float] | None = None,
+                 noise_until: float = 0.8, differentiable_dilation: bool = True, published_cost: bool = False,
+                 control_gain: float = 0.0, distillation_weight: float = 0.01,
+                 distillation_temperature: float = 20.0) -> None:
         self.network: AdaptiveNetwork = network_in(model)
         own = self.network.budgets
         self.budgets = own if budgets is None else Budgets(float(own.require(b)) for b in Budgets(budgets))
+        if sample not in SAMPLES:
+            raise unknown("sample", sample, SAMPLES)
+        self.sampling = Sampling(self.budgets, sample == "continuous", seed=seed)
         self.task_weight, self.network_weight, self.block_weight = task_weight, network_weight, block_weight
         self.price, self.anneal, self.warmup, self.noise_until = price, anneal, warmup, noise_until
         self.temperatures = list(temperatures)
@@ -94,8 +103,8 @@ class Objective:
             raise UserError(f"switches={self.switches} must have one value fewer than temperatures={self.temperatures}")
 
     def budget_at(self, step: int) -> Budget:
-        """The budget that step `step` trains: one by turns."""
-        return self.budgets.at_step(step)
+        """The budget that step `step` trains: one by turns, or one that is drawn."""
+        return self.sampling.at(step)[0]
 
     def temperature(self, done: float, of: float = 1.0) -> float:
         """Temperature of the masks' gradient when so much of the training is done."""
@@ -108,7 +117,8 @@ class Objective:
             budget: the budget that the batch trains.
             done, of: how far the training is.
         """
-        return {"budget": float(budget), "return_usage": True,
+        device = next(self.network.parameters()).device
+        return {"budget": self.sampling.asked(Budget(budget), device), "return_usage": True,
                 "temperature": self.temperature(done, of),
                 "noise": noise_at(done, of, self.noise_until), "published_cost": self.published_cost,
                 "differentiable_dilation": self.differentiable_dilation, "shard": shard()}
@@ -168,5 +178,8 @@ class Objective:
         """
         budget = Budget(budget)
         if self.control_gain and not budget.is_dense:
-            units = (cast(MaskUnit, block.mask_units[budget.name]) for block in self.network.adaptive_blocks())
-            steer(units, fraction, target_at(done / of, budget, self.warmup), self.control_gain)
+            ends = self.sampling.ends(budget)
+            moved = (1.0,) if len(ends) == 1 else parts(ends[1][1])
+            for (end, _), part in zip(ends, moved):
+                units = (cast(MaskUnit, block.mask_units[end.name]) for block in self.network.adaptive_blocks())
+                steer(units, fraction, target_at(done / of, budget, self.warmup), self.control_gain * part)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from bdsa.budgets import Budget, Budgets
+from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.config.image_size import height_width
 from bdsa.config.settings import TrainConfig
 from bdsa.data.datasets import Splits
@@ -18,6 +18,7 @@ from bdsa.data.transforms import pixels
 from bdsa.distributed import shard, share, share_state
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
+from bdsa.models.filling import fill_in, hold
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely
 from bdsa.ranks import is_main
@@ -32,7 +33,7 @@ from bdsa.runs.tracker import NoTracker
 from bdsa.training.assembly import Assembly
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.training.curves import budgets_between, calibrate_curves
-from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
+from bdsa.training.evaluation import Evaluation, evaluate
 from bdsa.training.run_latency import add_latency, latency_line
 from bdsa.training.teachers import self_teacher
 
@@ -69,6 +70,7 @@ def _measure_best(config: TrainConfig, assembly: Assembly, path: Path, dataset: 
                   device: torch.device) -> tuple[dict, Evaluation]:
     """Calibrate the network of a best checkpoint, measure it, and write both back; `assembly.network` becomes it."""
     best = checkpoints.read_checkpoint(path)
+    hold(assembly.network, Budgets(best["model"]["budgets"]))  # filled in already, or not yet
     load_completely(assembly.network, best["state_dict"], path)
     assembly.network.curves = checkpoints.fitting_curves(best.get("curves") or {}, assembly.network, path)
     if config.recipe.ema_decay is not None:
@@ -76,12 +78,14 @@ def _measure_best(config: TrainConfig, assembly: Assembly, path: Path, dataset: 
     if not best["calibrated"]:
         _calibrate(config, assembly, device)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, config.data.workers, *shard())
-    evaluation = evaluate(assembly.network, loader, evaluated_budgets(assembly.network), device)
+    evaluation = evaluate(assembly.network, loader, sorted({*assembly.budgets, DENSE}), device)
     results = describe(assembly.network, config.model.name, assembly.splits, assembly.splits.reported, evaluation)
-    results.update(epoch=best["epoch"], weights=best["weights"], validated_on=assembly.splits.validated_on)
+    results.update(epoch=best["epoch"], weights=best["weights"], validated_on=assembly.splits.validated_on,
+                   trained_budgets=assembly.budgets.plain())  # without what was filled in
     if assembly.targets is not None:
         results["awareness"] = {"metric": config.awareness.metric,
                                 "targets": dict(zip(assembly.budgets.names, assembly.targets))}
+    best["model"]["budgets"] = assembly.network.budgets.plain()
     best.update(state_dict=assembly.network.state_dict(), calibrated=True, results=results,
                 curves=results.get("curves", {}))
     checkpoints.save(path, best)
@@ -108,6 +112,10 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
         batches = [x.to(device) for x, _ in seen]
         if config.budgets.calibrate:
             calibrate_thresholds(assembly.network, batches)
+        if config.budgets.sample == "continuous":
+            fill_in(assembly.network)  # from calibrated thresholds, so that those between begin near to theirs
+            if config.budgets.calibrate:
+                calibrate_thresholds(assembly.network, batches)
         calibrate_curves(assembly.network, batches)
     share_state(assembly.network)
     assembly.network.curves = share(assembly.network.curves)

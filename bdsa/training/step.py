@@ -13,7 +13,6 @@ from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from bdsa.budgets import Budget
 from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
 from bdsa.machine import keep_freed_memory
@@ -22,6 +21,7 @@ from bdsa.training.averaging import GradientAveraging
 from bdsa.training.batch_losses import BatchLosses
 from bdsa.training.compilation import compiled
 from bdsa.training.optimization import backbone_parameters, create_optimizer, create_schedule
+from bdsa.training.sampling import Sampling
 
 PRECISIONS = {"none": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,7 +32,7 @@ class TrainStep:
     Everything follows from the number of the step, counted from the start of the whole training: its
     epoch, its budgets, the rates. In turns (`budgets.schedule=round_robin`) a step trains one budget, and every
     budget gets the same number of images. In a sandwich it trains the largest, the smallest and some of those
-    between on the same images, one backward pass each, and their gradients add up.
+    between on the same images, one backward pass each, and their gradients add up. `bdsa.training.sampling` says which.
 
     Args:
         config: the training's settings.
@@ -60,7 +60,8 @@ class TrainStep:
         updates = assembly.batches // recipe.accumulation
         self.per_epoch = updates * recipe.accumulation
         self.total = recipe.epochs * self.per_epoch
-        self.schedule_of_budgets, self.between = config.budgets.schedule, config.budgets.between
+        self.sampling = Sampling(self.budgets, config.budgets.sample == "continuous", config.budgets.schedule,
+                                 config.budgets.between, self.seed)
         self.weights = [1.0] * len(self.budgets)
         self.losses = BatchLosses(self.network, config.budgets, recipe, config.teacher, assembly.teacher)
         self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing,
@@ -107,27 +108,22 @@ class TrainStep:
             images, labels = self.mixup(images.clone(), labels)  # in place; labels: float [B, classes], smoothed
         said: dict[str, list[Tensor]] = {}
         lesson = self.losses.lesson(self.forward, images)
-        trained, last = self.trained_at(step), (step + 1) % self.recipe.accumulation == 0
+        trained, last = self.sampling.at(step), (step + 1) % self.recipe.accumulation == 0
         for number, budget in enumerate(trained, 1):
             with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
                 losses = self.losses(self.forward, images, labels, budget, epoch, progress,
-                                     self.weights[self.budgets.values.index(budget)], lesson)
+                                     self.sampling.weight(budget, self.weights), lesson)
             if last and number == len(trained):
-                self.averaging.begin(budget.name)
+                self.averaging.begin(self.sampling.kind(budget))
             self.scaler.scale(losses["total"] / self.recipe.accumulation).backward()
             self.losses.steer(budget, losses["conditional_fraction"], progress)
-            losses[f"fraction/{budget.name}"] = losses.pop("conditional_fraction")
+            name, fraction = self.sampling.told(budget, losses.pop("conditional_fraction"))
+            losses[f"fraction/{name}"] = fraction
             for name, value in losses.items():
                 said.setdefault(name, []).append(value.detach())
         if last:
             self.update((step + 1) // self.recipe.accumulation, epoch < self.recipe.freeze_backbone_epochs)
         return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in said.items()}
-
-    def trained_at(self, step: int) -> tuple[Budget, ...]:
-        """The budgets that a step trains, in order: one by turns, or the largest, the smallest and some between."""
-        if self.schedule_of_budgets == "sandwich":
-            return self.budgets.sandwich_at(step, self.between)
-        return (self.budgets.at_step(step),)
 
     def update(self, updates: int, frozen: bool = False) -> None:
         """Move the weights by what the accumulated gradients say.

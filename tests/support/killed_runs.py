@@ -33,6 +33,7 @@ KINDS = {
     "averaged": ["recipe.ema_decay=0.9", "recipe.mixup=0.4", "recipe.cutmix=0.4"],
     "steered": ["budgets=steered", "model.mask_norm=batch", "model.mask_start=activity", "teacher=self"],
     "sandwich": ["budgets.schedule=sandwich", "budgets.targets=[0.3,0.5,0.7,1.0]", "teacher=self"],
+    "continuous": ["budgets=continuous", "recipe.ema_decay=0.9"],
     "wandb": ["tracker=wandb"],
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -21,11 +21,11 @@ CPU = torch.device("cpu")
 
 def make_step(budgets=(0.3, 0.7, 1.0), *, trainer: dict | None = None, teacher: dict | None = None,
               noise_until: float = 0.8, control_gain: float = 0.0, budgets_settings: dict | None = None,
-              images: int = 48, device: torch.device = CPU,
+              images: int = 48, device: torch.device = CPU, model: dict | None = None,
               **recipe) -> TrainStep:
     """The step of a cifar_resnet8 with micro-batches of 4, for an epoch of `images` images."""
     config = TrainConfig(
-        model=ModelConfig(name="cifar_resnet8"), teacher=TeacherConfig(**teacher or {}),
+        model=ModelConfig(**{"name": "cifar_resnet8", **(model or {})}), teacher=TeacherConfig(**teacher or {}),
         budgets=BudgetsConfig(**{"targets": list(budgets), "noise_until": noise_until, "control_gain": control_gain,
                                  **(budgets_settings or {})}),
         trainer=TrainerConfig(**trainer or {}),

@@ -47,6 +47,8 @@ CASES: dict[str, dict[str, Any]] = {
         model=ModelConfig("cifar_resnet8", mask_norm="batch"), budgets=dict(control_gain=3.0, warmup=0.5)),
     "a sandwich, taught by its own dense network": dict(
         teacher=TeacherConfig("self"), budgets=dict(schedule="sandwich")),
+    "continuous, steered": dict(
+        model=ModelConfig("cifar_resnet8", mask_norm="batch"), budgets=dict(sample="continuous", control_gain=1.0)),
     "compiled, all in one graph": dict(budgets=dict(targets=[0.3]), compile=True),
     "own statistics": dict(sync=False),
 }

@@ -44,6 +44,17 @@ def test_masks_break_no_graph_and_each_budget_and_phase_has_one():
     assert forward.budgets == step.budgets and not any("_orig_mod" in name for name in step.network.state_dict())
 
 
+def test_all_budgets_between_two_share_a_graph():
+    step = make_step(budgets=(0.3, 0.5, 0.7), noise_until=0.0, budgets_settings={"sample": "continuous"})
+    counter = CompileCounterWithBackend("eager")
+    step.forward = compiled(step.network, 32, phases=1, backend=counter, fullgraph=True)
+    before = state(step.network)
+    take(step, 0, 9)
+    assert counter.frame_count == 2 and len({step.sampling.at(k) for k in range(9)}) == 9
+    moved = [n for n, t in state(step.network).items() if "b070.running_var" in n and not torch.equal(t, before[n])]
+    assert moved  # statistics are followed within the graph
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler on this machine")
 def test_a_compiled_step_moves_the_weights_as_an_eager_one():
     steps = []

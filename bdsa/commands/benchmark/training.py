@@ -77,7 +77,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
                 peak_memory=work.peak_memory(timed[name])) for name, work in works.items()]
     dense = next(each for each in rows if each["name"] == DENSE_STEP)
     for each, work in zip(rows, works.values()):
-        each["budgets_per_step"] = len(work.step.trained_at(0))
+        each["budgets_per_step"] = len(work.step.sampling.at(0))
         each["budget_images_per_second"] = each["budgets_per_step"] * each["images_per_second"]
         each["time_ratio"] = each["ms_per_step"] / dense["ms_per_step"]
     reads, seconds = time_loader(assembly.loader, count, timing.rounds)
@@ -143,7 +143,9 @@ class Steps:
         spec, network = create_network(config, budgets, assembly.splits, device)
         self.teacher = assembly.teacher if variant.taught else None
         assembly = replace(assembly, spec=spec, network=network, budgets=budgets, teacher=self.teacher)
-        config = replace(config, budgets=replace(config.budgets, targets=budgets.plain(), schedule=variant.schedule))
+        sample = config.budgets.sample if len(budgets.adaptive) > 1 else "listed"
+        config = replace(config, budgets=replace(config.budgets, targets=budgets.plain(), schedule=variant.schedule,
+                                                 sample=sample))
         self.step, self.variant = TrainStep(config, assembly, device), variant
         self.epoch = min(config.recipe.freeze_backbone_epochs, config.recipe.epochs - 1)
         self.step.start_epoch(self.epoch)
