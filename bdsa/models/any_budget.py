@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,17 +119,37 @@ class AnyBudget(nn.Module):
         Raises:
             UserError: in training mode.
         """
+        return self._purses(point, (size, blocks), lambda: self.block_macs(size)[:blocks]) \
+            if self.decides_exactly(point, per_image) else None
+
+    def decides_exactly(self, point: Point, per_image: bool | None) -> bool:
+        """Whether purses decide at a point.
+
+        Raises:
+            UserError: in training mode.
+        """
         if point.name is None or not (self.per_image if per_image is None else per_image):
-            return None
+            return False
         if self.training:
             raise UserError("per_image=True is for inference: call network.eval() before")
-        if point.budget is None:
-            return None
-        curve, key = self.curves.get(point.name), (point.name, size, blocks)
+        return point.budget is not None
+
+    def exact_from(self, point: Point, x: Tensor) -> ExactBudget:
+        """The purses for one pass at a point, of blocks that are called by others, by the input of the first of them.
+
+        Args:
+            x: [B, C, h, w].
+        """
+        shape = tuple(x.shape[1:])
+        return self._purses(point, shape, lambda: self._totals((1, *shape), from_first=True))
+
+    def _purses(self, point: Point, of: tuple[Any, ...], totals: Callable[[], list[int]]) -> ExactBudget:
+        assert point.name is not None and point.budget is not None
+        curve, key = self.curves.get(point.name), (point.name, *of)
         kept = self._expected.get(key)
         if kept is None or kept[0] is not curve:
             with torch.inference_mode(False):  # it outlives the caller's mode
-                kept = self._expected[key] = curve, Expected.of(self.block_macs(size)[:blocks], curve)
+                kept = self._expected[key] = curve, Expected.of(totals(), curve)
         return ExactBudget(point.budget, kept[1], point.offset)
 
     @torch.inference_mode()
@@ -182,11 +203,15 @@ class AnyBudget(nn.Module):
     def block_macs(self, size: tuple[int, int]) -> list[int]:
         """Conditional MACs of each adaptive block for one image of (height, width), counted once per size."""
         if size not in self._block_macs:
-            meta = {f"network.{k}": v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
-            x = torch.empty(1, self.channels(), *size, device="meta", dtype=next(self.parameters()).dtype)
-            with torch.no_grad():
-                self._block_macs[size] = functional_call(_Totals(self), meta, (x,))
+            self._block_macs[size] = self._totals((1, self.channels(), *size))
         return self._block_macs[size]
+
+    def _totals(self, shape: tuple[int, ...], from_first: bool = False) -> list[int]:
+        """The same, of images of a shape, or of what the first adaptive block is given."""
+        meta = {f"network.{k}": v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
+        x = torch.empty(shape, device="meta", dtype=next(self.parameters()).dtype)
+        with torch.no_grad():
+            return functional_call(_Totals(self), meta, (x, from_first))
 
     def channels(self) -> int:
         """Of the images that the network reads."""
@@ -201,9 +226,9 @@ class _Totals(nn.Module):
         self.network = network
         self.training = network.training
 
-    def forward(self, x: Tensor) -> list[int]:
-        totals = []
-        for module in self.network.trunk():
+    def forward(self, x: Tensor, from_first: bool) -> list[int]:
+        totals, trunk = [], self.network.trunk()
+        for module in itertools.dropwhile(lambda m: from_first and not isinstance(m, AdaptiveBlock), trunk):
             if isinstance(module, AdaptiveBlock):
                 x, used = module.run(x, Request(None))
                 totals.append(used.total)

@@ -9,13 +9,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bdsa.method.curves import Point
+from bdsa.method.exact import ExactBudget
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Asked:
         blocks: the ids of its blocks.
         point: the budget that was given.
         request: how the blocks run; None: densely, as timm's.
+        purses: what decides for a block and its input, where no image may exceed its budget (`bdsa.models.purses`).
         given: for each call, a mask that decides, or None.
         used: what the calls used, where someone wants to know.
         calls, sizes, how: likewise for calls of the network itself: what each used, the (height, width) of the images
@@ -45,6 +47,17 @@ class Asked:
     calls: list[Usage] | None = None
     sizes: list[tuple[int, int]] = field(default_factory=list)
     how: dict[str, Any] = field(default_factory=dict)
+    purses: Callable[[nn.Module, Tensor], ExactBudget] | None = None
+
+    def exactly(self, per_image: bool | None) -> bool | None:
+        """`per_image` of a call within: as it says itself, or as was said around it."""
+        return True if per_image is None and self.purses is not None else per_image
+
+    def asks(self, block: nn.Module, x: Tensor) -> Request | None:
+        """How a block runs that is called with x."""
+        if self.purses is None or self.request is None:
+            return self.request
+        return replace(self.request, exact=self.purses(block, x))
 
     def counted(self, call: Callable[..., tuple[Any, Usage]], x: Tensor, return_usage: bool,
                 masks: Sequence[Tensor] | None) -> Any:
@@ -61,9 +74,11 @@ _asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
 @contextmanager
 def asking(network: nn.Module, blocks: Iterable[nn.Module], point: Point, request: Request | None,
            given: Iterator[Tensor | None] | None = None, used: list[BlockUsage] | None = None,
-           calls: list[Usage] | None = None, how: dict[str, Any] | None = None) -> Iterator[Asked]:
+           calls: list[Usage] | None = None, how: dict[str, Any] | None = None,
+           purses: Callable[[nn.Module, Tensor], ExactBudget] | None = None) -> Iterator[Asked]:
     """Within it, blocks of a network that are called plainly do what is asked; see `Asked`."""
-    asked = Asked(id(network), frozenset(map(id, blocks)), point, request, given, used, calls, how=how or {})
+    asked = Asked(id(network), frozenset(map(id, blocks)), point, request, given, used, calls, how=how or {},
+                  purses=purses)
     token = _asked.set(asked)
     try:
         yield asked

@@ -47,9 +47,10 @@ class AdaptiveBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W] -> [B, C', h, w], at the budget that is asked for around the call, else densely."""
         asked = asked_of(self)
-        if asked is None or asked.request is None:
+        request = None if asked is None else asked.asks(self, x)
+        if asked is None or request is None:
             return super().forward(x)
-        y, used = self.run(x, asked.request, None if asked.given is None else next(asked.given))
+        y, used = self.run(x, request, None if asked.given is None else next(asked.given))
         if asked.used is not None:
             asked.used.append(used)
         return y

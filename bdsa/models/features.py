@@ -33,7 +33,8 @@ class FeatureMethods:
     exact: Callable[..., ExactBudget | None]
     adaptive_blocks: Callable[[], list[nn.Module]]
 
-    def at_budget(self, budget: float, extrapolate: bool | None = None) -> AbstractContextManager[None]:
+    def at_budget(self, budget: float, extrapolate: bool | None = None, per_image: bool | None = None
+                  ) -> AbstractContextManager[None]:
         """`AdaptiveNetwork.at_budget`."""
         raise NotImplementedError
 
@@ -88,12 +89,10 @@ class FeatureMethods:
         """Within it one pass of images x runs at a budget, or at that which is asked around it."""
         with nullcontext() if budget is None else self.at_budget(budget):
             around = asked_around(self)
-            exact = None
-            if around is not None and around.request is not None and around.calls is None:
-                exact = self.exact(around.point, (x.shape[2], x.shape[3]), per_image)
-            if exact is None:
+            if around is None or around.request is None or around.calls is not None:
                 yield
                 return
+            exact = self.exact(around.point, (x.shape[2], x.shape[3]), around.exactly(per_image))
             request = replace(around.request, exact=exact)
             with asking(self, self.adaptive_blocks(), around.point, request, around.given, around.used):
                 yield
@@ -154,9 +153,10 @@ class FeatureNetwork(nn.Module):
     def precision(self, value: str) -> None:
         self.body.precision = value
 
-    def at_budget(self, budget: float) -> AbstractContextManager[None]:
+    def at_budget(self, budget: float, extrapolate: bool | None = None, per_image: bool | None = None
+                  ) -> AbstractContextManager[None]:
         """`AdaptiveNetwork.at_budget`."""
-        return self.body.at_budget(budget)
+        return self.body.at_budget(budget, extrapolate, per_image)
 
     def forward(self, x: Tensor, budget: float | Point | None = None, return_usage: bool = False, *,
                 masks: Sequence[Tensor] | None = None, per_image: bool | None = None, **how: Any
@@ -177,6 +177,7 @@ class FeatureNetwork(nn.Module):
             if around is not None and around.calls is not None:
                 return around.counted(self.forward, x, return_usage, masks)
             budget = DENSE if around is None else around.point
+            per_image = per_image if around is None else around.exactly(per_image)
         point = body.point(budget)
         if self.training and getattr(body, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what is asked around stages: "

@@ -10,6 +10,7 @@ from torch import nn
 from bdsa.errors import UserError
 from bdsa.models.asking import Asked, asking
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.purses import Purses
 from bdsa.models.usage import Request, Usage
 
 
@@ -80,5 +81,7 @@ def measuring(network: AdaptiveNetwork, budget: float, **how: Any) -> Iterator[M
         raise UserError("gradient checkpointing cannot repeat what is asked around a call: call "
                         "network(x, budget=...), or set_grad_checkpointing(False)")
     request = Request(point.name, offset=point.offset, blend=point.blend, **how)
-    with asking(network, network.adaptive_blocks(), point, request, used=[], calls=[], how=how) as around:
+    purses = Purses(network, point) if network.decides_exactly(point, None) else None
+    with asking(network, network.adaptive_blocks(), point, request, used=[], calls=[], how=how,
+                purses=purses) as around:
         yield Measured(network, around)

@@ -23,6 +23,7 @@ from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.features import FeatureMethods, sparse_execution
 from bdsa.models.one_node import call, one_node
+from bdsa.models.purses import Purses
 from bdsa.models.usage import BlockUsage, Request, Usage
 
 
@@ -100,22 +101,26 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         return [m for m in self.trunk() if isinstance(m, AdaptiveBlock)]
 
     @contextmanager
-    def at_budget(self, budget: float, extrapolate: bool | None = None) -> Iterator[None]:
+    def at_budget(self, budget: float, extrapolate: bool | None = None, per_image: bool | None = None
+                  ) -> Iterator[None]:
         """Within it, what is called without a budget runs at this one, in this thread.
 
         That is the network itself, its `forward_features` and `forward_intermediates`, and whatever calls its blocks or
         stages: timm's and torchvision's feature extractors, or a loop by hand. 1 is the dense network.
+        `extrapolate` and `per_image` are as in `forward`.
 
         Raises:
             UserError: for a budget that cannot be met (see `forward`), and in training with gradient checkpointing,
-                whose second forward pass comes after it has ended.
+                whose second forward pass comes after it has ended. With `per_image`, in training mode, and where blocks
+                are called in another order than the network's.
         """
         point = self.point(budget, extrapolate)
         if self.training and getattr(self, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what at_budget asks for: call "
                             "network(x, budget=...), or set_grad_checkpointing(False)")
         request = None if point.name is None else Request(point.name, offset=point.offset, blend=point.blend)
-        with asking(self, self.adaptive_blocks(), point, request):
+        purses = Purses(self, point) if self.decides_exactly(point, per_image) else None
+        with asking(self, self.adaptive_blocks(), point, request, purses=purses):
             yield
 
     def forward(self, x: Tensor, budget: Asking | None = None, return_usage: bool = False, *,
@@ -167,6 +172,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
             if around is not None and around.calls is not None:
                 return around.counted(self.forward, x, return_usage, masks)
             budget = DENSE if around is None else around.point
+            per_image = around.exactly(per_image) if around is not None else per_image
         point = self.point(budget, extrapolate)
         dense = point.name is None
         plain = dense and not return_usage
