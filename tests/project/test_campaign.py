@@ -23,7 +23,7 @@ import bdsa.training.trainer
 from bdsa.commands.entry_points import COMMANDS
 
 SUPPORT = Path(__file__).parents[1] / "support"
-KINDS = ("plain", "averaged", "steered", "sandwich", "wandb")
+KINDS = ("plain", "averaged", "steered", "sandwich", "continuous", "wandb")
 
 
 @pytest.mark.slow
