@@ -91,7 +91,7 @@ def test_statistics_between_follow_the_batch_as_those_of_a_norm_of_its_own():
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("continuous")
     outcome = run(train_main, [*TINY, "budgets=continuous", "recipe.ema_decay=0.9", "budgets.targets=[0.3,0.5,1.0]",
-                               "recipe.epochs=1", f"out={out}", "name=run"])
+                               "recipe.epochs=1", "budgets.calibration_images=20", f"out={out}", "name=run"])
     assert outcome.code == 0, outcome.err
     return out / "run"
 
