@@ -45,14 +45,19 @@ class Server:
         size: height and width of the images.
         budgets: those that it may choose; None: all of the network's, and 1.
         most: images of a batch.
+        like: images [N, 3, H, W] such as will come, to measure what batches take; None: noise, on which other
+            positions run.
+        reserve: share of a deadline that is kept for what comes meanwhile.
     """
 
     def __init__(self, network: nn.Module, size: tuple[int, int], budgets: list[float] | None = None,
-                 most: int = 8) -> None:
-        self.network, self.size, self.most = network, size, most
+                 most: int = 8, like: Tensor | None = None, reserve: float = 0.1) -> None:
+        self.network, self.size, self.most, self.reserve = network, size, most, reserve
+        self.like = torch.randn(most, 3, *size) if like is None else like.repeat(-(-most // len(like)), 1, 1, 1)
         self.budgets = sorted(budgets or {*map(float, network.budgets), 1.0})
         self.sizes = [2 ** i for i in range(most.bit_length()) if 2 ** i <= most]
-        self.seconds = {(b, n): self._measured(b, n) for b in self.budgets for n in self.sizes}
+        self.seconds = {(b, n): self._measured(b, n)
+                        for b in self.budgets for n in reversed(self.sizes)}  # the largest first: memory never grows
         self.pace = 1.0  # how much slower batches have become since, by what else the machine does
         self.waiting: list[Request] = []
         self.came = threading.Condition()
@@ -96,7 +101,8 @@ class Server:
             for start in range(0, len(free), self.most):
                 part = free[start:start + self.most]
                 done += self._of(budget, len(part))
-                in_time = in_time and done <= part[0].until
+                first = part[0]
+                in_time = in_time and done + self.reserve * (first.until - first.arrived) <= first.until
             if in_time:
                 return budget
         return self.budgets[0]
@@ -108,7 +114,7 @@ class Server:
 
     @torch.inference_mode()
     def _measured(self, budget: float, images: int) -> float:
-        x, taken = torch.randn(images, 3, *self.size), []
+        x, taken = self.like[:images].clone(), []
         for _ in range(6):
             started = time.perf_counter()
             self.network(x, budget=budget)
