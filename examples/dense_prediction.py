@@ -33,7 +33,7 @@ TASK, QUICK = words.get("task", "segment"), "quick" in words
 OUT = Path(words.get("out", f"runs/scenes_{TASK}.safetensors"))      # the backbone; with heads it is beside it, in .pt
 SIZE, LARGE = (96, 128) if QUICK else (256, 512)
 STEPS, SCENES, TESTED = (int(words.get(name, quick if QUICK else usual)) for name, quick, usual in
-                         (("steps", 6, 1500), ("scenes", 8, 1200), ("tested", 4, 100)))
+                         (("steps", 6, 900), ("scenes", 8, 1200), ("tested", 4, 100)))
 BATCH = 4 if QUICK else 8
 HALF = multiplies_bfloat16()                                         # then it takes half the time
 KEPT, EVERY = OUT.with_suffix(".pt"), 50                             # where a stopped training goes on

@@ -42,17 +42,26 @@ struct Session {
 };
 
 class Network {
+    Buffer<uint8_t> memory_;
+    const uint8_t* given_;
+
+    // A copy in large pages: hosts keep weights in small ones, and a large network's inference reads thousands of them.
+    const void* copied(const void* start, int64_t bytes) {
+        if (bytes < (int64_t)LARGE) return start;
+        return std::memcpy(memory_.at_least(bytes), start, bytes);
+    }
+
 public:
     const Program program;
-    const int64_t digests[2];
 
     Network(const void* start, int64_t bytes)
-        : program(start, bytes), digests{program.word(Program::DIGEST), program.word(Program::DIGEST_2)} {}
+        : given_(static_cast<const uint8_t*>(start)), program((Program(start, bytes), copied(start, bytes)), bytes) {}
 
     bool is(const void* start, int64_t bytes) const {
-        if (start != program.base || bytes != program.bytes) return false;
-        return program.word(Program::DIGEST) == digests[0] && program.word(Program::DIGEST_2) == digests[1];
+        if (start != given_ || bytes != program.bytes) return false;
+        return !std::memcmp(given_ + Program::DIGEST * 8, digests_, sizeof digests_);
     }
+    bool lies_at(const void* start) const { return start == given_; }
 
     // logits: [images][classes]. An image that holds what is infinite or not a number gets logits that are none.
     void run(const Images& images, double budget, float* logits, int threads) {
@@ -72,6 +81,7 @@ public:
     }
 
 private:
+    const int64_t digests_[2] = {program.word(Program::DIGEST), program.word(Program::DIGEST_2)};
     std::mutex mutex_;
     std::vector<std::unique_ptr<Session>> idle_;
 
@@ -114,7 +124,7 @@ inline std::shared_ptr<Network> network_of(const void* start, int64_t bytes) {
     static std::list<std::shared_ptr<Network>> known;
     const std::lock_guard<std::mutex> lock(mutex);
     for (auto one = known.begin(); one != known.end(); ++one)
-        if ((*one)->program.base == start) {
+        if ((*one)->lies_at(start)) {
             if ((*one)->is(start, bytes)) {
                 known.splice(known.begin(), known, one);
                 return known.front();
