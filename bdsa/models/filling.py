@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bdsa.budgets import Budget, Budgets
+from bdsa.errors import UserError
 from bdsa.method.between import mixed
 from bdsa.models.network import AdaptiveNetwork
 
@@ -65,9 +66,15 @@ def hold(network: AdaptiveNetwork, budgets: Budgets) -> None:
 
 
 def around(budgets: tuple[Budget, ...], budget: float) -> tuple[Budget, Budget, float]:
-    """The two neighbouring budgets between which one lies, and its share of the way from the first to the second."""
-    low, high = next((a, b) for a, b in pairwise(budgets) if a <= budget <= b)
-    return low, high, (budget - low) / (high - low)
+    """The two neighbouring budgets between which one lies, and its share of the way from the first to the second.
+
+    Raises:
+        UserError: for one outside of their range.
+    """
+    for low, high in pairwise(budgets):
+        if low <= budget <= high:
+            return low, high, (budget - low) / (high - low)
+    raise UserError(f"budget {budget:g} is outside the range from {budgets[0]:g} to {budgets[-1]:g} that is trained")
 
 
 def _owned(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:

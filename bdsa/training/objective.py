@@ -76,6 +76,9 @@ class Objective:
         self.budgets = own if budgets is None else Budgets(float(own.require(b)) for b in Budgets(budgets))
         if sample not in SAMPLES:
             raise unknown("sample", sample, SAMPLES)
+        if sample == "continuous" and self.budgets.adaptive != own.adaptive:
+            raise UserError(f"sample=continuous trains the range of all of the network's budgets below 1, of "
+                            f"{own.plain()}: leave out budgets={self.budgets.plain()}")
         self.sampling = Sampling(self.budgets, sample == "continuous", seed=seed)
         self.task_weight, self.network_weight, self.block_weight = task_weight, network_weight, block_weight
         self.price, self.anneal, self.warmup, self.noise_until = price, anneal, warmup, noise_until

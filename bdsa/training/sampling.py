@@ -56,9 +56,13 @@ class Sampling:
         return [Budget(low + (high - low) * (first + i + draw()) / of) for i in range(count)]
 
     def ends(self, budget: Budget) -> tuple[tuple[Budget, float], ...]:
-        """The listed budgets whose masks and norms train at a budget, and each one's share of it."""
-        if self.budgets.has(budget):
-            return ((self.budgets.require(budget), 1.0),)
+        """The listed budgets whose masks and norms train at a budget, and each one's share of it.
+
+        Raises:
+            UserError: for a budget outside of the range.
+        """
+        if not self.continuous or self.budgets.has(budget):
+            return ((budget, 1.0),)
         low, high, share = around(self.budgets.adaptive, budget)
         return (low, 1 - share), (high, share)
 

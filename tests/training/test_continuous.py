@@ -142,8 +142,14 @@ def test_a_loop_of_ones_own_draws_and_steers_between_too():
     assert (1 - share) * moved["b030"] + share * moved["b050"] == pytest.approx(0.1, rel=1e-3) and moved["b070"] == 0
     with pytest.raises(UserError, match="unknown sample 'continous' .did you mean 'continuous'"):
         bdsa.Objective(model, sample="continous")
+    with pytest.raises(UserError, match="leave out budgets=.0.3, 0.7."):
+        bdsa.Objective(model, [0.3, 0.7], sample="continuous")
+    with pytest.raises(UserError, match="budget 0.2 is outside the range from 0.3 to 0.7"):
+        objective.asks(0.2, 0, 9)
+    with pytest.raises(UserError, match="budget 0.4 was not trained"):
+        model(batch(0)[0], **bdsa.Objective(model).asks(0.4, 0, 9))
     with pytest.raises(UserError, match="give two or more"):
-        bdsa.Objective(model, [0.5], sample="continuous")
+        bdsa.Objective(bdsa.create_model("cifar_resnet8", [0.5, 1.0], 10), sample="continuous")
 
 
 def test_a_range_needs_two_ends():
