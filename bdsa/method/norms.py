@@ -123,4 +123,4 @@ def add_budget_norms(norm: nn.Module, names: list[str], affine: str) -> None:
         elif isinstance(norm, nn.BatchNorm2d):
             per_budget[name] = BatchStatistics(norm)
     norm.__class__ = NORMS[type(norm)]
-    norm.per_budget = per_budget
+    norm.per_budget = per_budget.train(norm.training)

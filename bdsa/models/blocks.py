@@ -38,6 +38,7 @@ class AdaptiveBlock(nn.Module):
         like = next(self.parameters())
         channels, stride = self.geometry()
         self.mask_units = nn.ModuleDict({n: MaskUnit(channels, stride, mask_norm, mask_start).to(like) for n in names})
+        self.mask_units.train(self.training)  # a network adapted in eval mode is ready for inference
         norms = [getattr(self, n) for n in self.norm_names]
         shortcut = getattr(self, "downsample", None)
         norms += [m for m in shortcut.modules() if isinstance(m, nn.BatchNorm2d)] if shortcut is not None else []

@@ -10,9 +10,10 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import torch
 from timm.models._features import FeatureInfo, feature_take_indices
 from torch import Tensor, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from bdsa.budgets import DENSE, Budgets
 from bdsa.errors import UserError
@@ -172,6 +173,9 @@ class FeatureNetwork(nn.Module):
             A list of [B, C, h, w], in the order of the stages, or (maps, Usage) of the blocks up to the last of them.
         """
         body, size = self.body, tuple(x.shape[2:])
+        if is_compiling() and not is_exporting() and not self.training and not torch.is_grad_enabled() and (
+                body.execution != "masked" or body.precision != "float32"):
+            return _outside(self, x, budget, return_usage, masks=masks, per_image=per_image, **how)
         if budget is None:
             around = asked_around(body)
             if around is not None and around.calls is not None:
@@ -243,6 +247,12 @@ def _sparse_maps(network: Any, x: Tensor, ends: tuple[int, ...]) -> list[Tensor]
     exact = None if around.request is None else around.request.exact
     ran = sparse_execution().run_sparse(network, x, around.point, None, False, ends, exact)
     return None if ran is None else ran[0]
+
+
+@torch.compiler.disable
+def _outside(network: FeatureNetwork, *arguments: Any, **how: Any) -> Any:
+    """A forward pass between two compiled graphs, as it is without torch.compile."""
+    return network.forward(*arguments, **how)
 
 
 @functools.cache

@@ -30,7 +30,7 @@ def one_node(network: Any, budget: object) -> bool:
         return False
     if is_exporting():
         return network.execution != "masked" and not network.several(budget)
-    return not torch.is_grad_enabled() and (budget is None or isinstance(budget, float))
+    return not torch.is_grad_enabled() and (budget is None or isinstance(budget, (int, float)))
 
 
 def call(network: Any, images: Tensor, budget: Any, per_image: bool | None, extrapolate: bool | None) -> Tensor:
@@ -40,7 +40,8 @@ def call(network: Any, images: Tensor, budget: Any, per_image: bool | None, extr
         UserError: for what cannot be exported.
     """
     if not is_exporting():
-        return torch.ops.bdsa.adaptive(images, _number_of(network), budget, per_image, extrapolate,
+        asked = None if budget is None else float(budget)
+        return torch.ops.bdsa.adaptive(images, _number_of(network), asked, per_image, extrapolate,
                                        network.num_classes)
     if is_dynamo_compiling():
         raise UserError("torch.export takes a sparse network with strict=False alone; or export bdsa.portable(network)")

@@ -77,6 +77,8 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
     Raises:
         UserError: for what the kernels cannot compute, with the layer's name, and for budgets that cannot be met.
     """
+    if not isinstance(network, AdaptiveNetwork):
+        raise UserError(f"a program is of an adaptive network that gives logits, not of a {type(network).__name__}")
     if network.training:
         raise UserError("a program is for inference: call network.eval() before")
     if reason := native.unavailable():

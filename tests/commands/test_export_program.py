@@ -140,6 +140,16 @@ def test_a_compiled_sparse_network_is_one_node_that_follows_weights_and_budget(i
                                network(images, budget=0.4))
 
 
+def test_a_compiled_backbone_runs_as_without_it(images) -> None:
+    backbone = bdsa.create_model("resnet18", BUDGETS, features_only=True).eval()
+    backbone.execution = "sparse"
+    compiled = torch.compile(nn.Sequential(nn.Identity(), backbone), backend="eager")
+    with torch.inference_mode(), backbone.at_budget(0.4):
+        assert all(map(torch.equal, compiled(images), backbone(images)))
+    with pytest.raises(bdsa.UserError, match="that gives logits, not of a FeatureNetwork"):
+        bdsa.portable(backbone)
+
+
 def test_torch_export_takes_a_sparse_network_as_it_is(images) -> None:
     network = network_of("cifar_resnet8")
     network.execution = "sparse"

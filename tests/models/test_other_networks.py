@@ -37,6 +37,7 @@ def test_torchvisions_networks_are_adaptive_and_sparse_under_their_own_names(nam
     names = {*network.state_dict()}
     expected = network(images).detach()
     bdsa.adapt(network, BUDGETS)
+    assert not any(module.training for module in network.modules())  # ready for inference, as it was
     with torch.no_grad():
         assert torch.equal(network(images), expected)
         masks = [torch.ones_like(m) for m in network(images, budget=0.4, return_usage=True)[1].masks]
