@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from timm.models.convnext import ConvNeXt
-from timm.models.resnet import ResNet
 from torch import Tensor, fx, nn
 from torch.compiler import is_compiling
 from torch.nn.modules.module import _has_any_global_hook
@@ -20,7 +18,6 @@ from bdsa.method.curves import Point
 from bdsa.models.any_budget import AnyBudget, Asking
 from bdsa.models.asking import asked_around, asking
 from bdsa.models.blocks import AdaptiveBlock
-from bdsa.models.cifar_resnet import CifarResNet
 from bdsa.models.features import FeatureMethods, sparse_execution
 from bdsa.models.one_node import call, one_node
 from bdsa.models.purses import Purses
@@ -234,30 +231,3 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if len(masks) != len(self.adaptive_blocks()):
             raise ValueError(f"{len(masks)} masks for {len(self.adaptive_blocks())} adaptive blocks")
         return iter(masks)
-
-
-class AdaptiveResNet(AdaptiveNetwork, ResNet):
-    """timm's ResNet with a budget."""
-
-    def trunk(self) -> list[nn.Module]:
-        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        return [self.conv1, self.bn1, self.act1, self.maxpool, *(block for stage in stages for block in stage)]
-
-
-class AdaptiveCifarResNet(AdaptiveNetwork, CifarResNet):
-    """The CIFAR ResNet with a budget."""
-
-    def trunk(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, self.act1, *self.layer1, *self.layer2, *self.layer3]
-
-
-class AdaptiveConvNeXt(AdaptiveNetwork, ConvNeXt):
-    """timm's ConvNeXt with a budget."""
-
-    def trunk(self) -> list[nn.Module]:
-        stages = (m for stage in self.stages for m in (stage.downsample, *stage.blocks))
-        return [self.stem, *stages, self.norm_pre]
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        super().set_grad_checkpointing(enable)
-        self.grad_checkpointing = enable

@@ -15,7 +15,8 @@ from bdsa.method.norms import AFFINE, NORMS
 from bdsa.models import torchvision_networks
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
 from bdsa.models.cifar_resnet import CifarResNet
-from bdsa.models.network import AdaptiveCifarResNet, AdaptiveConvNeXt, AdaptiveNetwork, AdaptiveResNet
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.timm_networks import AdaptiveCifarResNet, AdaptiveConvNeXt, AdaptiveResNet
 
 BLOCKS: dict[type[nn.Module], type[AdaptiveBlock]] = {
     BasicBlock: AdaptiveBasicBlock,
