@@ -73,7 +73,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
 
         "float32"; "bfloat16": maps and weights are rounded to bfloat16 and sums are float32, for sparse, automatic
         and masked execution alike, at the speed of AMX or AVX512-BF16 where the processor has them; "auto": bfloat16
-        where it has them, and where the logits for the first images stay within 2 % of their spread, else float32.
+        where that is faster, and where the logits for the first images stay within 2 % of their spread, else float32.
         The network's own weights stay float32, and so do training and what needs gradients. Mask units decide from
         float32 sums of the rounded map: positions whose logit is nearly zero may be decided otherwise.
         """

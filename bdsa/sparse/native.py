@@ -42,6 +42,12 @@ def bfloat16_instructions() -> str:
     return kernels.bdsa_bfloat16_instructions().decode()
 
 
+@functools.cache
+def bfloat16_is_faster() -> bool:
+    """Whether they are faster than products of float32: always by AMX; AVX512-BF16's are timed, which takes 0.1 ms."""
+    return bool(library().bdsa_bfloat16_is_faster())
+
+
 def description() -> str:
     """Which instructions the kernels use."""
     kernels = library()

@@ -1,4 +1,4 @@
-"""In which type an inference computes: float32, or bfloat16 where the processor multiplies it natively."""
+"""In which type an inference computes: float32, or bfloat16 where the processor multiplies it faster."""
 from __future__ import annotations
 
 import torch
@@ -18,6 +18,11 @@ def dtype_of(precision: str) -> torch.dtype:
 
 def is_native() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32, and the kernels use it."""
+    return multiplies() and native.bfloat16_is_faster()
+
+
+def multiplies() -> bool:
+    """Whether the kernels use instructions of this processor that multiply bfloat16; not all of them are fast."""
     return not native.unavailable() and native.bfloat16_instructions() != "plain"
 
 

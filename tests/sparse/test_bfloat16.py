@@ -164,6 +164,14 @@ def test_auto_keeps_float32_where_the_logits_would_move(monkeypatch: pytest.Monk
     assert "float32 instead of bfloat16: logits are" in caplog.text
 
 
+@pytest.mark.parametrize("faster", [False, True])
+def test_instructions_for_bfloat16_are_taken_where_they_are_faster(faster: bool,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies", lambda: True)
+    monkeypatch.setattr(native, "bfloat16_is_faster", lambda: faster)
+    assert precision.dtype_of("auto") == (torch.bfloat16 if faster else torch.float32)
+
+
 def test_auto_is_float32_where_the_processor_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "is_native", lambda: False)
     network, images = network_of("cifar_resnet8"), images_of(SIZES[0])

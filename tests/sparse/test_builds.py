@@ -36,6 +36,8 @@ def test_every_build_and_the_pure_torch_path_give_the_same(choice: str, said: di
     found, (kernels, products) = said[choice], CHOICES[choice]
     assert "failed" not in found, found["failed"]
     assert found["kernels"].startswith(kernels) and found.get("products") == products or native.unavailable()
+    if products in ("AMX", "plain"):  # of AVX512-BF16 the processor decides
+        assert found.get("faster", products == "AMX") == (products == "AMX")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from bdsa.sparse import native
 NAMES = ("cifar_resnet8", "resnet26d", "resnext50_32x4d", "convnext_atto", "convnextv2_atto")
 
 
-def described(choice: str) -> dict[str, str]:
+def described(choice: str) -> dict[str, str | bool]:
     """Hold sparse execution with a build against masked execution; what the build says of itself."""
     os.environ["BDSA_KERNELS"] = choice
     for name in NAMES:
@@ -30,10 +30,11 @@ def described(choice: str) -> dict[str, str]:
         return {"kernels": reason}
     for name in NAMES:
         assert_near(network_of(name), images_of((2, 41, 67)), "scattered")
-    return {"kernels": native.description(), "products": native.bfloat16_instructions()}
+    return {"kernels": native.description(), "products": native.bfloat16_instructions(),
+            "faster": native.bfloat16_is_faster()}
 
 
-def in_a_fork(choice: str, out: Path) -> dict[str, str]:
+def in_a_fork(choice: str, out: Path) -> dict[str, str | bool]:
     """`described` in a process of its own."""
     child = os.fork()
     if child == 0:

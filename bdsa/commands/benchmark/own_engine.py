@@ -17,7 +17,7 @@ from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.latency import Engine, network_engine
-from bdsa.sparse.precision import is_native
+from bdsa.sparse.precision import multiplies
 
 Masks = Sequence[Sequence[Tensor]]  # for every input, a mask a block
 
@@ -61,9 +61,9 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None) -> dict[str, Adap
 
     Args:
         network: in float32.
-        asked: "float32", "bfloat16", "auto" or None, which is all that pays on this processor.
+        asked: "float32", "bfloat16", "auto" or None: both where this processor has instructions for bfloat16.
     """
-    wanted = [asked] if asked is not None else ["float32", "bfloat16"] if is_native() else ["float32"]
+    wanted = [asked] if asked is not None else ["float32", "bfloat16"] if multiplies() else ["float32"]
     found = {}
     for precision in wanted:
         found[precision] = copy.deepcopy(network)

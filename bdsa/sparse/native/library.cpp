@@ -8,6 +8,7 @@
 #include "maps.h"
 #include "residual.h"
 #include "network.h"
+#include "rates.h"
 #include "unit.h"
 
 #pragma GCC visibility push(default)
@@ -64,7 +65,7 @@ const char* bdsa_instructions() {
 #endif
 }
 
-// How products of bfloat16 are made; "plain" is no faster than float32.
+// How products of bfloat16 are made; "plain" is slower than float32.
 const char* bdsa_bfloat16_instructions() {
 #if defined(__AMX_BF16__)
     return "AMX";
@@ -74,6 +75,8 @@ const char* bdsa_bfloat16_instructions() {
     return "plain";
 #endif
 }
+
+int bdsa_bfloat16_is_faster() { return bfloat16_is_faster(); }
 
 int bdsa_parallel() {
 #if defined(_OPENMP)
