@@ -13,7 +13,7 @@ import bdsa.models.cifar_resnet  # noqa: F401  (registers the CIFAR ResNets with
 from bdsa.budgets import Budgets
 from bdsa.config.image_size import ImageSize, height_width, in_words
 from bdsa.errors import UserError, unknown
-from bdsa.models.features import FeatureNetwork
+from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.registration import OWN
 from bdsa.models.surgery import adapt
@@ -95,7 +95,7 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
             separate).
         mask_norm: "batch" normalises the mask units' logits, "none" is the published unit.
         mask_start: "activity" starts the mask units where a block's input is strong, "random" anywhere.
-        features_only: give feature maps in place of logits (`bdsa.models.features.FeatureNetwork`).
+        features_only: give feature maps in place of logits (`bdsa.models.feature_network.FeatureNetwork`).
         out_indices: of which stages; None: all, negative: from the last.
         kwargs: passed to timm, such as `drop_path_rate=0.1`, or `output_stride=8` for dilated convolutions.
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from bdsa.errors import UserError, first_line
-from bdsa.models.features import FeatureNetwork
+from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.fetching import NAME, PREFIX, WEIGHTS
 from bdsa.models.measuring import network_in
 from bdsa.models.weights_file import architecture, save

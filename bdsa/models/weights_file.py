@@ -17,7 +17,7 @@ from torch import nn
 from bdsa.errors import UserError, nearest
 from bdsa.models import checkpoints
 from bdsa.models.digest import KEY, LENGTH, with_digest
-from bdsa.models.features import FeatureNetwork
+from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.fetching import weights_of
 from bdsa.models.measuring import network_in
 from bdsa.models.network import AdaptiveNetwork

@@ -8,7 +8,7 @@ from sparse_cases import BUDGETS, images_of, network_of
 from torch import nn
 
 import bdsa
-from bdsa.models.features import FeatureNetwork
+from bdsa.models.feature_network import FeatureNetwork
 
 BUDGET = BUDGETS[0]
 BACKBONES = [("resnet18", {}, None), ("resnet26", {}, (1, 2, 3, 4)), ("convnext_atto", {}, (0, -1)),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bdsa.errors import UserError
 from bdsa.method.norms import BudgetNorm
-from bdsa.models.features import FeatureNetwork
+from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import native, reference
 from bdsa.sparse.execution import executor_of
