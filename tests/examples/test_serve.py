@@ -44,6 +44,7 @@ def test_the_budget_falls_as_the_load_rises(served, monkeypatch):
     serve, server, _ = served
     monkeypatch.setattr(server, "seconds", {(b, n): b * n for b in (0.3, 0.6, 1.0) for n in (1, 2, 4)})
     monkeypatch.setattr(server, "pace", 1.0)
+    monkeypatch.setattr(server, "reserve", 0.1)
     image, now = torch.zeros(3, 32, 32), time.perf_counter()
 
     def chosen(waiting: int, deadline: float, other: float | None = None) -> float:
