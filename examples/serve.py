@@ -128,8 +128,8 @@ class Server:
     @torch.inference_mode()
     def _work(self) -> None:
         try:  # in the thread that will serve: its recordings and its processors are its own
-            self.seconds = {(b, n): self._measured(b, n)
-                            for b in self.budgets for n in reversed(self.sizes)}  # the largest first: memory never grows
+            for images in reversed(self.sizes):  # the largest first: memory never grows
+                self.seconds |= {(budget, images): self._measured(budget, images) for budget in self.budgets}
         except Exception as error:
             self.ready.set_exception(error)
             return
