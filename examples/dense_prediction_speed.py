@@ -49,7 +49,8 @@ def openvino(backbone: nn.Module, image: Tensor, half: bool) -> Callable[[Tensor
     """The dense backbone in OpenVINO."""
     import openvino as ov
 
-    model = ov.convert_model(backbone, example_input=image, input=[tuple(image.shape)])
+    with torch.autocast("cpu", enabled=False):                       # it chooses the type itself
+        model = ov.convert_model(backbone, example_input=image, input=[tuple(image.shape)])
     request = ov.Core().compile_model(model, "CPU", {
         "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32"}).create_infer_request()
