@@ -25,6 +25,12 @@ def parts(share: Any) -> tuple[Any, Any]:
     return (1 - share) / whole, share / whole
 
 
+def count_batch(norm: Any) -> float:
+    """Count one more batch of a norm, and say by which share its statistics move to it; cumulative as in torch."""
+    norm.num_batches_tracked.add_(1)
+    return 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+
+
 def by_batch(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Batch norm [B, C, H, W] by the batch's own statistics, and these: mean and unbiased variance, [C] each."""
     like = torch.promote_types(x.dtype, torch.float32)
@@ -48,9 +54,7 @@ def batch_norm_between(first: Any, second: Any, share: Share, x: Tensor, weight:
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, first.eps)
     y, mean, variance = getattr(first, "by_batch", by_batch)(x, weight, bias, first.eps)
     with torch.no_grad():
-        for norm in (first, second):
-            norm.num_batches_tracked.add_(1)
-        momentum = 1.0 / float(first.num_batches_tracked) if first.momentum is None else first.momentum
+        momentum, _ = count_batch(first), count_batch(second)
         for name, now in (("running_mean", mean), ("running_var", variance)):
             kept = getattr(first, name), getattr(second, name)
             now = now.to(kept[0].dtype)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm, LayerNorm2d
 from torch import Tensor, nn
 
-from bdsa.method.between import Share, batch_norm_between, mixed
+from bdsa.method.between import Share, batch_norm_between, count_batch, mixed
 
 
 class BatchStatistics(nn.Module):
@@ -32,13 +32,8 @@ class BatchStatistics(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """x: [B, C, H, W] -> the same shape, normalised with this budget's statistics."""
-        momentum = self.momentum
-        if self.training:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # cumulative average, as in torch
-                momentum = 1.0 / float(self.num_batches_tracked)
-        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias,
-                            self.training, momentum or 0.0, self.eps)
+        momentum = count_batch(self) if self.training else 0.0
+        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, momentum, self.eps)
 
 
 class Blend(NamedTuple):

@@ -15,6 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bdsa.method.between import count_batch
 from bdsa.method.norms import BatchStatistics, BudgetBatchNorm2d
 
 Three = tuple[Tensor, Tensor, Tensor]
@@ -107,10 +108,9 @@ def normalise(norm: nn.BatchNorm2d | BatchStatistics, x: Tensor, weight: Tensor,
         weight, bias: [C].
     """
     y, mean, variance = by_whole_batch(x, weight, bias, norm.eps)
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        momentum = count_batch(norm)
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
         norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
     return y

@@ -57,4 +57,3 @@ def _real(traced: list[Tensor]) -> list[Tensor]:
         return [behind[id(fake)] for fake in traced]
     except (AttributeError, KeyError) as error:
         raise UserError(f"torch.export hides the weights of this sparse network: {INSTEAD}") from error
-

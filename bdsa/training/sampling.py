@@ -42,8 +42,9 @@ class Sampling:
         """The budgets that a step trains, in order: one by turns, or the largest, the smallest and some between."""
         below, count = self.budgets.adaptive, len(self.budgets)
         if self.schedule == "sandwich":
-            ends = self.budgets.sandwich_at(step, self.between if not self.continuous else 0)
-            return ends if not self.continuous else (*ends, *self._drawn(step, self.between, 0, self.between))
+            if not self.continuous:
+                return self.budgets.sandwich_at(step, self.between)
+            return (*self.budgets.sandwich_at(step, 0), *self._drawn(step, self.between, 0, self.between))
         budget = self.budgets.at_step(step)
         if not self.continuous or budget.is_dense:
             return (budget,)
