@@ -31,7 +31,7 @@ SIZES = [int(words["size"])] if "size" in words else [128] if QUICK else [256, 5
 SCENES, ROUNDS = (1, 1) if QUICK else (8, 7)
 BACKEND = "eager" if QUICK else "inductor"
 torch._inductor.config.freezing = True                               # weights are constants to torch.compile
-torch._dynamo.config.recompile_limit = 64                            # each size, precision and engine has code of its own
+torch._dynamo.config.recompile_limit = 64                            # each size, precision and engine has its own code
 
 
 class Ran(nn.Module):

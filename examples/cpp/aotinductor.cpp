@@ -3,9 +3,10 @@
 //   aotinductor network.pt2 bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
 //
 // images.f32: float32 values as they lie in memory, normalised as the network wants them. Prints the logits, a line an
-// image, and on the error output how long an inference takes. docs/export.md says how to build it.
+// image, and on the error output the median time of an inference. docs/export.md says how to build it.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -47,14 +48,15 @@ int main(int count, char** words) {
                 std::printf("%s%.9g", c ? " " : "", logits.const_data_ptr<float>()[image * logits.size(1) + c]);
             std::printf("\n");
         }
-        double best = 1e9;
+        std::vector<double> taken;
         for (int i = 0; i < REPETITIONS; i++) {
             const auto started = std::chrono::steady_clock::now();
             network.run(inputs);
-            const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - started;
-            best = std::min(best, taken.count());
+            const std::chrono::duration<double, std::milli> passed = std::chrono::steady_clock::now() - started;
+            taken.push_back(passed.count());
         }
-        std::fprintf(stderr, "%.3f ms\n", best);
+        std::nth_element(taken.begin(), taken.begin() + REPETITIONS / 2, taken.end());
+        std::fprintf(stderr, "%.3f ms\n", taken[REPETITIONS / 2]);
     } catch (const std::exception& error) {
         std::cerr << error.what() << "\n";
         return 1;

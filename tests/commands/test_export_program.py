@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -18,12 +19,11 @@ from bdsa.commands.hosts import HOSTS, not_installed
 from bdsa.config.names import FORMATS
 from bdsa.config.settings import DataConfig
 from bdsa.data.datasets import create_splits, get_split
-from bdsa.sparse import build, native
+from bdsa.sparse import native
 
 ROOT = Path(__file__).parents[2]
 DATA = ["data=cluttered_digits", "data.image_size=32", "data.train_images=10", "data.val_images=10",
         "data.test_images=12"]
-TORCH = Path(torch.__file__).parent
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")]
 
@@ -81,7 +81,7 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
                                                  "precision": "float32"}
         return
     libraries = [path.parent / f"bdsa_{'onnx' if form == 'onnx' else 'torch'}.so"]
-    program = built(form, tmp_path)
+    program = runpy.run_path(str(ROOT / "examples/cpp/speed.py"))["built"](form, tmp_path)
     images[:3].numpy().tofile(tmp_path / "images.f32")
     command = [program, path, *libraries, tmp_path / "images.f32", 3, 3, 32, 32]
     for budget in BUDGETS:
@@ -89,6 +89,7 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
         assert done.returncode == 0, done.stderr
         found = torch.tensor([[float(value) for value in line.split()] for line in done.stdout.splitlines()])
         assert (found - expected(stored, images[:3], budget)).abs().max() < 1e-4
+        assert float(done.stderr.split()[-2]) > 0 and done.stderr.endswith(" ms\n")
     failed = ran([*command, 0.5])
     assert failed.returncode == 1 and "budget 0.5 is not in this program" in failed.stderr
 
@@ -96,23 +97,6 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
 def ran(command: list) -> subprocess.CompletedProcess:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def built(form: str, folder: Path) -> Path:
-    """The example's program, as docs/export.md builds it."""
-    source = ROOT / "examples/cpp" / f"{'onnx_runtime' if form == 'onnx' else 'aotinductor'}.cpp"
-    if form == "onnx":
-        import onnxruntime
-
-        library = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
-        (folder / "libonnxruntime.so.1").symlink_to(library)
-        further = ["-std=c++17", f"-I{build.HOSTS}", folder / "libonnxruntime.so.1", f"-Wl,-rpath,{folder}"]
-    else:
-        further = ["-std=c++20", f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include", f"-L{TORCH}/lib",
-                   f"-Wl,-rpath,{TORCH}/lib", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10"]
-    done = ran([os.environ.get("CXX", "g++"), source, "-O2", *further, "-o", folder / "program"])
-    assert done.returncode == 0, done.stderr
-    return folder / "program"
 
 
 def test_torch_compile_breaks_no_graph(images) -> None:
