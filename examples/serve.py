@@ -2,8 +2,8 @@
 
     pip install fastapi uvicorn
     python examples/serve.py                       # http://localhost:8000, see /docs there
-    curl --data-binary @photo.jpg "localhost:8000/classify?deadline_ms=20"
-    curl --data-binary @photo.jpg "localhost:8000/classify?budget=0.5"
+    curl --data-binary @PHOTO.jpg "localhost:8000/classify?deadline_ms=20"
+    curl --data-binary @PHOTO.jpg "localhost:8000/classify?budget=0.5"
 
 Requests that wait together run together, one batch a budget. A request with a deadline gets the largest budget with
 which all that waits before it is still answered in time. examples/serve_load.py measures it.
@@ -17,6 +17,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 import bdsa
 
-PUBLISHED = "experiments/cifar10_resnet20/cifar_resnet20.safetensors"
+PUBLISHED = Path(__file__).resolve().parents[1] / "experiments/cifar10_resnet20/cifar_resnet20.safetensors"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -1,6 +1,6 @@
 // Classify images with a network of bdsa-export format=aoti, without Python:
 //
-//   aotinductor network.pt2 bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
+//   aotinductor network.pt2 ./bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
 //
 // images.f32: float32 values as they lie in memory, normalised as the network wants them. Prints the logits, a line an
 // image, and on the error output the median time of an inference. docs/export.md says how to build it.
@@ -23,7 +23,7 @@ constexpr int REPETITIONS = 50;
 
 int main(int count, char** words) {
     if (count != 9) {
-        std::cerr << "usage: aotinductor network.pt2 bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET\n";
+        std::cerr << "usage: aotinductor network.pt2 ./bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET\n";
         return 2;
     }
     if (!dlopen(words[2], RTLD_NOW | RTLD_GLOBAL)) {  // the package holds the operator's name, the library what it does

@@ -1,6 +1,6 @@
 // Classify images with a network of bdsa-export format=onnx, in ONNX Runtime:
 //
-//   onnx_runtime network.onnx bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
+//   onnx_runtime network.onnx ./bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
 //
 // See aotinductor.cpp. It uses the few functions of ONNX Runtime that bdsa declares: Python's package has the library and
 // no headers. With onnxruntime_cxx_api.h it is Ort::SessionOptions::RegisterCustomOpsLibrary, and a session like any other.
@@ -26,7 +26,7 @@ static void check(Status* failed) {
 
 int main(int count, char** words) {
     if (count != 9) {
-        std::fprintf(stderr, "usage: onnx_runtime network.onnx bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET\n");
+        std::fprintf(stderr, "usage: onnx_runtime network.onnx ./bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET\n");
         return 2;
     }
     api = OrtGetApiBase()->api(VERSION);
