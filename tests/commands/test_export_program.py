@@ -14,12 +14,14 @@ from sparse_cases import BUDGETS, network_of
 from torch import nn
 
 import bdsa
+from bdsa.commands import export_program
 from bdsa.commands.entry_points import export as export_main
 from bdsa.commands.hosts import HOSTS, not_installed
 from bdsa.config.names import FORMATS
 from bdsa.config.settings import DataConfig
 from bdsa.data.datasets import create_splits, get_split
 from bdsa.sparse import native
+from bdsa.sparse.program import program_of
 
 ROOT = Path(__file__).parents[2]
 DATA = ["data=cluttered_digits", "data.image_size=32", "data.train_images=10", "data.val_images=10",
@@ -92,6 +94,16 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
         assert float(done.stderr.split()[-2]) > 0 and done.stderr.endswith(" ms\n")
     failed = ran([*command, 0.5])
     assert failed.returncode == 1 and "budget 0.5 is not in this program" in failed.stderr
+
+
+def test_an_exported_network_that_is_slower_than_the_dense_one_is_said(stored, images, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(export_program, "time_engines", lambda engines, *_: {
+        name: [{"dense": 0.58, "0.4": 0.92}.get(name, 0.5)] for name in engines})
+    network = bdsa.load(stored)
+    export_program._print_speed("pt2", program_of(network), network, images, lambda x, budget: x)
+    said = capsys.readouterr().out
+    assert "at budget 0.4 the exported network is slower than the dense one: 0.92 ms against 0.58 ms" in said
+    assert said.count("slower") == 1
 
 
 def ran(command: list) -> subprocess.CompletedProcess:
