@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the lazy names below, for type checkers and editors
     from bdsa.models.weights_file import load as load
     from bdsa.models.weights_file import save as save
     from bdsa.sparse.deadline import plan as plan
+    from bdsa.sparse.ranges import quantize as quantize
     from bdsa.sparse.torch_operator import portable as portable
     from bdsa.training.curves import calibrate_curves as calibrate_curves
     from bdsa.training.loader_calibration import calibrate as calibrate
@@ -60,6 +61,7 @@ _HOMES = {
     "plan": "bdsa.sparse.deadline",
     "portable": "bdsa.sparse.torch_operator",
     "push_to_hub": "bdsa.models.hub",
+    "quantize": "bdsa.sparse.ranges",
     "register_awareness": "bdsa.method.awareness",
     "register_block": "bdsa.models.surgery",
     "register_dataset": "bdsa.data.datasets",

@@ -13,6 +13,7 @@ from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
 from bdsa.commands.asked_data import data_settings, labelled
 from bdsa.commands.missing_curves import lacks_curves, measure_curves
+from bdsa.commands.missing_ranges import measure_ranges
 from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
 from bdsa.config.data import for_network
@@ -60,6 +61,8 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     dataset.draw()
     dataset = limited(dataset, config.trainer.limit_eval_images)
     loader = eval_loader(dataset, config.trainer.eval_batch_size, workers, *distributed.shard())
+    if config.precision == "int8" and not network.ranges:
+        measure_ranges(network, splits, config, workers)
     network.execution, network.precision = config.execution, config.precision
     network.per_image = config.per_image
     reference = None if config.precision == "float32" else in_float32(network)

@@ -41,7 +41,7 @@ class LatencyConfig:
     precision: str | None = setting(None, "of the adaptive network; auto: what it takes by itself; default: float32, "
                                           "and bfloat16 where the processor multiplies it", choices=PRECISIONS)
     peers: list[str] = setting(list(PEERS), "dense engines: all, or some of these", choices=PEERS)
-    int8: bool = setting(False, "also time onnxruntime and openvino in int8, which count apart")
+    int8: bool = setting(False, "also time onnxruntime, openvino and the adaptive network in int8, which count apart")
     break_even: bool = setting(True, "also find the density from which masked or a dense engine is faster")
     rounds: int = setting(20, "that are timed, every engine and budget in turn; the median counts",
                           above=0, at_most=1e6)
@@ -62,6 +62,11 @@ class LatencyConfig:
         if self.image_size is not None and self.asked_masks == "model":
             raise UserError(f"latency.image_size={self.image_size} is of synthetic masks; with the network's own "
                             f"the data decide: give data.image_size={self.image_size}")
+
+    @property
+    def quantises(self) -> bool:
+        """Whether engines in int8 are timed."""
+        return self.int8 or self.precision == "int8"
 
     @property
     def asked_masks(self) -> str:

@@ -33,12 +33,14 @@ class AnyBudget(nn.Module):
         curves: by the name of each below 1, what moved thresholds give; empty until they are measured or loaded
             (`bdsa.calibrate_curves`).
         plans: how long budgets take here; see `bdsa.plan`.
+        ranges: for int8, by the layer's name the lowest and highest value that it reads; empty until `bdsa.quantize`.
         per_image, extrapolate: what a call means that does not say; see `forward`.
     """
 
     budgets: Budgets
     curves: Mapping[str, Curve] = {}
     plans: tuple[Plan, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = {}
     per_image = False
     extrapolate = False
     execution: str

@@ -22,7 +22,7 @@ from bdsa.models.digest import Digesting, advice
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import load_published_checkpoint
-from bdsa.models.stated import check_content, check_curves
+from bdsa.models.stated import check_content, check_curves, check_ranges
 from bdsa.models.weights import check_fit, load_completely, read_file, state_dict_of
 from bdsa.ranks import is_main
 from bdsa.runs.files import replacing
@@ -79,7 +79,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
 def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> dict[str, Any]:
     """The part of a checkpoint that a user needs: the network's form and weights."""
     curves = {"curves": plain_curves(network)} if network.curves else {}
-    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **curves, **more}
+    ranges = {"ranges": {name: list(ends) for name, ends in network.ranges.items()}} if network.ranges else {}
+    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **curves, **ranges, **more}
 
 
 def plain_curves(network: AdaptiveNetwork) -> dict[str, dict[str, Any]]:
@@ -135,6 +136,7 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     load_completely(network, content["state_dict"], source)
     body = getattr(network, "body", network)  # of a backbone
     body.curves = fitting_curves(content.get("curves") or {}, body, source)
+    body.ranges = fitting_ranges(content.get("ranges") or {}, body, source)
     return network
 
 
@@ -166,6 +168,22 @@ def fitting_curves(curves: Mapping[str, Any], network: AdaptiveNetwork, source: 
             raise ValueError(f"they are not of {count} blocks")
     except ValueError as error:
         raise UserError(f"{source} holds no curves of this network: {error}; measure them anew") from error
+    return found
+
+
+def fitting_ranges(ranges: Mapping[str, Any], network: AdaptiveNetwork, source: object) -> dict[str, tuple[float, float]]:
+    """The ranges for int8 that a file holds, for a network.
+
+    Raises:
+        UserError: if they are no ranges, or of layers that it does not have.
+    """
+    try:
+        found, layers = check_ranges(ranges), {name for name, _ in network.named_modules()}
+        if other := next((name for name in found if name not in layers), None):
+            raise ValueError(f"it has no layer {other!r}")
+    except ValueError as error:
+        raise UserError(f"{source} holds no ranges of this network: {error}; measure them anew with "
+                        f"bdsa.quantize") from error
     return found
 
 

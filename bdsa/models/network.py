@@ -76,6 +76,10 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         where that is faster, and where the logits for the first images stay within 2 % of their spread, else float32.
         The network's own weights stay float32, and so do training and what needs gradients. Mask units decide from
         float32 sums of the rounded map: positions whose logit is nearly zero may be decided otherwise.
+
+        "int8": blocks multiply bytes, at the speed of AMX or AVX512-VNNI, with ranges that `bdsa.quantize` has
+        measured; maps between blocks, and what has no int8 form (grouped convolutions, ConvNeXt v2, masked execution,
+        GPUs), are as in "bfloat16". "auto" never takes it.
         """
         return self._precision
 
@@ -83,6 +87,9 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
     def precision(self, value: str) -> None:
         if value not in PRECISIONS:
             raise unknown("precision", value, PRECISIONS)
+        if value == "int8" and not self.ranges:
+            raise UserError("precision='int8' needs the ranges of what layers read: call bdsa.quantize(network, "
+                            "training_images) before")
         self._precision = value
 
     def weights_changed(self) -> None:

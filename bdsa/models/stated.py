@@ -30,7 +30,7 @@ RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoin
 DEPTHS = ("layers", "depths", "depth")  # how many blocks are made
 FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm", "out_indices")
 PLAIN = {"epoch": int, "calibrated": bool, "weights": str, "attribution": str, "config": dict, "results": dict,
-         "classes": list, "best": dict, "images": dict, "curves": dict}
+         "classes": list, "best": dict, "images": dict, "curves": dict, "ranges": dict}
 MOST_CLASSES, WIDEST, MOST_ITEMS, DEEPEST, LONGEST = 1_000_000, 65_536, 1_000_000, 16, 1_000_000
 
 
@@ -56,6 +56,7 @@ def check_content(content: Mapping[str, Any], source: object) -> None:
             if part.get("image_size") is not None:
                 check_image_size(name, part["image_size"])
         check_curves(content.get("curves") or {}, content["model"]["budgets"])
+        check_ranges(content.get("ranges") or {})
         classes = content.get("classes")
         if classes is not None and (not all(isinstance(c, str) for c in classes)
                                     or len(classes) != content["model"]["num_classes"]):
@@ -82,6 +83,20 @@ def check_curves(curves: Mapping[str, Any], budgets: list[float]) -> dict[str, C
     if len({len(curve.blocks[0]) for curve in found.values()}) > 1:
         raise ValueError("curves are of different numbers of blocks")
     return found
+
+
+def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The ranges for int8 that a file states: by the layer's name, from at most 0 to at least 0.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    for name, ends in ranges.items():
+        sound = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(
+            isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
+        if not sound or not ends[0] <= 0 <= ends[1]:
+            raise ValueError(f"the range of {short(name)} is {short(ends)}, which is none around 0")
+    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any], blocks: int = 10_000) -> None:

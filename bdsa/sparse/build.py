@@ -4,8 +4,8 @@ The library is plain C to the outside, so that it needs neither torch's headers 
 once per machine, source and compiler. A wheel may bring it along (`packed`). `BDSA_KERNELS` chooses the instructions:
 
     native      (default) all that this processor has
-    amx         tiles of bfloat16, and AVX-512
-    avx512bf16  dot products of bfloat16, and AVX-512
+    amx         tiles of bfloat16 and int8, and AVX-512
+    avx512bf16  dot products of bfloat16 and int8 (VNNI), and AVX-512
     avx512      x86-64-v4; avx2: x86-64-v3; plain: the least that every processor of its kind has
     off         no native kernels: everything runs as PyTorch operators
 """
@@ -28,7 +28,8 @@ from bdsa.sparse import compiling, packed
 from bdsa.sparse.compiling import BASE_FLAGS, HOSTS, MACHINE_FLAGS, SOURCES, Unavailable
 
 WITHOUT_AMX = ["-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"]
-NEEDED = {"amx": ["amx_bf16", "avx512_bf16"], "avx512bf16": ["avx512_bf16"], "avx512": ["avx512f"], "avx2": ["avx2"]}
+NEEDED = {"amx": ["amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"], "avx512bf16": ["avx512_bf16", "avx512_vnni"],
+          "avx512": ["avx512f"], "avx2": ["avx2"]}
 CHOICES = (*MACHINE_FLAGS, "off")
 
 

@@ -77,12 +77,12 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
                   "torch.inference_mode()")
         return None
     on_gpu = gpu.serves(x.device)
-    half = network.precision == "bfloat16" if on_gpu else precision.dtype_of(network.precision) != torch.float32
+    half = network.precision in ("bfloat16", "int8") if on_gpu else precision.dtype_of(network.precision) != torch.float32
     if not half and network.execution == "masked":
         return None
     own = "the network has a forward_head of its own" if "forward_head" in vars(network) else None
     if half and not on_gpu and (reason := native.unavailable() or (None if x.device.type == "cpu" else "a CPU only")):
-        say_once(f"float32 instead of bfloat16, whose kernels are not here: {reason}")
+        say_once(f"float32 instead of {network.precision}, whose kernels are not here: {reason}")
         if network.execution == "masked":
             return None
     ended = "feature maps on a GPU" if on_gpu and ends else (

@@ -18,7 +18,8 @@ from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.given import check_given, take
 from bdsa.sparse.inference import Inference, NotFinite
 from bdsa.sparse.packing import Form
-from bdsa.sparse.plans import plan_block, why_masked
+from bdsa.sparse.plans import why_masked
+from bdsa.sparse.quantised import plan_in
 from bdsa.sparse.recording import recorded
 from bdsa.sparse.scores import Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
@@ -35,6 +36,7 @@ class Executor:
         channels: of an image, where that is known.
         workspace: the maps' memory, and the recordings of inferences.
         dtype: of the maps and packed weights: float32 or bfloat16.
+        products: of the blocks' rows and weights: the same, or int8.
         chosen_for: the conditions that the blocks' ways were chosen for.
         ways: the blocks' break-even densities.
         played: whether the last call was a recording's, in which no block runs masked.
@@ -46,6 +48,7 @@ class Executor:
     border: int = 0
     channels: int | None = None
     dtype: torch.dtype = torch.float32
+    products: torch.dtype = torch.float32
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
     ways: tuple[float | None, ...] = ()
@@ -69,7 +72,7 @@ class Executor:
         trunk, norms = network.trunk(), blend or budget
         for place, module in enumerate(trunk[:ends[-1] + 1] if ends else trunk):
             if isinstance(module, AdaptiveBlock):
-                plan = plan_block(module, norms, form)
+                plan = plan_in(module, norms, form)
                 steps += [*dense_steps(waiting, form), BlockStep(module, budget, plan, norms)]
                 waiting = []
             else:
@@ -84,7 +87,7 @@ class Executor:
             border, steps[0].padding = steps[0].padding, 0
             channels = steps[0].channels
         made = cls(steps, None if ends else head_steps(network, form), border, channels, form.dtype,
-                   marks=tuple(marks))
+                   torch.int8 if form.ranges else form.dtype, marks=tuple(marks))
         made.whole = len(made.blocks()) == len(network.adaptive_blocks())
         return made
 

@@ -5,7 +5,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class Executors:
             return
         densities = [auto.NEVER if execution == "masked" else auto.ALWAYS] * len(executor.blocks())
         if execution == "auto" and densities:
-            self._turn_to(auto.conditions(x, executor.dtype))
+            self._turn_to(auto.conditions(x, executor.products))
             densities = self._found_on_gpu(executor, batch, x, given) if on_gpu else self._found(
                 executor, batch, x, infer)
         executor.set_break_even(densities)
@@ -104,7 +104,7 @@ class Executors:
         budget, known, whole = steps[0].budget, self.found["blocks"], self.found.setdefault("whole", {})
         key = batch if executor.whole else f"{batch}, the first {len(steps)} blocks"
         if key not in known:
-            near = self.settled and auto.nearest([self.found, *self.others], x, executor.dtype, len(steps), budget)
+            near = self.settled and auto.nearest([self.found, *self.others], x, executor.products, len(steps), budget)
             if near:
                 return near
             known[key] = auto.calibrate(executor, x)
@@ -135,7 +135,10 @@ def _executor(network: nn.Module, budget: str, x: Tensor | None, ends: tuple[int
         from bdsa.sparse.gpu.executor import GpuExecutor  # which needs Triton
         return GpuExecutor.for_maps(network, budget, on_gpu, blend)
     dtype = precision.dtype_of(network.precision)
-    made = Executor.of(network, budget, native.form(dtype), ends, blend)
+    form = native.form(dtype)
+    if network.precision == "int8":
+        form = replace(form, ranges={network.get_submodule(name): each for name, each in network.ranges.items()})
+    made = Executor.of(network, budget, form, ends, blend)
     if network.precision != "auto" or dtype == torch.float32 or x is None:
         return made
     exact = Executor.of(network, budget, native.form(), ends, blend)

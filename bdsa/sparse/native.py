@@ -42,6 +42,13 @@ def bfloat16_instructions() -> str:
     return kernels.bdsa_bfloat16_instructions().decode()
 
 
+def int8_instructions() -> str:
+    """How products of int8 are made: AMX, AVX512-VNNI, or "plain", which gains nothing."""
+    kernels = library()
+    kernels.bdsa_int8_instructions.restype = c_char_p
+    return kernels.bdsa_int8_instructions().decode()
+
+
 @functools.cache
 def bfloat16_is_faster() -> bool:
     """Whether they are faster than products of float32: always by AMX; AVX512-BF16's are timed, which takes 0.1 ms."""

@@ -1,7 +1,7 @@
 """The sparse kernels as torch operators, `torch.ops.bdsa.*`, so that profiler and compile see them.
 
 The native kernels run where they can be built, else PyTorch's own operators (`reference`). All this is on a CPU; GPUs
-have operators of their own (`bdsa.sparse.gpu.operators`). Maps are [B, H, W, C], contiguous float32; masks bool
+have operators of their own (`bdsa.sparse.gpu.operators`). Maps are [B, H, W, C], contiguous float32 or bfloat16; masks bool
 [B, h, w]; matrices as `packing.pack` makes them. What is named `out` receives the result.
 """
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import torch
 
-from bdsa.sparse import native, reference
+from bdsa.sparse import native, native_int8, reference, reference_int8
 from bdsa.sparse.recording import cannot_record
 
 _BOARD = "Tensor? board, Tensor? board_bias, Tensor(c!)? products, int columns"
 _SHORTCUT = "Tensor? projected, Tensor? projection, Tensor? projection_bias, int projected_stride, bool everywhere"
+_INT8 = "Tensor[] weights, Tensor[] biases, Tensor[] scales, float[] bytes"
 SCHEMAS = {
     # A map of any strides, with a border of zeros.
     "pad": "(Tensor(a!) out, Tensor x, int padding)",
@@ -59,12 +60,21 @@ SCHEMAS = {
     # response: the weight of a global response norm over the active positions, whose bias is in b2.
     "convnext": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, Tensor w1, "
                 f"Tensor b1, Tensor w2, Tensor b2, Tensor? response, float response_eps, {_BOARD})",
+    # The same of maps of bfloat16 with products of int8: matrices as `quantised.Quantised` has them, with their scales,
+    # and two numbers for the bytes of each one's rows. Basic blocks have two, bottlenecks three.
+    "residual_int8": f"(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, {_INT8}, Tensor? projected, "
+                     "Tensor? projection, Tensor? projection_bias, Tensor? projection_scale, float[] projection_bytes, "
+                     f"int projected_stride, bool everywhere, {_BOARD})",
+    "convnext_int8": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, "
+                     f"{_INT8}, {_BOARD})",
 }
 _library = torch.library.Library("bdsa", "DEF")
 
 
 def _on_cpu(name: str) -> Callable[..., None]:
-    fast, slow = getattr(native, name), _unrecorded(getattr(reference, name))
+    int8 = name.endswith("_int8")
+    fast = getattr(native_int8 if int8 else native, name)
+    slow = _unrecorded(getattr(reference_int8 if int8 else reference, name))
     return lambda *arguments: slow(*arguments) if native.unavailable() else fast(*arguments)
 
 
@@ -95,3 +105,5 @@ exact = torch.ops.bdsa.exact.default
 basic = torch.ops.bdsa.basic.default
 bottleneck = torch.ops.bdsa.bottleneck.default
 convnext = torch.ops.bdsa.convnext.default
+residual_int8 = torch.ops.bdsa.residual_int8.default
+convnext_int8 = torch.ops.bdsa.convnext_int8.default

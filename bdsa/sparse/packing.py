@@ -1,6 +1,7 @@
 """Weights in the form that the sparse kernels read: norms folded in, columns in panels. The network's own stay."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,11 @@ class Form:
     Attributes:
         width: columns of a panel; 0 for one panel as wide as the matrix.
         dtype: of the matrices and of the maps that they are multiplied with.
+        ranges: of the inputs of layers whose products are in int8, from the lowest to the highest (`quantised`).
     """
     width: int = 0
     dtype: torch.dtype = torch.float32
+    ranges: Mapping[nn.Module, tuple[float, float]] | None = None
 
 
 NARROW = 64  # channels up to which the three taps of a kernel's row are one in bfloat16, which pads each to 32

@@ -35,19 +35,28 @@ class Shortcut:
     """
 
     def __init__(self, block: AdaptiveBlock, budget: str | Blend, form: Form) -> None:
-        layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
-        layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
         self.budget = budget
         self.workspace = Workspace()
-        self.before: list[nn.Module] = layers
+        self.before, projection = self.layers(block)
+        self.projection: tuple[nn.Conv2d, object] | None = None  # with what it is normalised by
         self.matrix: Packed | None = None
         self.stride = 1
+        if projection is not None:
+            convolution, norm = projection
+            self.projection = convolution, budget_norm(norm, budget)
+            self.stride = convolution.stride[0]
+            weight, bias = folded(*self.projection)
+            self.matrix = pack(taps_first(weight), bias, form)
+
+    @staticmethod
+    def layers(block: AdaptiveBlock) -> tuple[list[nn.Module], tuple[nn.Conv2d, nn.Module] | None]:
+        """What torch computes, and the projection behind it with its norm, if there is one that the kernels know."""
+        layers = list(block.downsample) if isinstance(block.downsample, nn.Sequential) else [block.downsample]
+        layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
         known = len(layers) >= 2 and type(layers[-1]) in NORMS.values()
         if known and isinstance(layers[-2], nn.Conv2d) and plain_convolution(layers[-2], 1):
-            *self.before, convolution, norm = layers
-            self.stride = convolution.stride[0]
-            weight, bias = folded(convolution, budget_norm(norm, budget))
-            self.matrix = pack(taps_first(weight), bias, form)
+            return layers[:-2], (layers[-2], layers[-1])
+        return layers, None
 
     def projected(self, x: Tensor) -> Tensor:
         """What is projected, [B, H', W', C], of the block's input x [B, H, W, C]."""
@@ -109,7 +118,7 @@ class BasicPlan:
             following: the products that follow what changes.
         """
         operators.basic(identity, x, mask, rows, self.stride, self.first.weight, self.first.bias, self.second.weight,
-                        self.second.bias, *_projection(self.shortcut, x), *_board(following))
+                        self.second.bias, *_projection(self.shortcut, x), *board_of(following))
 
 
 class BottleneckPlan:
@@ -127,7 +136,7 @@ class BottleneckPlan:
         """See `BasicPlan`."""
         first, second, third = ((m.weight, m.bias) for m in self.matrices)
         operators.bottleneck(identity, x, mask, rows, self.stride, *first, *second, self.group, *third,
-                             *_projection(self.shortcut, x), *_board(following))
+                             *_projection(self.shortcut, x), *board_of(following))
 
 
 class ConvNeXtPlan:
@@ -156,12 +165,16 @@ class ConvNeXtPlan:
         if block.gamma is not None:
             scale = block.gamma.detach().double()
             w2, b2 = w2 * scale[:, None, None, None], b2 * scale
-        self.first, self.second = pack(taps_first(w1), b1, form), pack(taps_first(w2), b2, form)
+        self.first, self.second = self.packed([(w1, b1), (w2, b2)], form)
+
+    def packed(self, layers: list[tuple[Tensor, Tensor]], form: Form) -> list[Packed]:
+        """The two pointwise layers, each a weight [out, in, 1, 1] and a bias."""
+        return [pack(taps_first(weight), bias, form) for weight, bias in layers]
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`; `identity` is x."""
         operators.convnext(x, mask, rows, self.taps, self.taps_bias, self.eps, self.first.weight, self.first.bias,
-                           self.second.weight, self.second.bias, self.response, self.response_eps, *_board(following))
+                           self.second.weight, self.second.bias, self.response, self.response_eps, *board_of(following))
 
 
 Plan = BasicPlan | BottleneckPlan | ConvNeXtPlan
@@ -188,7 +201,8 @@ def _projection(shortcut: Shortcut | None, x: Tensor) -> tuple:
     return shortcut.projected(x), shortcut.matrix.weight, shortcut.matrix.bias, shortcut.stride, True
 
 
-def _board(following: Following | None) -> tuple:
+def board_of(following: Following | None) -> tuple:
+    """The board of a block as the block operators take it."""
     return NOTHING if following is None else following.arguments
 
 

@@ -1,4 +1,4 @@
-"""In which type an inference computes: float32, or bfloat16 where the processor multiplies it faster."""
+"""In which type an inference computes: float32, bfloat16 where the processor multiplies it faster, or int8."""
 from __future__ import annotations
 
 import torch
@@ -10,10 +10,10 @@ LIMIT = 0.02  # of the spread of float32's logits, that bfloat16's may be away w
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """What a setting of `AdaptiveNetwork.precision` means on this machine, before a network is looked at."""
+    """What a setting of `AdaptiveNetwork.precision` means on this machine for maps, before a network is looked at."""
     if precision == "auto":
         return torch.bfloat16 if is_native() else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return torch.bfloat16 if precision in ("bfloat16", "int8") else torch.float32
 
 
 def is_native() -> bool:

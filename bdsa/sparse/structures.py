@@ -12,7 +12,8 @@ def _structure(name: str, *fields: tuple[str, object]) -> type[ctypes.Structure]
 
 
 Grid = _structure("Grid", ("height width", c_int))
-Matrix = _structure("Matrix", ("packed bias", c_void_p), ("taps depth columns group channels", c_int))
+Matrix = _structure("Matrix", ("packed bias", c_void_p), ("taps depth columns group channels", c_int),
+                    ("scale", c_void_p), ("inverse zero", c_float))
 Depthwise = _structure("Depthwise", ("weights bias", c_void_p), ("channels", c_int))
 Board = _structure("Board", ("matrix", POINTER(Matrix)), ("products", c_void_p), ("positions", c_int64),
                    ("columns", c_int))

@@ -14,6 +14,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import torch
+from int8_cases import results
 from sparse_cases import BUDGETS, assert_near, assert_same, both, images_of, network_of
 
 from bdsa.sparse import native
@@ -30,7 +32,9 @@ def described(choice: str) -> dict[str, str | bool]:
         return {"kernels": reason}
     for name in NAMES:
         assert_near(network_of(name), images_of((2, 41, 67)), "scattered")
+    assert all(torch.equal(found, expected) for found, expected, *_ in results())
     return {"kernels": native.description(), "products": native.bfloat16_instructions(),
+            "int8": native.int8_instructions(),
             "faster": native.bfloat16_is_faster()}
 
 

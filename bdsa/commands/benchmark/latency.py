@@ -64,8 +64,9 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
     subject = find_subject(config, named, max(size * inputs_of(size) for size in sizes))
     home = benchmark_folder(config, subject.source, subject.name, "cpu")
     check_writable(home)
-    networks = at_precisions(subject.network, config.latency.precision)
-    if config.latency.int8:
+    networks = at_precisions(subject.network, config.latency.precision,
+                             subject.calibration if config.latency.quantises else None)
+    if config.latency.quantises:
         lacking += lacking_int8()
     results = []
     for size in sizes:
@@ -96,7 +97,7 @@ def measured(config: BenchmarkConfig, subject: Subject, networks: Mapping[str, A
     with progress_bar() as bar:
         task = bar.add_task(f"batch {size}: building", total=None)
         engines = dense_engines(peers, dense, inputs, multiplies_bfloat16())
-        if latency.int8:
+        if latency.quantises:
             engines += int8_engines(dense, inputs, subject.calibration)
         own = own_engines(config, subject, networks, inputs, masks)
         probed = probes(networks, subject.budgets, latency.execution, inputs, config.trainer.seed, latency.blob) \

@@ -18,6 +18,7 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import executor_of
 from bdsa.sparse.latency import Engine, network_engine
 from bdsa.sparse.precision import multiplies
+from bdsa.sparse.ranges import quantize, quantizes
 
 Masks = Sequence[Sequence[Tensor]]  # for every input, a mask a block
 
@@ -56,14 +57,23 @@ class OwnEngine:
     row: dict[str, Any] = field(default_factory=dict)
 
 
-def at_precisions(network: AdaptiveNetwork, asked: str | None) -> dict[str, AdaptiveNetwork]:
+CALIBRATION = 32  # images by which ranges for int8 are measured, at most
+
+
+def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tensor | None = None
+                  ) -> dict[str, AdaptiveNetwork]:
     """The network by the precision that it runs at; a copy for each, because it keeps packed weights for one.
 
     Args:
         network: in float32.
-        asked: "float32", "bfloat16", "auto" or None: both where this processor has instructions for bfloat16.
+        asked: "float32", "bfloat16", "int8", "auto" or None: both float ones where this processor has instructions for
+            bfloat16, and int8 where there are images for it.
+        calibration: images [N, 3, H, W] by which a network without ranges gets them; None: int8 is not wanted.
     """
-    wanted = [asked] if asked is not None else ["float32", "bfloat16"] if multiplies() else ["float32"]
+    small = calibration is not None and (asked == "int8" or quantizes(network))
+    if calibration is not None and small and not network.ranges:
+        quantize(network, calibration[:CALIBRATION])
+    wanted = [asked] if asked is not None else ["float32", *["bfloat16"] * multiplies(), *["int8"] * small]
     found = {}
     for precision in wanted:
         found[precision] = copy.deepcopy(network)
@@ -73,7 +83,7 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None) -> dict[str, Adap
 
 def taken(network: AdaptiveNetwork, asked: str, budget: Budget) -> str:
     """The precision in which a budget runs, where the network decides it with its first images: after these."""
-    return str(executor_of(network, budget.name).dtype).removeprefix("torch.") if asked == "auto" else asked
+    return str(executor_of(network, budget.name).products).removeprefix("torch.") if asked == "auto" else asked
 
 
 def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, budget: Budget,
@@ -88,7 +98,8 @@ def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, bu
     run = network_engine(network, inputs, budget, execution, masks)
     logits = logits_of(run, len(inputs))  # the first may be recorded, and the next ones are played
     precision = taken(network, asked, budget)
-    own = masks is None and precision != "float32"  # where a mask differs, logits may do so by any amount
+    # Where a mask differs, logits may do so by any amount; what int8 costs depends on the network.
+    own = masks is None and precision != "float32" or precision == "int8"
     apart = check_agreement(f"latency.execution={execution} in {precision}", logits, reference.logits,
                             float("inf") if own else tolerance(precision))
     density, fraction, macs, differ, positions = [], [], [], 0, 0
@@ -116,14 +127,16 @@ def timed_row(row: dict[str, Any], rounds_ms: list[float], fastest: Mapping[str,
         fastest: the fastest dense engine by precision; "any": of all float precisions; of int8, if it was timed.
 
     Returns:
-        Also ms, speedup (over the fastest dense engine at any float precision), efficiency (speedup's share of
-        1 / macs_ratio), speedup_same_precision and speedup_int8; None where there is no such engine.
+        Also ms, speedup (over the fastest dense engine at any float precision; of a row in int8 at any at all),
+        efficiency (speedup's share of 1 / macs_ratio), speedup_same_precision and speedup_int8; None where there is no
+        such engine.
     """
     ms = median(rounds_ms)
 
     def over(precision: str) -> float | None:
         return fastest[precision]["ms"] / ms if precision in fastest else None
 
-    speedup = fastest["any"]["ms"] / ms
+    rivals = [fastest["any"], *([fastest["int8"]] if row["precision"] == "int8" and "int8" in fastest else [])]
+    speedup = min(rival["ms"] for rival in rivals) / ms
     return {**row, "ms": ms, "speedup": speedup, "speedup_same_precision": over(row["precision"]),
             "speedup_int8": over("int8"), "efficiency": speedup * row["macs_ratio"], "rounds_ms": rounds_ms}

@@ -40,7 +40,7 @@ ELSEWHERE = "elsewhere"
 PYTHON = "python"  # between the operators
 
 # The first pattern that an operator's name matches says what kind of work it is; so does an operator's caller's.
-KINDS = {"mask unit": "bdsa::(unit|products|decide)", "sparse branch": "bdsa::(basic|bottleneck|convnext)",
+KINDS = {"mask unit": "bdsa::(unit|products|decide)", "sparse branch": "bdsa::(basic|bottleneck|residual|convnext)",
          "dense convolutions": "conv|linear|addmm|matmul|::b?mm",
          "norms and activations": "norm|relu|gelu", "indices": "nonzero|index|gather|scatter|max_pool",
          "pooling": "bdsa::(mean|average_pool|subsample)",

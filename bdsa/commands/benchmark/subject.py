@@ -121,7 +121,7 @@ def _test_images(config: BenchmarkConfig, named: frozenset[str], content: dict, 
     check_image_size(network, name, splits.image_size)
     dataset = get_split(splits, splits.reported)
     images = _first(dataset, count)
-    calibration = _first(splits.train_eval, max(count, CALIBRATION)) if config.latency.int8 else images[:0]
+    calibration = _first(splits.train_eval, max(count, CALIBRATION)) if config.latency.quantises else images[:0]
     return images, f"{splits.name}-{splits.reported}", calibration
 
 

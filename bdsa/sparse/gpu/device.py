@@ -32,7 +32,7 @@ def dtype_for(network: torch.nn.Module, x: torch.Tensor | None) -> torch.dtype |
     x = next(network.parameters()) if x is None else x
     if not serves(x.device):
         return None
-    return torch.bfloat16 if network.precision == "bfloat16" and x.dtype == torch.float32 else maps_dtype(x)
+    return torch.bfloat16 if network.precision in ("bfloat16", "int8") and x.dtype == torch.float32 else maps_dtype(x)
 
 
 def takes(x: torch.Tensor, weights: torch.dtype) -> bool:

@@ -4,15 +4,16 @@
 #include "board.h"
 #include "depthwise.h"
 
-// x += fc2(response(gelu(fc1(normalise(depthwise(x)))))) at m, in place.
-template <typename E>
+// x += fc2(response(gelu(fc1(normalise(depthwise(x)))))) at m, in place. E: of the map; W: of weights and of rows between
+// layers, where bytes have no response.
+template <typename E, typename W = E>
 struct ConvNext {
     E* x;             // [images][height][width][channels]
     const uint8_t* mask;  // [images][height][width]
     int images, height, width;
     const Depthwise* depthwise;
     float eps;
-    const Matrix<E> *first, *second;
+    const Matrix<W> *first, *second;
     const float* response;  // [first.columns], the weight of a global response norm, or null
     float response_eps;
     const Board<E>* board;
@@ -82,27 +83,27 @@ struct Response {
     }
 };
 
-template <typename E>
-void ConvNext<E>::run(int threads) const {
-    static thread_local Workspace<E> own;
+template <typename E, typename W>
+void ConvNext<E, W>::run(int threads) const {
+    static thread_local Workspace<W> own;
     const Grid grid{height, width};
     const int group = group_size(images, grid), channels = depthwise->channels;
     Position* active = own.active.at_least((size_t)group * grid.size());
     const size_t most = (size_t)group * grid.size();
-    const Rows<E> narrow(own.first.at_least(Rows<E>::size(most, channels)), channels);
-    const Rows<E> hidden(own.second.at_least(Rows<E>::size(most, first->columns)), first->columns);
+    const Rows<W> narrow(own.first.at_least(Rows<W>::size(most, channels)), channels);
+    const Rows<W> hidden(own.second.at_least(Rows<W>::size(most, first->columns)), first->columns);
     int* starts = own.starts.at_least(group + 1);
     float* sizes = response ? own.sizes.at_least((size_t)group * first->columns) : nullptr;
-    const Response<E> respond{response, response_eps, first->columns, hidden, starts, sizes};
+    const Response<W> respond{response, response_eps, first->columns, hidden, starts, sizes};
     const bool at_once = !response && first->bytes() + second->bytes() <= NEAR_BYTES;  // both 1x1 of some rows
-    const Part<E> opening{{Source<E>::ROWS, narrow.base}, first}, closing{{Source<E>::ROWS, hidden.base}, second};
-    const Part<E> both[2] = {closing, opening};
-    const Target<E> to_hidden(hidden);
+    const Part<W> opening{{Source<W>::ROWS, narrow.base}, first}, closing{{Source<W>::ROWS, hidden.base}, second};
+    const Part<W> both[2] = {closing, opening};
+    const Target<W> to_hidden = Target<W>(hidden).with(second->rows);
     const Finish gelu{GELU, false}, add{NONE, true};
     int total = 0;
     rows[0] = rows[1] = 0;
     in_parallel(threads, 6 * ((images + group - 1) / group), [&](Team team) {
-        const Registers<E> registers;
+        const Registers<W> registers;
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
             const int64_t at = (int64_t)start * grid.size();
@@ -117,23 +118,23 @@ void ConvNext<E>::run(int threads) const {
             const int runs = std::min((total + MAX_ROWS - 1) / MAX_ROWS, team.threads == 1 ? 1 : 8 * team.threads);
             team.share(runs, [&](int u) {
                 convolve_runs<7>(maps, grid, *depthwise, eps, active, (int)((int64_t)total * u / runs),
-                                 (int)((int64_t)total * (u + 1) / runs), narrow);
+                                 (int)((int64_t)total * (u + 1) / runs), narrow, first->rows);
             });
             team.wait();
 
             if (!at_once) {
-                const Units<E> opened(total, &opening, 1, team.threads);
+                const Units<W> opened(total, &opening, 1, team.threads);
                 team.share(opened.count(), [&](int u) { product(opened, u, active, &opening, 1, to_hidden, gelu); });
                 team.wait();
             }
-            if (response) {
+            if constexpr (std::is_same_v<E, W>) if (response) {
                 const int parts = respond.parts(), bands = team.threads;
                 team.share(count * parts, [&](int u) { respond.measure(u / parts, u % parts); });
                 team.wait();
                 team.share(count * bands, [&](int u) { respond.apply(u / bands, u % bands, bands); });
                 team.wait();
             }
-            const Units<E> ends = at_once ? Units<E>(total, both, 2, team.threads, true) : Units<E>(total, &closing, 1, team.threads);
+            const Units<W> ends = at_once ? Units<W>(total, both, 2, team.threads, true) : Units<W>(total, &closing, 1, team.threads);
             const bool near = board && ends.columns == 1;
             team.share(ends.count(), [&](int u) {
                 if (at_once) product(active, ends.first(u), ends.last(u), opening, to_hidden, gelu);

@@ -64,7 +64,7 @@ private:
     void convolve_in_place(int line, T* results) const {
         const E* start = line_of(line);
         const size_t apart = (size_t)stride * channels, left = x + images * (size_t)from.size() * channels - start;
-        const int steps = matrix->padded() / TILE_DEPTH;
+        const int steps = matrix->padded() / TILE_DEPTH<E>;
         alignas(64) float sums[TILE_ROWS * TILE_COLUMNS], padding[TILE_COLUMNS];
         for (int first = 0; first < to.width; first += TILE_ROWS) {
             const int rows = std::min(TILE_ROWS, to.width - first);
@@ -75,16 +75,17 @@ private:
                          results + (size_t)first * matrix->columns);
                 continue;
             }
-            Operand operands[MOST_TAPS];
+            Operand<E> operands[MOST_TAPS];
             for (int panel = 0; panel < matrix->panels(); panel++) {
                 for (int tap = 0; tap < matrix->taps; tap++)
-                    operands[tap] = {start + (size_t)tap * from.width * channels + first * apart, apart, TILE_DEPTH,
-                                     matrix->panel(panel) + tap * steps * PANEL_STEP, steps};
+                    operands[tap] = {start + (size_t)tap * from.width * channels + first * apart, apart, TILE_DEPTH<E>,
+                                     matrix->panel(panel) + tap * steps * PANEL_STEP<E>, steps};
                 const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix->columns - column);
-                multiply_tile(operands, matrix->taps, rows, columns, {bias_of(*matrix, panel, padding)}, sums);
+                const float* bias = of_panel(matrix->bias, *matrix, panel, padding);
+                multiply_tile(operands, matrix->taps, rows, columns, {bias}, sums);
                 T* out[TILE_ROWS];
                 for (int i = 0; i < rows; i++) out[i] = results + (size_t)(first + i) * matrix->columns + column;
-                finish_tile(sums, out, 0, rows, columns, false, Finish{activation, false});
+                finish_tile(sums, out, 0, rows, columns, false, Finish{activation, false}, {bias, bias, {}});
             }
         }
     }

@@ -37,10 +37,10 @@ inline const float* normalise(float* row, int channels, float eps) {
 }
 
 // A row of float32 as the i-th of `rows`, with zeros up to its padded depth.
-template <typename E>
-inline void round_row(const float* row, int channels, const Rows<E>& rows, int i) {
+template <typename W>
+inline void round_row(const float* row, int channels, const Rows<W>& rows, int i, Bytes as) {
     for (int c = 0; c < rows.depth; c += LANES)
-        store(rows.at(i, c), load_some(row + c, std::max(0, std::min(LANES, channels - c))));
+        put(rows.at(i, c), load_some(row + c, std::max(0, std::min(LANES, channels - c))), as);
 }
 
 // LENGTH neighbours in a row of a map. x: [height][width][channels] of one image; out: [LENGTH][channels] of float32.
@@ -73,9 +73,9 @@ void convolve_run(const E* x, Grid grid, const Depthwise& layer, int row, int co
 }
 
 // Positions first..last of maps [images][height][width][channels], whose results become as many rows.
-template <int KERNEL, typename E>
+template <int KERNEL, typename E, typename W>
 void convolve_runs(const E* x, Grid grid, const Depthwise& layer, float eps, const Position* positions, int first,
-                   int last, const Rows<E>& out) {
+                   int last, const Rows<W>& out, Bytes as) {
     static thread_local Buffer<float> kept;
     float* scratch = kept.at_least((size_t)RUN * layer.channels);
     for (int i = first; i < last;) {
@@ -86,7 +86,7 @@ void convolve_runs(const E* x, Grid grid, const Depthwise& layer, float eps, con
             length++;
         const E* image = x + (size_t)(p.index / grid.size()) * grid.size() * layer.channels;
         float* rows = scratch;
-        if constexpr (Shape<E>::DEPTH == 1) rows = out.at(i, 0);
+        if constexpr (Shape<W>::DEPTH == 1) rows = out.at(i, 0);
         const auto run = [&](auto of) {
             convolve_run<KERNEL, decltype(of)::value>(image, grid, layer, p.row, p.column, rows);
         };
@@ -100,7 +100,7 @@ void convolve_runs(const E* x, Grid grid, const Depthwise& layer, float eps, con
         }
         for (int k = 0; k < length; k++) {
             const float* row = normalise(rows + (size_t)k * layer.channels, layer.channels, eps);
-            if constexpr (Shape<E>::DEPTH > 1) round_row(row, layer.channels, out, i + k);
+            if constexpr (Shape<W>::DEPTH > 1) round_row(row, layer.channels, out, i + k, as);
         }
         i += length;
     }

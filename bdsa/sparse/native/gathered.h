@@ -1,4 +1,4 @@
-// Products of bfloat16: tiles of 32 rows, gathered from where they lie unless they lie side by side, times panels.
+// Products of shorter types: tiles of 32 rows, gathered from where they lie unless they lie side by side, times panels.
 #pragma once
 
 #include "rows.h"
@@ -8,156 +8,207 @@ constexpr size_t GATHERED_BYTES = 256 << 10, GATHERED_FOR_MUCH = 1 << 20, MUCH =
 constexpr int STEPS_AT_ONCE = 8;  // of the depth: the panel's part stays in the nearest memory while all tiles pass
 constexpr int ROWS_AHEAD = 6;  // whose memory is fetched while one is copied
 
-// A tile's rows, tap by tap: out[tap][step][32][32]; what is beyond a tap's depth becomes zeros.
-// rows: [taps][32] pointers; first: where in a row the channels begin.
-inline void gather(const Bfloat16* const* rows, int count, int taps, int depth, int first, Bfloat16* out) {
-    constexpr size_t STEP = TILE_ROWS * TILE_DEPTH;
-    const int whole = depth / TILE_DEPTH, rest = depth % TILE_DEPTH;
+// A tile's rows, tap by tap: out[tap][step][32][TILE_DEPTH]; what is beyond a tap's depth becomes zeros.
+// rows: [taps][32] pointers; first: where in a row the channels begin. Rows of bfloat16 become bytes where `out` is of them.
+template <typename From, typename E>
+inline void gather(const From* const* rows, int count, int taps, int depth, int first, Bytes as, E* out) {
+    constexpr size_t DEPTH = TILE_DEPTH<E>, STEP = TILE_ROWS * DEPTH, LINE = 64 / sizeof(From);
+    const int whole = depth / DEPTH, rest = depth % DEPTH;
     for (int tap = 0; tap < taps; tap++, rows += TILE_ROWS, out += (whole + (rest > 0)) * STEP)
         for (int i = 0; i < count; i++) {
-            const Bfloat16* from = rows[i] + first;
-            Bfloat16* to = out + i * TILE_DEPTH;
+            const From* from = rows[i] + first;
+            E* to = out + i * DEPTH;
             if (taps == 1 && i + ROWS_AHEAD < count)
-                for (int step = 0; step < whole; step++) __builtin_prefetch(rows[i + ROWS_AHEAD] + first + step * TILE_DEPTH);
-            for (int step = 0; step < whole; step++, from += TILE_DEPTH, to += STEP) copy_line(to, from);
+                for (int at = 0; at < depth; at += LINE) __builtin_prefetch(rows[i + ROWS_AHEAD] + first + at);
+            for (int step = 0; step < whole; step++, from += DEPTH, to += STEP)
+                if constexpr (std::is_same_v<From, E>) copy_line(to, from);
+                else quantise(from, DEPTH, as, to);
             if (rest) {
-                std::memcpy(to, from, rest * sizeof(Bfloat16));
-                std::memset(to + rest, 0, (TILE_DEPTH - rest) * sizeof(Bfloat16));
+                if constexpr (std::is_same_v<From, E>) std::memcpy((void*)to, from, rest * sizeof(E));
+                else quantise(from, rest, as, to);
+                std::memset((void*)(to + rest), 0, (DEPTH - rest) * sizeof(E));
             }
         }
 }
 
-// The bias of a panel's 32 columns, in `room` where the matrix has fewer.
-inline const float* bias_of(const Matrix<Bfloat16>& matrix, int panel, float* room) {
+// The bias, or what a sum is worth, of a panel's 32 columns, in `room` where the matrix has fewer.
+template <typename E>
+inline const float* of_panel(const float* values, const Matrix<E>& matrix, int panel, float* room) {
     const int first = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix.columns - first);
-    if (columns == TILE_COLUMNS) return matrix.bias + first;
-    for (int i = 0; i < TILE_COLUMNS; i++) room[i] = i < columns ? matrix.bias[first + i] : 0;
+    if (columns == TILE_COLUMNS) return values + first;
+    for (int i = 0; i < TILE_COLUMNS; i++) room[i] = i < columns ? values[first + i] : 0;
     return room;
 }
 
-// Results of a tile, [32][32] sums, finished and put where they go: float32 as it is, bfloat16 rounded.
+constexpr int BYTES = -1;  // an activation: none, and what is written is bytes but for the rounding
+
+// How the sums of a panel become values that are written.
+struct Finishing {
+    const float *scale, *bias;  // [32], see `real`
+    Bytes as;
+};
+
+// Results of a tile, [32][32] sums, finished and put where they go: float32 as it is, shorter types rounded.
 // out: [32] rows, of which `offset` is where the panel's columns go.
-template <int ACTIVATION, bool ADD, typename T>
-inline void finish_whole(const float* sums, T* const* out, size_t offset, int rows) {
+template <int ACTIVATION, bool ADD, typename S, typename T>
+inline void finish_whole(const S* sums, T* const* out, size_t offset, int rows, Finishing with) {
     for (int i = 0; i < rows; i++, sums += TILE_COLUMNS) {
         T* to = out[i] + offset;
         Vector values[TILE_COLUMNS / LANES];
         for (int v = 0; v < TILE_COLUMNS / LANES; v++) {
-            values[v] = load(sums + v * LANES);
-            if (ADD) values[v] += load(to + v * LANES);
+            values[v] = real(sums + v * LANES, with.scale + v * LANES, with.bias + v * LANES);
+            if constexpr (ADD) values[v] += load(to + v * LANES);
             values[v] = activate(values[v], ACTIVATION);
         }
 #if defined(__AVX512BF16__)
-        if constexpr (sizeof(T) == sizeof(Bfloat16)) {
+        if constexpr (std::is_same_v<T, Bfloat16>) {
             const __m512bh both = _mm512_cvtne2ps_pbh((__m512)values[1], (__m512)values[0]);
             std::memcpy((void*)to, &both, sizeof both);
             continue;
         }
 #endif
-        for (int v = 0; v < TILE_COLUMNS / LANES; v++) store(to + v * LANES, values[v]);
+        if constexpr (std::is_same_v<T, Int8>) {
+            if constexpr (ACTIVATION != BYTES)
+                for (Vector& v : values) v = v * with.as.inverse + with.as.zero;
+            store_row(to, values);
+        } else for (int v = 0; v < TILE_COLUMNS / LANES; v++) store(to + v * LANES, values[v]);
     }
 }
 
+// The same of values that are bytes as they are: scale and bias are those of bytes, where nothing or 0 stands below them.
+template <typename S>
+inline void finish_bytes(const S* sums, Int8* const* out, size_t offset, int rows, Finishing with) {
+    alignas(64) float scale[TILE_COLUMNS], bias[TILE_COLUMNS];
+    for (int i = 0; i < TILE_COLUMNS; i++)
+        scale[i] = with.scale[i] * with.as.inverse, bias[i] = with.bias[i] * with.as.inverse + with.as.zero;
+    finish_whole<BYTES, false>(sums, out, offset, rows, {scale, bias, {}});
+}
+
 // The same of a panel with fewer columns; fill: whether zeros go in the place of the others.
-template <typename T>
-inline void finish_some(const float* sums, T* const* out, size_t offset, int rows, int columns, bool fill,
-                        Finish finish) {
+template <typename S, typename T>
+inline void finish_some(const S* sums, T* const* out, size_t offset, int rows, int columns, bool fill, Finish finish,
+                        Finishing with) {
     for (int v = 0; v < TILE_COLUMNS; v += LANES) {
         const int some = std::min(LANES, columns - v);
         if (some <= 0) {
-            for (int i = 0; fill && i < rows; i++) store(out[i] + offset + v, Vector{});
+            for (int i = 0; fill && i < rows; i++) put(out[i] + offset + v, Vector{}, {});
             continue;
         }
         for (int i = 0; i < rows; i++) {
             T* to = out[i] + offset + v;
-            Vector value = load(sums + i * TILE_COLUMNS + v);
-            if (finish.add) value += load_some(to, some);
-            store_some(to, activate(value, finish.activation), fill ? LANES : some);
+            Vector value = real(sums + i * TILE_COLUMNS + v, with.scale + v, with.bias + v);
+            if constexpr (!std::is_same_v<T, Int8>)
+                if (finish.add) value += load_some(to, some);
+            put_some(to, activate(value, finish.activation), fill ? LANES : some, with.as);
         }
     }
 }
 
-template <typename T>
-inline void finish_tile(const float* sums, T* const* out, size_t offset, int rows, int columns, bool fill,
-                        Finish finish) {
-    if (columns < TILE_COLUMNS) return finish_some(sums, out, offset, rows, columns, fill, finish);
-    if (finish.activation == RELU) {
-        if (finish.add) return finish_whole<RELU, true>(sums, out, offset, rows);
-        return finish_whole<RELU, false>(sums, out, offset, rows);
+template <typename S, typename T>
+inline void finish_tile(const S* sums, T* const* out, size_t offset, int rows, int columns, bool fill, Finish finish,
+                        Finishing with) {
+    if (columns < TILE_COLUMNS) return finish_some(sums, out, offset, rows, columns, fill, finish, with);
+    if constexpr (std::is_same_v<T, Int8>) {  // which are never added to
+        if (finish.activation == NONE || (finish.activation == RELU && with.as.zero == 0))
+            return finish_bytes(sums, out, offset, rows, with);
+    } else if (finish.add) {
+        if (finish.activation == RELU) return finish_whole<RELU, true>(sums, out, offset, rows, with);
+        return finish_whole<NONE, true>(sums, out, offset, rows, with);
     }
-    if (finish.activation == GELU) return finish_whole<GELU, false>(sums, out, offset, rows);
-    if (finish.add) return finish_whole<NONE, true>(sums, out, offset, rows);
-    finish_whole<NONE, false>(sums, out, offset, rows);
+    if (finish.activation == RELU) return finish_whole<RELU, false>(sums, out, offset, rows, with);
+    if (finish.activation == GELU) return finish_whole<GELU, false>(sums, out, offset, rows, with);
+    finish_whole<NONE, false>(sums, out, offset, rows, with);
 }
 
-// See `product` of float32. T: float or Bfloat16.
-template <typename T>
-inline void product(const Position* positions, int first, int last, const Part<Bfloat16>* parts, int count,
-                    int first_panel, int last_panel, const Target<T>& target, Finish finish) {
-    static thread_local Pointers<Bfloat16> kept;
-    static thread_local Buffer<Bfloat16> gathered;
-    static thread_local Buffer<float> kept_sums;
+// A tile's rows of bfloat16 as bytes; false for a part of another kind.
+template <typename E>
+inline bool gather_rounded(const Part<E>& part, const Position* positions, int first, int last, E* out) {
+    if constexpr (std::is_same_v<E, Int8>)
+        if (part.source.kind == Source<E>::ROUNDED) {
+            const Bfloat16* rows[TILE_ROWS];
+            Bfloat16* none = nullptr;
+            point_at(part.rounded, part.matrix->depth, Reading(part), positions, first, last, none, rows);
+            gather(rows, last - first, 1, part.matrix->depth, 0, part.matrix->rows, out);
+            return true;
+        }
+    return false;
+}
+
+// See `product` of float32. E: Bfloat16 or Int8; T: of results.
+template <typename E, typename T>
+inline void product(const Position* positions, int first, int last, const Part<E>* parts, int count, int first_panel,
+                    int last_panel, const Target<T>& target, Finish finish) {
+    static thread_local Pointers<E> kept;
+    static thread_local Buffer<E> gathered;
+    static thread_local Buffer<Sum<E>> kept_sums;
+    constexpr bool WHOLE_NUMBERS = std::is_same_v<E, Int8>;
+    static const Sum<E> nothing[TILE_COLUMNS] = {};
     if (first >= last) return;
-    const Matrix<Bfloat16>& main = *parts[0].matrix;
+    const Matrix<E>& main = *parts[0].matrix;
     size_t depth = 0, pointers = 0, rim = 0, weights = 0;  // depth: of a row of all parts that are gathered
     for (int part = 0; part < count; part++) {
-        const Matrix<Bfloat16>& m = *parts[part].matrix;
+        const Matrix<E>& m = *parts[part].matrix;
         weights += m.bytes();
-        if (parts[part].source.kind == Source<Bfloat16>::ROWS) continue;
+        if (parts[part].source.kind == Source<E>::ROWS) continue;
         depth += (size_t)m.taps * m.padded(), pointers = std::max(pointers, (size_t)m.taps * TILE_ROWS);
         rim = std::max(rim, (size_t)m.taps * m.depth);
     }
     const size_t most = weights > MUCH ? GATHERED_FOR_MUCH : GATHERED_BYTES;
-    const int a_chunk = std::min<size_t>(MAX_TILES, std::max<size_t>(1, most / (depth * TILE_ROWS * sizeof(Bfloat16) + 1)));
+    const int a_chunk = std::min<size_t>(MAX_TILES, std::max<size_t>(1, most / (depth * TILE_ROWS * sizeof(E) + 1)));
     const bool anew = main.group;  // every panel reads other channels
-    const Bfloat16** table = kept.table.at_least(pointers * (anew ? a_chunk : 1));
-    Bfloat16* spares = kept.rims.at_least(rim * TILE_ROWS * (anew ? a_chunk : 1));
-    Bfloat16* memory = gathered.at_least(depth * TILE_ROWS * a_chunk);
+    const E** table = kept.table.at_least(pointers * (anew ? a_chunk : 1));
+    E* spares = kept.rims.at_least(rim * TILE_ROWS * (anew ? a_chunk : 1));
+    E* memory = gathered.at_least(depth * TILE_ROWS * a_chunk);
     constexpr size_t TILE = TILE_ROWS * TILE_COLUMNS;
-    float* sums = kept_sums.at_least(TILE * a_chunk);
-    const size_t panel_step = target.kind == Target<T>::ROWS ? TILE_ROWS * TILE_DEPTH
-                              : target.panel_stride          ? target.panel_stride : TILE_COLUMNS;
-    alignas(64) float padding[TILE_COLUMNS];
+    Sum<E>* sums = kept_sums.at_least(TILE * a_chunk);
+    alignas(64) float padding[2][TILE_COLUMNS];
     alignas(64) T* out[MAX_TILES][TILE_ROWS];
-    Operand operands[MAX_TILES][2];
+    Operand<E> operands[MAX_TILES][2];
     for (int start = first; start < last; start += a_chunk * TILE_ROWS) {
         const int here = (std::min(last, start + a_chunk * TILE_ROWS) - start + TILE_ROWS - 1) / TILE_ROWS;
-        Bfloat16* room = memory;
+        E* room = memory;
         for (int t = 0; t < here; t++) {
             const int from = start + t * TILE_ROWS, to = std::min(last, from + TILE_ROWS);
             for (int i = from; i < to; i++) {
                 out[t][i - from] = target.row(positions ? positions[i].index : 0, i, 0, TILE_COLUMNS);
-                if (finish.add) __builtin_prefetch(out[t][i - from] + first_panel * panel_step, 1, 3);
+                if (finish.add) __builtin_prefetch(out[t][i - from] + target.offset(first_panel, TILE_COLUMNS), 1, 3);
             }
             for (int part = 0; part < count; part++) {
-                const Part<Bfloat16>& p = parts[part];
-                const Matrix<Bfloat16>& m = *p.matrix;
-                Operand& operand = operands[t][part];
-                operand = {room, TILE_DEPTH, TILE_ROWS * TILE_DEPTH, nullptr, m.taps * m.padded() / TILE_DEPTH};
-                if (p.source.kind == Source<Bfloat16>::ROWS) {
+                const Part<E>& p = parts[part];
+                const Matrix<E>& m = *p.matrix;
+                Operand<E>& operand = operands[t][part];
+                operand = {room, (size_t)TILE_DEPTH<E>, TILE_ROWS * TILE_DEPTH<E>, nullptr, m.taps * m.padded() / TILE_DEPTH<E>};
+                if (p.source.kind == Source<E>::ROWS) {
                     operand.a = p.source.base + (size_t)from * m.padded();
                     continue;
                 }
-                if (p.source.kind == Source<Bfloat16>::MAP && m.depth == m.padded() && to - from == TILE_ROWS) {
+                if (p.source.kind == Source<E>::MAP && m.depth == m.padded() && to - from == TILE_ROWS) {
                     operand.a = p.source.base + (size_t)from * m.depth;  // rows side by side
-                    operand.row = m.depth, operand.step = TILE_DEPTH;
+                    operand.row = m.depth, operand.step = TILE_DEPTH<E>;
                     continue;
                 }
-                const Bfloat16** rows = table + (anew ? t * pointers : 0);
-                Bfloat16* spare = spares + (anew ? t * rim * TILE_ROWS : 0);
-                point_at(p, Reading<Bfloat16>(p), positions, from, to, spare, rows);
-                if (!anew) gather(rows, to - from, m.taps, m.depth, 0, room);
+                const E** rows = table + (anew ? t * pointers : 0);
+                E* spare = spares + (anew ? t * rim * TILE_ROWS : 0);
+                if (!gather_rounded(p, positions, from, to, room)) {
+                    point_at(p.source, m.depth, Reading(p), positions, from, to, spare, rows);
+                    if (!anew) gather(rows, to - from, m.taps, m.depth, 0, {}, room);
+                }
                 room += (size_t)TILE_ROWS * m.taps * m.padded();
             }
         }
         const bool few = operands[0][0].steps + (count == 2 ? operands[0][1].steps : 0) <= STEPS_AT_ONCE;
         for (int panel = first_panel; panel < last_panel; panel++) {
             const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, main.columns - column);
-            const float* bias = bias_of(main, panel, padding);
-            const size_t values = (size_t)operands[0][0].steps * PANEL_STEP;  // of the first part's panel
+            const float* bias = of_panel(main.bias, main, panel, padding[0]);
+            const Finishing with{WHOLE_NUMBERS ? of_panel(main.scale, main, panel, padding[1]) : bias, bias, target.as};
+            const size_t offset = target.offset(panel, TILE_COLUMNS), next_offset = target.offset(panel + 1, TILE_COLUMNS);
+            const Sum<E>* begin;
+            if constexpr (WHOLE_NUMBERS) begin = nothing;
+            else begin = bias;
+            const size_t values = (size_t)operands[0][0].steps * PANEL_STEP<E>;  // of the first part's panel
             for (int t = 0; anew && t < here; t++)
                 gather(table + t * pointers, std::min(last - start - t * TILE_ROWS, TILE_ROWS), main.taps, main.depth,
-                       main.first_channel(panel), const_cast<Bfloat16*>(operands[t][0].a));
+                       main.first_channel(panel), {}, const_cast<E*>(operands[t][0].a));
             bool begun = false;
             for (int part = 0; part < count; part++) {
                 const int steps = operands[0][part].steps;
@@ -167,22 +218,21 @@ inline void product(const Position* positions, int first, int last, const Part<B
                     const bool whole = few || (part + 1 == count && cut + 1 == cuts);
                     for (int t = 0; t < here; t++) {
                         const int rows = std::min(last - start - t * TILE_ROWS, TILE_ROWS);
-                        Operand used[2] = {operands[t][part], operands[t][1]};
+                        Operand<E> used[2] = {operands[t][part], operands[t][1]};
                         used[0].a += k * used[0].step, used[0].steps = some;
-                        used[0].b = parts[part].matrix->panel(panel) + k * PANEL_STEP;
+                        used[0].b = parts[part].matrix->panel(panel) + k * PANEL_STEP<E>;
                         if (few && count == 2) used[1].b = parts[1].matrix->panel(panel);
                         Fetch ahead;
                         if (part == 0 && panel + 1 < last_panel) {
-                            const Bfloat16* next = main.panel(panel + 1) + values * (cut * here + t) / (cuts * here);
-                            ahead = Fetch(next, values / (cuts * here), some);
+                            const E* next = main.panel(panel + 1) + values * (cut * here + t) / (cuts * here);
+                            ahead = Fetch(next, values / (cuts * here) * sizeof(E), some);
                         }
                         if (whole && finish.add && panel + 1 < last_panel)
-                            for (int i = 0; i < rows; i++) __builtin_prefetch(out[t][i] + (panel + 1) * panel_step, 1, 3);
-                        float* own = sums + t * TILE;
-                        multiply_tile(used, few ? count : 1, rows, columns, begun ? Start{own, TILE_COLUMNS} : Start{bias}, own,
-                                      ahead);
-                        if (whole)
-                            finish_tile(own, out[t], panel * panel_step, rows, columns, target.kind == Target<T>::ROWS, finish);
+                            for (int i = 0; i < rows; i++) __builtin_prefetch(out[t][i] + next_offset, 1, 3);
+                        Sum<E>* own = sums + t * TILE;
+                        const Start<Sum<E>> start = begun ? Start<Sum<E>>{own, TILE_COLUMNS} : Start<Sum<E>>{begin};
+                        multiply_tile(used, few ? count : 1, rows, columns, start, own, ahead);
+                        if (whole) finish_tile(own, out[t], offset, rows, columns, target.kind == Target<T>::ROWS, finish, with);
                     }
                     begun = true;
                 }

@@ -26,13 +26,15 @@ struct OneImage {
 template <typename E>
 struct Workspace {
     Buffer<Position> active, passive, dilated;
-    Buffer<E> first, second, zeros;
+    Buffer<E> first, second, whole;  // rows between layers; maps in another type
+    Buffer<E> zeros, more_zeros;
     Buffer<float> sizes;
     Buffer<int> starts;
     Buffer<uint8_t> map, scratch;
-    const E* zero_row(int count) {
-        E* row = zeros.at_least(count);
-        std::memset((void*)row, 0, count * sizeof(E));
+    // byte: what each is of.
+    const E* row_of(Buffer<E>& room, int count, int byte) {
+        E* row = room.at_least(count);
+        std::memset((void*)row, byte, count * sizeof(E));
         return row;
     }
 };

@@ -46,6 +46,8 @@ BY_IMAGES(unit, UnitDecision)
 BY_IMAGE(exact, Exact)
 BY_IMAGES(residual, Residual)
 BY_IMAGES(convnext, ConvNext)
+BY_IMAGE(residual_int8, Residual<Bfloat16, Int8>)
+BY_IMAGE(convnext_int8, ConvNext<Bfloat16, Int8>)
 
 void bdsa_play(const Call* calls, int count) { play(calls, count); }
 
@@ -60,6 +62,17 @@ const char* bdsa_instructions() {
     return "AVX";
 #elif defined(__aarch64__)
     return "NEON";
+#else
+    return "plain";
+#endif
+}
+
+// How products of int8 are made; "plain" is slower than float32.
+const char* bdsa_int8_instructions() {
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__)
+    return "AMX";
+#elif defined(__AVX512VNNI__)
+    return "AVX512-VNNI";
 #else
     return "plain";
 #endif

@@ -16,7 +16,7 @@ inline void product(const Position* positions, int first, int last, const Part<f
                     int last_panel, const Target<float>& target, Finish finish) {
     static thread_local Pointers<float> kept;
     if (first >= last) return;
-    const Reading<float> readings[2] = {Reading<float>(parts[0]), Reading<float>(parts[count - 1])};
+    const Reading readings[2] = {Reading(parts[0]), Reading(parts[count - 1])};
     const int taps = readings[0].taps + (count == 2 ? readings[1].taps : 0);
     const size_t bytes = parts[0].matrix->bytes() + (count == 2 ? parts[1].matrix->bytes() : 0);
     const int tiles = (last - first + MAX_ROWS - 1) / MAX_ROWS;               // of nearly equal height
@@ -32,7 +32,8 @@ inline void product(const Position* positions, int first, int last, const Part<f
         for (int t = 0; t < here; t++) {
             const float** rows = table + (size_t)t * taps * MAX_ROWS;
             for (int part = 0; part < count; rows += readings[part++].taps * MAX_ROWS)
-                point_at(parts[part], readings[part], positions, edges[t], edges[t + 1], spare, rows);
+                point_at(parts[part].source, parts[part].matrix->depth, readings[part], positions, edges[t], edges[t + 1],
+                         spare, rows);
         }
         for (int panel = first_panel; panel < last_panel; panel++) {
             const Matrix<float>& main = *parts[0].matrix;

@@ -2,7 +2,7 @@
 //
 // Rows are given by pointers, so that nothing is gathered: a tap of a convolution is the row of a neighbouring
 // position, or a row of zeros beyond the border. A matrix is packed in panels of two vectors of columns,
-// [panels][taps * depth][2 * LANES], padded with zeros; of bfloat16 as `tiles.h` wants it. A block's last layer and its
+// [panels][taps * depth][2 * LANES], padded with zeros; of shorter types as `tiles.h` wants it. A block's last layer and its
 // shortcut are two parts of one product: their sum never leaves the registers.
 #pragma once
 
@@ -18,11 +18,11 @@ constexpr int STEP = 16, FETCHED_A_STEP = 3;  // so many columns of the rows, th
 // How a type is multiplied: columns of a panel, rows of a tile, and what the depth of a tap is padded to.
 template <typename E>
 struct Shape {
-    static constexpr int PANEL = ::PANEL, ROWS = MAX_ROWS, DEPTH = 1;
+    static constexpr int PANEL = TILE_COLUMNS, ROWS = TILE_ROWS, DEPTH = TILE_DEPTH<E>;
 };
 template <>
-struct Shape<Bfloat16> {
-    static constexpr int PANEL = TILE_COLUMNS, ROWS = TILE_ROWS, DEPTH = TILE_DEPTH;
+struct Shape<float> {
+    static constexpr int PANEL = ::PANEL, ROWS = MAX_ROWS, DEPTH = 1;
 };
 
 template <typename E>
@@ -32,6 +32,8 @@ struct Matrix {
     const float* bias;  // [columns]
     int taps, depth, columns;
     int group = 0, channels = 0;  // of a grouped convolution: a panel has only the channels that its columns read
+    const float* scale = nullptr; // of int8: what one of a sum is worth, [columns]
+    Bytes rows = {};              // of int8: what it is multiplied with
     int first_channel(int panel) const { return group ? std::min(panel * PANEL / group * group, channels - depth) : 0; }
     int panels() const { return (columns + PANEL - 1) / PANEL; }
     int padded() const { return (depth + Shape<E>::DEPTH - 1) / Shape<E>::DEPTH * Shape<E>::DEPTH; }

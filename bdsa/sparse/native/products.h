@@ -18,12 +18,12 @@ inline void product(const Units<E>& units, int u, const Position* list, const Pa
     product(list, units.first(u), units.last(u), parts, count, units.first_panel(u), units.last_panel(u), target, finish);
 }
 
-// What a thread holds while it makes products of a type: of bfloat16 the registers of tiles.
+// What a thread holds while it makes products of a type: of shorter ones the registers of tiles.
 template <typename E>
 struct Registers {
-    Registers() {}
+    TileRegisters tiles;
 };
 template <>
-struct Registers<Bfloat16> {
-    TileRegisters tiles;
+struct Registers<float> {
+    Registers() {}
 };

@@ -37,7 +37,9 @@ inline bool bfloat16_is_faster() {
     const Summand summand{b, 1, DEPTH, 0};
     const double exact = least_seconds([&] { multiply<MAX_ROWS, 2>(rows, &summand, 1, bias, results, PANEL, Finish{NONE, false}); });
     const auto* halves = reinterpret_cast<const Bfloat16*>(a);
-    const Operand operand{halves, TILE_DEPTH, TILE_ROWS * TILE_DEPTH, reinterpret_cast<const Bfloat16*>(b), DEPTH / TILE_DEPTH};
+    constexpr int STEP_DEPTH = TILE_DEPTH<Bfloat16>;
+    const Operand<Bfloat16> operand{halves, STEP_DEPTH, TILE_ROWS * STEP_DEPTH, reinterpret_cast<const Bfloat16*>(b),
+                                    DEPTH / STEP_DEPTH};
     const double rounded = least_seconds([&] { multiply_tile(&operand, 1, TILE_ROWS, TILE_COLUMNS, {bias}, out); });
     return rounded / (TILE_ROWS * TILE_COLUMNS) < exact / (MAX_ROWS * PANEL);
 #else

@@ -5,8 +5,8 @@
 #include "positions.h"
 #include "product.h"
 
-// Rows that one layer writes and the next one reads, in order: of float32 one after another; of bfloat16 in tiles,
-// [rows / 32][depth / 32][32][32], as they are multiplied. The columns of a panel lie side by side in both.
+// Rows that one layer writes and the next one reads, in order: of float32 one after another; of shorter types in
+// tiles, [rows / 32][depth / TILE_DEPTH][32][TILE_DEPTH], as they are multiplied. A panel's columns lie side by side in all.
 template <typename E>
 struct Rows {
     E* base;
@@ -19,20 +19,23 @@ struct Rows {
     }
     E* at(int i, int column) const {
         if constexpr (sizeof(E) == sizeof(float)) return base + (size_t)i * depth + column;
-        return base + (size_t)(i / TILE_ROWS) * TILE_ROWS * depth + column / TILE_DEPTH * (TILE_ROWS * TILE_DEPTH) +
-               i % TILE_ROWS * TILE_DEPTH + column % TILE_DEPTH;
+        return base + (size_t)(i / TILE_ROWS) * TILE_ROWS * depth + i % TILE_ROWS * TILE_DEPTH<E> + place(column);
+    }
+    // Where a column is in a tile's first row.
+    static size_t place(int column) {
+        return (size_t)(column / TILE_DEPTH<E>) * (TILE_ROWS * TILE_DEPTH<E>) + column % TILE_DEPTH<E>;
     }
 };
 
 // Where the rows of a product come from: for each position and tap a pointer to `depth` values.
 template <typename E>
 struct Source {
-    enum Kind { POSITIONS, ROWS, MAP, WINDOWS, LINES } kind;  // ROWS: those of `Rows`; MAP: every position of a map
+    enum Kind { POSITIONS, ROWS, MAP, WINDOWS, LINES, ROUNDED } kind;  // ROWS: those of `Rows`; MAP: all of a map
     const E* base;      // [images][height][width][depth]
     Grid grid = {};     // WINDOWS, LINES: of the source
     int stride = 1;     // WINDOWS, LINES: of the convolution
     int kernel = 1;     // WINDOWS: kernel x kernel taps, centred; beyond the border is a row of zeros
-    const E* zeros = nullptr;  // three times the depth
+    const E* zeros = nullptr;  // three times the depth: zeros, of int8 the byte for them
     Grid outputs = {};  // WINDOWS, LINES: the list's own grid
     int channels = 0;   // WINDOWS, LINES: of the source. LINES: a tap is a row of the kernel, and there is no border
 };
@@ -43,6 +46,19 @@ struct Part {
     Source<E> source;
     const Matrix<E>* matrix;
 };
+template <>
+struct Part<Int8> {
+    Source<Int8> source;
+    const Matrix<Int8>* matrix;
+    Source<Bfloat16> rounded = {};  // of the kind ROUNDED: rows that become bytes as they are copied, without a border
+};
+
+// A part whose rows are of its own type, or become bytes.
+template <typename W, typename E>
+inline Part<W> part_of(const Source<E>& source, const Matrix<W>* matrix) {
+    if constexpr (std::is_same_v<W, E>) return {source, matrix};
+    else return {{Source<W>::ROUNDED, nullptr}, matrix, source};
+}
 
 // Where results go: rows of a map or in order, or those of `Rows`.
 template <typename E>
@@ -52,12 +68,23 @@ struct Target {
     enum Kind { BY_INDEX, IN_ORDER, ROWS } kind;  // the row is the position's index, or i - first
     int first = 0;
     size_t panel_stride = 0;     // values from panel to panel; 0: side by side in a row
+    Bytes as = {};               // of int8
     Target(E* base, size_t stride, Kind kind, int first = 0, size_t panel_stride = 0)
         : base(base), stride(stride), kind(kind), first(first), panel_stride(panel_stride) {}
     explicit Target(const Rows<E>& rows) : Target(rows.base, rows.depth, ROWS) {}
+    Target with(Bytes bytes) const {
+        Target other = *this;
+        other.as = bytes;
+        return other;
+    }
+    // Values from a row's start to a panel of `width` columns.
+    size_t offset(int panel, int width) const {
+        if (kind == ROWS) return Rows<E>::place(panel * width);
+        return panel * (panel_stride ? panel_stride : width);
+    }
     E* row(int index, int i, int panel, int width) const {
         if (kind == ROWS) return Rows<E>(base, (int)stride).at(i - first, panel * width);
-        return base + (size_t)(kind == IN_ORDER ? i - first : index) * stride + panel * (panel_stride ? panel_stride : width);
+        return base + (size_t)(kind == IN_ORDER ? i - first : index) * stride + offset(panel, width);
     }
 };
 
@@ -65,10 +92,10 @@ constexpr int NARROW = 64;  // channels up to which the three taps of a kernel's
 
 // How a part is read: taps, and values of each. Of a 3x3 convolution of few channels a tap is a row of the kernel, whose
 // three columns lie side by side in the map as in the matrix: a third of the pointers, and longer runs. A matrix of
-// bfloat16 is packed so.
-template <typename E>
+// a shorter type is packed so.
 struct Reading {
     int taps, depth;
+    template <typename E>
     explicit Reading(const Part<E>& part) : taps(part.matrix->taps), depth(part.matrix->depth) {
         if (taps == 9 && Shape<E>::DEPTH == 1 && depth <= NARROW && !part.matrix->group) taps = 3, depth *= 3;
     }
@@ -76,11 +103,10 @@ struct Reading {
 
 // The pointers of positions first..last: out[tap * a tile's rows + i - first]. spare: memory for rows of taps that reach
 // over the map's left or right border, moved on by what was taken.
+// depth: of a tap of the matrix.
 template <typename E>
-inline void point_at(const Part<E>& part, const Reading<E>& reading, const Position* positions, int first, int last,
+inline void point_at(const Source<E>& s, int depth, const Reading& reading, const Position* positions, int first, int last,
                      E*& spare, const E** out) {
-    const Source<E>& s = part.source;
-    const int depth = part.matrix->depth;
     constexpr int APART = Shape<E>::ROWS;
     if (s.kind == Source<E>::ROWS || s.kind == Source<E>::MAP) {
         for (int i = first; i < last; i++) out[i - first] = s.base + (size_t)i * depth;
@@ -118,9 +144,9 @@ inline void point_at(const Part<E>& part, const Reading<E>& reading, const Posit
             const size_t step = inside ? (size_t)s.stride * s.channels : 0;
             if (inside && cut && taps_a_line == 1) {  // a row of the kernel that reaches over the border
                 const int skipped = std::max(0, -left), there = std::min(across, width - left) - skipped;
-                std::memset(spare, 0, reading.depth * sizeof(E));
+                std::memcpy((void*)spare, s.zeros, reading.depth * sizeof(E));
                 const size_t start = (size_t)skipped * s.channels;
-                std::memcpy(spare + start, line + start, (size_t)there * s.channels * sizeof(E));
+                std::memcpy((void*)(spare + start), line + start, (size_t)there * s.channels * sizeof(E));
                 line = spare;
                 spare += reading.depth;
             }

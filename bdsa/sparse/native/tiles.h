@@ -1,40 +1,59 @@
-// The product of a tile of bfloat16: 32 rows times the 32 columns of a panel, summed up in float32.
+// The product of a tile: 32 rows times the 32 columns of a panel, of bfloat16 summed up in float32, of int8 in whole numbers.
 //
-// Three forms of one product: AMX tiles, AVX-512's dot products of pairs, and plain C++ that every processor runs. All
-// read the same memory. A panel is packed in pairs, [pairs of rows][32 columns][2], as both instructions want it.
+// Three forms of one product: AMX tiles, AVX-512's dot products of 32 bits, and plain C++ that every processor runs. All
+// read the same memory. A panel is packed by 32 bits, as both instructions want it: [pairs of rows][32 columns][2], and of
+// int8 [fours of rows][32 columns][4].
 #pragma once
 
-#include "bfloat16.h"
+#include <type_traits>
 
-#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
+#include "int8.h"
+
+#if defined(__AMX_BF16__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
 constexpr int TILE_ROWS = 32, TILE_COLUMNS = 32;
-constexpr int TILE_DEPTH = 32;  // of a step: 64 bytes of a row
+template <typename E>
+constexpr int TILE_DEPTH = 64 / sizeof(E);  // of a step: 64 bytes of a row
+template <typename E>
+constexpr size_t PANEL_STEP = TILE_DEPTH<E> * TILE_COLUMNS;  // values of a panel that a step reads
 
-// One summand: steps of a row of 32 values each. Row i of step k begins at a + i * row + k * step.
+template <typename E>
+struct Sums {
+    typedef float Type;
+    typedef Vector Lanes;
+};
+template <>
+struct Sums<Int8> {
+    typedef int32_t Type;
+    typedef Integers Lanes;
+};
+template <typename E>
+using Sum = typename Sums<E>::Type;
+
+// One summand: steps of a row of TILE_DEPTH values each. Row i of step k begins at a + i * row + k * step.
+template <typename E>
 struct Operand {
-    const Bfloat16* a;
+    const E* a;
     size_t row, step;
-    const Bfloat16* b;  // [steps][16][32][2]
+    const E* b;  // [steps][16][32][2], of int8 [steps][16][32][4]
     int steps;
 };
 
-// What sums begin with: the bias [32] for every row (row: 0), or sums [32][32] of other summands (row: 32).
+// What sums begin with: 32 for every row (row: 0), which are the bias or zeros, or [32][32] of other summands (row: 32).
+template <typename S>
 struct Start {
-    const float* at;
+    const S* at;
     int row = 0;
 };
-
-constexpr size_t PANEL_STEP = TILE_DEPTH * TILE_COLUMNS;  // values of a panel that a step reads
 
 // What is fetched while a tile is multiplied: the panel that comes next, a part of it by each tile.
 class Fetch {
 public:
     Fetch() = default;
-    Fetch(const Bfloat16* from, size_t count, int steps)
-        : next_((const char*)from), end_((const char*)(from + count)), lines_((int)(count * sizeof *from / 64 / steps) + 1) {}
+    Fetch(const void* from, size_t bytes, int steps)
+        : next_((const char*)from), end_(next_ + bytes), lines_((int)(bytes / 64 / steps) + 1) {}
     void step() {
         for (int i = 0; i < lines_ && next_ < end_; i++, next_ += 64) __builtin_prefetch(next_, 0, 2);
     }
@@ -44,7 +63,7 @@ private:
     int lines_ = 0;
 };
 
-#if defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 
 // The registers of AMX as tiles of 16 rows of 64 bytes, as long as this lives; others on this thread may have set them.
 class TileRegisters {
@@ -64,32 +83,39 @@ public:
     TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-template <bool LOWER, bool RIGHT>
-inline void multiply_registers(const Operand* operands, int count, Start from, float* out, Fetch ahead) {
-    constexpr int WIDTH = TILE_COLUMNS * sizeof(float);
-    const size_t apart = from.row * sizeof(float);
-    const float *upper = from.at, *lower = from.at + 16 * from.row;
+// Registers have numbers that the compiler must read: no function can take them.
+#define BDSA_DOT(sums, rows, columns) \
+    if constexpr (sizeof(E) == 1) _tile_dpbusd(sums, rows, columns); \
+    else _tile_dpbf16ps(sums, rows, columns)
+
+template <bool LOWER, bool RIGHT, typename E>
+inline void multiply_registers(const Operand<E>* operands, int count, Start<Sum<E>> from, Sum<E>* out, Fetch ahead) {
+    constexpr int WIDTH = TILE_COLUMNS * sizeof(Sum<E>);
+    const size_t apart = from.row * sizeof(Sum<E>);
+    const Sum<E> *upper = from.at, *lower = from.at + 16 * from.row;
     asm volatile("" : : : "memory");  // the compiler does not know that tiles are read from what was just written
     _tile_loadd(0, upper, apart);
     if (RIGHT) _tile_loadd(1, upper + 16, apart);
     if (LOWER) _tile_loadd(2, lower, apart);
     if (LOWER && RIGHT) _tile_loadd(3, lower + 16, apart);
     for (int o = 0; o < count; o++) {
-        const Bfloat16 *a = operands[o].a, *b = operands[o].b;
-        const size_t row = operands[o].row, bytes = row * sizeof(Bfloat16), step = operands[o].step;
-        for (int k = 0; k < operands[o].steps; k++, a += step, b += PANEL_STEP) {
+        const E *a = operands[o].a, *b = operands[o].b;
+        const size_t row = operands[o].row, bytes = row * sizeof(E), step = operands[o].step;
+        for (int k = 0; k < operands[o].steps; k++, a += step, b += PANEL_STEP<E>) {
             ahead.step();
             _tile_loadd(4, a, bytes);
             _tile_loadd(6, b, WIDTH);
-            _tile_dpbf16ps(0, 4, 6);
+            BDSA_DOT(0, 4, 6);
             if (RIGHT) {
-                _tile_loadd(7, b + TILE_COLUMNS, WIDTH);
-                _tile_dpbf16ps(1, 4, 7);
+                _tile_loadd(7, b + TILE_DEPTH<E>, WIDTH);
+                BDSA_DOT(1, 4, 7);
             }
             if (LOWER) {
                 _tile_loadd(5, a + 16 * row, bytes);
-                _tile_dpbf16ps(2, 5, 6);
-                if (RIGHT) _tile_dpbf16ps(3, 5, 7);
+                BDSA_DOT(2, 5, 6);
+                if (RIGHT) {
+                    BDSA_DOT(3, 5, 7);
+                }
             }
         }
     }
@@ -98,10 +124,12 @@ inline void multiply_registers(const Operand* operands, int count, Start from, f
     if (LOWER) _tile_stored(2, out + 16 * TILE_COLUMNS, WIDTH);
     if (LOWER && RIGHT) _tile_stored(3, out + 16 * TILE_COLUMNS + 16, WIDTH);
 }
+#undef BDSA_DOT
 
 // out: [32][32], of which `rows` rows and `columns` columns are needed. All 32 rows of the operands must be readable where
 // more than 16 are needed, else 16.
-inline void multiply_tile(const Operand* operands, int count, int rows, int columns, Start from, float* out,
+template <typename E>
+inline void multiply_tile(const Operand<E>* operands, int count, int rows, int columns, Start<Sum<E>> from, Sum<E>* out,
                           Fetch ahead = {}) {
     const bool lower = rows > 16, right = columns > 16;
     if (lower && right) multiply_registers<true, true>(operands, count, from, out, ahead);
@@ -127,50 +155,61 @@ constexpr int ROWS_AT_ONCE = 4;
 
 constexpr int VECTORS = TILE_COLUMNS / LANES;
 
-// ROWS rows from row `first` on.
-template <int ROWS>
-inline void multiply_rows(const Operand* operands, int count, int first, Start from, float* out) {
-    const float* start = from.at + first * from.row;
-#if defined(__AVX512BF16__)
-    __m512 sums[ROWS][2];
-    for (int i = 0; i < ROWS; i++, start += from.row)
-        sums[i][0] = _mm512_loadu_ps(start), sums[i][1] = _mm512_loadu_ps(start + 16);
-#else
-    Vector sums[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; i++, start += from.row)
-        for (int v = 0; v < VECTORS; v++) sums[i][v] = load(start + v * LANES);
-#endif
-    for (int o = 0; o < count; o++) {
-        const Bfloat16 *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
-        for (int k = 0; k < operands[o].steps; k++, a += operands[o].step)
-            for (int pair = 0; pair < TILE_DEPTH; pair += 2, b += 2 * TILE_COLUMNS) {
-#if defined(__AVX512BF16__)
-                const __m512bh left = (__m512bh)_mm512_loadu_si512(b), right = (__m512bh)_mm512_loadu_si512(b + TILE_COLUMNS);
-                for (int i = 0; i < ROWS; i++) {
-                    int32_t both;
-                    std::memcpy(&both, a + i * operands[o].row + pair, sizeof both);
-                    const __m512bh value = (__m512bh)_mm512_set1_epi32(both);
-                    sums[i][0] = _mm512_dpbf16_ps(sums[i][0], left, value);
-                    sums[i][1] = _mm512_dpbf16_ps(sums[i][1], right, value);
-                }
-#else
-                for (int v = 0; v < VECTORS; v++) {
-                    Wholes both;
-                    std::memcpy(&both, b + v * 2 * LANES, sizeof both);
-                    const Vector even = (Vector)(both << 16), odd = (Vector)(both & 0xFFFF0000u);
-                    for (int i = 0; i < ROWS; i++) {
-                        const Bfloat16* value = a + i * operands[o].row + pair;
-                        sums[i][v] += widen(value[0]) * even + widen(value[1]) * odd;
-                    }
-                }
-#endif
-            }
-    }
-    for (int i = 0; i < ROWS; i++) std::memcpy(out + (first + i) * TILE_COLUMNS, sums[i], TILE_COLUMNS * sizeof(float));
+// Four values of 8 bits or two of 16, which are multiplied at once.
+template <typename T>
+inline T word_at(const void* at) {
+    T word;
+    std::memcpy(&word, at, sizeof word);
+    return word;
 }
 
-template <int ROWS>
-inline void multiply_last(const Operand* operands, int count, int first, int rows, Start from, float* out) {
+#if defined(__AVX512BF16__)
+inline Vector dot(Vector sums, const Bfloat16* a, const Bfloat16* b) {
+    const __m512bh left = (__m512bh)_mm512_loadu_si512(b), value = (__m512bh)_mm512_set1_epi32(word_at<int32_t>(a));
+    return (Vector)_mm512_dpbf16_ps((__m512)sums, left, value);
+}
+#else
+inline Vector dot(Vector sums, const Bfloat16* a, const Bfloat16* b) {
+    const Wholes both = word_at<Wholes>(b);
+    const Vector even = (Vector)(both << 16), odd = (Vector)(both & 0xFFFF0000u);
+    return sums + (widen(a[0]) * even + widen(a[1]) * odd);
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+inline Integers dot(Integers sums, const Int8* a, const Int8* b) {
+    return (Integers)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(word_at<int32_t>(a)), _mm512_loadu_si512(b));
+}
+#else
+inline Integers dot(Integers sums, const Int8* a, const Int8* b) {
+    const Integers four = word_at<Integers>(b);
+    for (int i = 0; i < 4; i++) sums += a[i].bits * (four << (24 - 8 * i) >> 24);
+    return sums;
+}
+#endif
+
+// ROWS rows from row `first` on.
+template <int ROWS, typename E>
+inline void multiply_rows(const Operand<E>* operands, int count, int first, Start<Sum<E>> from, Sum<E>* out) {
+    constexpr int WORD = 4 / sizeof(E);
+    typedef typename Sums<E>::Lanes Accumulated;
+    Accumulated sums[ROWS][VECTORS];
+    const Sum<E>* start = from.at + first * from.row;
+    for (int i = 0; i < ROWS; i++, start += from.row)
+        for (int v = 0; v < VECTORS; v++) sums[i][v] = word_at<Accumulated>(start + v * LANES);
+    for (int o = 0; o < count; o++) {
+        const E *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
+        for (int k = 0; k < operands[o].steps; k++, a += operands[o].step)
+            for (int word = 0; word < TILE_DEPTH<E>; word += WORD, b += WORD * TILE_COLUMNS)
+                for (int v = 0; v < VECTORS; v++)
+                    for (int i = 0; i < ROWS; i++)
+                        sums[i][v] = dot(sums[i][v], a + i * operands[o].row + word, b + v * WORD * LANES);
+    }
+    for (int i = 0; i < ROWS; i++) std::memcpy(out + (first + i) * TILE_COLUMNS, sums[i], TILE_COLUMNS * sizeof(Sum<E>));
+}
+
+template <int ROWS, typename E>
+inline void multiply_last(const Operand<E>* operands, int count, int first, int rows, Start<Sum<E>> from, Sum<E>* out) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS) multiply_rows<ROWS>(operands, count, first, from, out);
         else multiply_last<ROWS - 1>(operands, count, first, rows, from, out);
@@ -178,7 +217,8 @@ inline void multiply_last(const Operand* operands, int count, int first, int row
 }
 
 // out: [32][32], of which `rows` rows are made.
-inline void multiply_tile(const Operand* operands, int count, int rows, int, Start from, float* out, Fetch = {}) {
+template <typename E>
+inline void multiply_tile(const Operand<E>* operands, int count, int rows, int, Start<Sum<E>> from, Sum<E>* out, Fetch = {}) {
     int first = 0;
     for (; first + ROWS_AT_ONCE <= rows; first += ROWS_AT_ONCE) multiply_rows<ROWS_AT_ONCE>(operands, count, first, from, out);
     multiply_last<ROWS_AT_ONCE - 1>(operands, count, first, rows - first, from, out);
