@@ -171,7 +171,8 @@ def fitting_curves(curves: Mapping[str, Any], network: AdaptiveNetwork, source: 
     return found
 
 
-def fitting_ranges(ranges: Mapping[str, Any], network: AdaptiveNetwork, source: object) -> dict[str, tuple[float, float]]:
+def fitting_ranges(ranges: Mapping[str, Any], network: AdaptiveNetwork, source: object
+                   ) -> dict[str, tuple[float, float]]:
     """The ranges for int8 that a file holds, for a network.
 
     Raises:

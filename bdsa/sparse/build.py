@@ -28,8 +28,8 @@ from bdsa.sparse import compiling, packed
 from bdsa.sparse.compiling import BASE_FLAGS, HOSTS, MACHINE_FLAGS, SOURCES, Unavailable
 
 WITHOUT_AMX = ["-mno-amx-tile", "-mno-amx-bf16", "-mno-amx-int8"]
-NEEDED = {"amx": ["amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"], "avx512bf16": ["avx512_bf16", "avx512_vnni"],
-          "avx512": ["avx512f"], "avx2": ["avx2"]}
+NEEDED = {"amx": ["amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512vbmi"],
+          "avx512bf16": ["avx512_bf16", "avx512_vnni"], "avx512": ["avx512f"], "avx2": ["avx2"]}
 CHOICES = (*MACHINE_FLAGS, "off")
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "native"
 HOSTS = Path(__file__).parent / "hosts"  # what other programs' interfaces want
 AVX512 = ["-march=x86-64-v4"]
-MACHINE_FLAGS = {"native": ["-march=native"], "amx": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mamx-tile",
-                         "-mamx-bf16", "-mamx-int8"],
-                 "avx512bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"], "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
+PAIRS = [*AVX512, "-mavx512bf16", "-mavx512vnni"]
+MACHINE_FLAGS = {"native": ["-march=native"],
+                 "amx": [*PAIRS, "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+                 "avx512bf16": PAIRS, "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
 # Hidden: several libraries of these kernels in one process share nothing, so that each can be unloaded.
 BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fvisibility=hidden"]
 

@@ -77,7 +77,8 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
                   "torch.inference_mode()")
         return None
     on_gpu = gpu.serves(x.device)
-    half = network.precision in ("bfloat16", "int8") if on_gpu else precision.dtype_of(network.precision) != torch.float32
+    half = network.precision in ("bfloat16", "int8") or (
+        not on_gpu and precision.dtype_of(network.precision) != torch.float32)
     if not half and network.execution == "masked":
         return None
     own = "the network has a forward_head of its own" if "forward_head" in vars(network) else None

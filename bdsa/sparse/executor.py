@@ -36,7 +36,7 @@ class Executor:
         channels: of an image, where that is known.
         workspace: the maps' memory, and the recordings of inferences.
         dtype: of the maps and packed weights: float32 or bfloat16.
-        products: of the blocks' rows and weights: the same, or int8.
+        int8: whether its blocks multiply bytes, where they can.
         chosen_for: the conditions that the blocks' ways were chosen for.
         ways: the blocks' break-even densities.
         played: whether the last call was a recording's, in which no block runs masked.
@@ -48,7 +48,7 @@ class Executor:
     border: int = 0
     channels: int | None = None
     dtype: torch.dtype = torch.float32
-    products: torch.dtype = torch.float32
+    int8: bool = False
     workspace: Workspace = field(default_factory=Workspace)
     chosen_for: Any = None
     ways: tuple[float | None, ...] = ()
@@ -87,9 +87,14 @@ class Executor:
             border, steps[0].padding = steps[0].padding, 0
             channels = steps[0].channels
         made = cls(steps, None if ends else head_steps(network, form), border, channels, form.dtype,
-                   torch.int8 if form.ranges else form.dtype, marks=tuple(marks))
+                   form.ranges is not None, marks=tuple(marks))
         made.whole = len(made.blocks()) == len(network.adaptive_blocks())
         return made
+
+    @property
+    def products(self) -> torch.dtype:
+        """What the blocks multiply, where they can: the type of the maps, or int8."""
+        return torch.int8 if self.int8 else self.dtype
 
     @property
     def rows(self) -> list[Tensor | None]:
@@ -250,5 +255,3 @@ class Executor:
         board, slot = after.scorer.board, after.scorer.slot
         kept = products if self.steps[index].in_place else board.room(output, self.workspace)
         return Following(board, kept, slot.stop)
-
-

@@ -30,7 +30,7 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None)
     if budget is None and (around := asked_around(network)) is not None and around.point.name is not None:
         budget = around.point.budget
     if network.precision == "int8":
-        raise UserError("a network in int8 has no form for torch.export yet: set network.precision to bfloat16 or float32")
+        raise UserError("a network in int8 cannot be exported yet: set network.precision to bfloat16 or float32")
     fixed = not isinstance(budget, Tensor)
     kind = str(precision.dtype_of(network.precision)).removeprefix("torch.")
     state = [*network.named_parameters(), *network.named_buffers()]

@@ -24,8 +24,8 @@ def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: in
     block = structures.Residual(
         _at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride, *matrices, *[None] * (3 - len(matrices)),
         *shortcut, everywhere, _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
-    _call("residual_int8", block, out, x, mask, rows, *weights, *biases, *scales, projected, projection, projection_bias,
-          projection_scale, board, board_bias, products)
+    _call("residual_int8", block, out, x, mask, rows, *weights, *biases, *scales, projected, projection,
+          projection_bias, projection_scale, board, board_bias, products)
 
 
 def convnext_int8(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float,
@@ -36,7 +36,8 @@ def convnext_int8(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias
     matrices = map(pointer, _int8_matrices(weights, biases, scales, bytes, [x.shape[3], len(biases[0])]))
     block = structures.ConvNext(_at(x), _at(mask), *x.shape[:3], pointer(depthwise), eps, *matrices, None, 0.0,
                                 _board(board, board_bias, products, columns, x.shape[3]), _at(rows))
-    _call("convnext_int8", block, x, mask, rows, taps, taps_bias, *weights, *biases, *scales, board, board_bias, products)
+    _call("convnext_int8", block, x, mask, rows, taps, taps_bias, *weights, *biases, *scales, board, board_bias,
+          products)
 
 
 def _int8_matrices(weights: list[Tensor], biases: list[Tensor], scales: list[Tensor], bytes: list[float],

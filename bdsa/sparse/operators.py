@@ -1,8 +1,8 @@
 """The sparse kernels as torch operators, `torch.ops.bdsa.*`, so that profiler and compile see them.
 
 The native kernels run where they can be built, else PyTorch's own operators (`reference`). All this is on a CPU; GPUs
-have operators of their own (`bdsa.sparse.gpu.operators`). Maps are [B, H, W, C], contiguous float32 or bfloat16; masks bool
-[B, h, w]; matrices as `packing.pack` makes them. What is named `out` receives the result.
+have operators of their own (`bdsa.sparse.gpu.operators`). Maps are [B, H, W, C], contiguous, of float32 or bfloat16;
+masks bool [B, h, w]; matrices as `packing.pack` makes them. What is named `out` receives the result.
 """
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ SCHEMAS = {
                 f"Tensor b1, Tensor w2, Tensor b2, Tensor? response, float response_eps, {_BOARD})",
     # The same of maps of bfloat16 with products of int8: matrices as `quantised.Quantised` has them, with their scales,
     # and two numbers for the bytes of each one's rows. Basic blocks have two, bottlenecks three.
-    "residual_int8": f"(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, {_INT8}, Tensor? projected, "
-                     "Tensor? projection, Tensor? projection_bias, Tensor? projection_scale, float[] projection_bytes, "
-                     f"int projected_stride, bool everywhere, {_BOARD})",
+    "residual_int8": f"(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, {_INT8}, "
+                     "Tensor? projected, Tensor? projection, Tensor? projection_bias, Tensor? projection_scale, "
+                     f"float[] projection_bytes, int projected_stride, bool everywhere, {_BOARD})",
     "convnext_int8": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, "
                      f"{_INT8}, {_BOARD})",
 }

@@ -1,7 +1,7 @@
 """Weights and rows in int8: how matrices are packed for the kernels, and blocks whose products are of bytes.
 
-Maps between blocks stay bfloat16, and so do mask units, stem, depthwise layers, norms and head. A layer's weights have a
-scale a column; its rows a step and a zero for all of them (`bdsa.sparse.ranges`). Sums are whole numbers of 32 bits.
+Maps between blocks stay bfloat16, and so do mask units, stem, depthwise layers, norms and head. A layer's weights have
+a scale a column; its rows a step and a zero for all of them (`bdsa.sparse.ranges`). Sums are whole numbers of 32 bits.
 """
 from __future__ import annotations
 

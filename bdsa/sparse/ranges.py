@@ -1,9 +1,8 @@
 """The ranges of what layers read, for int8: measured on training images, kept with the network.
 
-A layer's rows are bytes of one step, from a lowest to a highest value; what lies beyond becomes the nearest of these. Of
-the ranges between 40 and 100 % of the whole one, that with the least mean squared error is taken, on a sample of the
-values, as calibration by mean squared error is done in the field (Nagel et al. 2021, "A White Paper on Neural Network
-Quantization", section 3.1).
+A layer's rows are bytes of one step, from a lowest to a highest value; what lies beyond becomes the nearest of these.
+Of the ranges between 40 and 100 % of the whole one, that with the least mean squared error is taken, on a sample of the
+values (Nagel et al. 2021, "A White Paper on Neural Network Quantization").
 """
 from __future__ import annotations
 
@@ -77,8 +76,8 @@ def quantize(model: nn.Module, images: Iterable[Any]) -> dict[str, tuple[float, 
     network = network_in(model)
     seen, handles = _listen(network)
     if not seen:
-        raise UserError("no layer of this network has an int8 form: blocks of ResNets without groups and of ConvNeXt v1 "
-                        "have one")
+        raise UserError("no layer of this network has an int8 form: blocks of ResNets without groups have one, and of "
+                        "ConvNeXt v1")
     before = network.execution, network.precision
     modes = [(module, module.training) for module in model.modules()]
     count = 0
