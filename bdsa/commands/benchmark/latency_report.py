@@ -17,7 +17,7 @@ from bdsa.report.terminal import counted, print_whole
 
 HEADINGS = ("precision", "density", "share of\ndense MACs", "ms", "rounds'\nspread", "speedup at the\nsame precision",
             "speedup over\nthe fastest", "efficiency", "logits off\nby, %")
-COLOURS = ("#0072B2", "#D55E00")  # of the precisions
+COLOURS = ("#0072B2", "#D55E00", "#009E73")  # of the precisions
 
 
 def latency_table(result: Mapping[str, Any]) -> Table:
@@ -72,6 +72,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     found = [f"medians of {result['rounds']} rounds, in turns; the fastest dense engine is {fastest}; efficiency: of "
              f"the ideal speedup over it, dense over executed MACs; logits: their largest difference from float32's, "
              f"of their spread", *result["missing"]]
+    if "int8" in result["fastest"] and any(row["precision"] == "int8" for row in result["rows"]):
+        found.append("a budget in int8 is to be held against dense int8, the same precision; its efficiency is over the "
+                     "fastest dense engine of all")
     found += [f"{peer['title']}: {peer['way']}" for peer in result["peers"] if peer["way"]]
     found += [break_even_in_words(crossed, result["execution"]) for crossed in result["break_even"]]
     found += map(ways_in_words, result["ways"])

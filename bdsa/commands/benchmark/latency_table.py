@@ -85,14 +85,15 @@ def about(results: Sequence[Result]) -> list[str]:
 
 
 def short_rows(results: Sequence[Result]) -> Table:
-    """A row a network and batch: the fastest dense engine, and at each budget the fastest of our precisions."""
+    """A row a network and batch: the fastest dense engine, and at each budget the fastest of our float precisions."""
     budgets = sorted({row["budget"] for result in results for row in result["rows"] if row["budget"] < 1})
     head = ["network", "batch", f"share of the dense MACs at {' / '.join(f'{b:g}' for b in budgets)}",
             "fastest dense engine at any float precision"]
     head += [heading for b in budgets for heading in (f"at {b:g}", "speedup")]
     rows = []
     for result in results:
-        best = {row["budget"]: row for row in sorted(result["rows"], key=lambda row: -row["ms"])}
+        best = {row["budget"]: row for row in sorted(result["rows"], key=lambda row: -row["ms"])
+                if row["precision"] != "int8"}
         shares = " / ".join(f"{100 * best[b]['macs_ratio']:.1f}" if b in best else "-" for b in budgets)
         cells = [result["model"], str(result["batch_size"]), f"{shares} %", engine(result["fastest"]["any"])]
         for b in budgets:

@@ -127,16 +127,16 @@ def timed_row(row: dict[str, Any], rounds_ms: list[float], fastest: Mapping[str,
         fastest: the fastest dense engine by precision; "any": of all float precisions; of int8, if it was timed.
 
     Returns:
-        Also ms, speedup (over the fastest dense engine at any float precision; of a row in int8 at any at all),
-        efficiency (speedup's share of 1 / macs_ratio), speedup_same_precision and speedup_int8; None where there is no
-        such engine.
+        Also ms, speedup (over the fastest dense engine at any float precision), speedup_same_precision and
+        speedup_int8, None where there is no such engine, and efficiency: the share of 1 / macs_ratio that the speedup
+        is, of a row in int8 that over the fastest of all.
     """
     ms = median(rounds_ms)
 
     def over(precision: str) -> float | None:
         return fastest[precision]["ms"] / ms if precision in fastest else None
 
-    rivals = [fastest["any"], *([fastest["int8"]] if row["precision"] == "int8" and "int8" in fastest else [])]
-    speedup = min(rival["ms"] for rival in rivals) / ms
+    speedup = fastest["any"]["ms"] / ms
+    of_all = min(speedup, over("int8") or speedup) if row["precision"] == "int8" else speedup
     return {**row, "ms": ms, "speedup": speedup, "speedup_same_precision": over(row["precision"]),
-            "speedup_int8": over("int8"), "efficiency": speedup * row["macs_ratio"], "rounds_ms": rounds_ms}
+            "speedup_int8": over("int8"), "efficiency": of_all * row["macs_ratio"], "rounds_ms": rounds_ms}
