@@ -73,8 +73,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
              f"the ideal speedup over it, dense over executed MACs; logits: their largest difference from float32's, "
              f"of their spread", *result["missing"]]
     if "int8" in result["fastest"] and any(row["precision"] == "int8" for row in result["rows"]):
-        found.append("a budget in int8 is to be held against dense int8, the same precision; its efficiency is over the "
-                     "fastest dense engine of all")
+        found.append("a budget in int8 is to be held against dense int8, the same precision; its efficiency is over "
+                     "the fastest dense engine of all")
     found += [f"{peer['title']}: {peer['way']}" for peer in result["peers"] if peer["way"]]
     found += [break_even_in_words(crossed, result["execution"]) for crossed in result["break_even"]]
     found += map(ways_in_words, result["ways"])
