@@ -35,6 +35,18 @@ def test_an_evaluation_in_bfloat16_says_what_it_changes(tmp_path, execution):
                    for line in outcome.out.splitlines())
 
 
+@pytest.mark.slow
+def test_an_evaluation_in_int8_measures_ranges_first(tmp_path):
+    asked = [f"checkpoint={TRAINED}", "data=cluttered_digits", "data.test_images=50", "data.train_images=300",
+             "trainer.pictures=0", "execution=sparse", "trainer.device=cpu", "precision=int8", f"out={tmp_path}"]
+    outcome = run(evaluate_main, asked)
+    assert outcome.code == 0, outcome.err
+    assert "they are measured on 256 training images" in outcome.out
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert all(abs(row["top1"] - row["reference_top1"]) <= 100 * 5 / 50 for row in rows)
+    assert all(0 < row["decisions_differ"] < 0.02 for row in rows if row["budget"] < 1)
+
+
 def test_another_precision_is_refused(tmp_path):
     outcome = run(evaluate_main, [f"checkpoint={TRAINED}", "precision=bfloat", f"out={tmp_path}/out"])
     assert outcome.code == 1 and "unknown value of precision 'bfloat' (did you mean 'bfloat16'?)" in outcome.err
