@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,19 +45,20 @@ def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict
     images = _images(config, network, content, named)
     program = program_of(network.eval(), config.budgets.targets, config.precision,
                          config.between)
-    host.write(program, images[:1].repeat(2, 1, 1, 1), path)
+    host.write(program, images[:1].repeat(2, 1, 1, 1), config.per_image, path)
     run = host.load(path)
     try:
-        apart = _compare(program, network, images, run)
+        apart = _compare(program, network, images, run, config.per_image)
     except UserError:
         path.unlink()
         raise
     library = host.put_library(path.parent)
     names = ", ".join(f"{b:g}" for b in program.budgets)
     names += ", any from {:g} to {:g}".format(*program.between) if program.between else ""
+    names += ", as a mean or of each image" if config.per_image else ""
     print(f"{content['model']['name']} for {host.program_name}, budgets {names}, {program.precision}\n"
           f"logits as in Python on {counted(len(images), 'image')}: at most {apart:.1e} of their spread away\n")
-    _print_speed(config.format, program, network, images, run)
+    _print_speed(config.format, program, network, images, run, config.per_image)
     print(f"\n  {path}  ({path.stat().st_size / 1e6:.1f} MB)\n  {library}  ({library.stat().st_size / 1e6:.1f} MB), "
           f"which {host.program_name} loads first")
 
@@ -73,8 +75,11 @@ def _images(config: ExportConfig, network: AdaptiveNetwork, content: dict[str, A
     return torch.stack([dataset[i][0] for i in range(len(dataset))])
 
 
-def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner) -> float:
+def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner, per_image: bool) -> float:
     """The largest difference from Python's sparse execution, as a share of its logits' spread.
+
+    Args:
+        per_image: whether the file takes that, too.
 
     Raises:
         UserError: where it is more than rounding.
@@ -82,23 +87,28 @@ def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Ru
     network.execution, network.precision, worst = "sparse", program.precision, 0.0
     middle = [round(sum(program.between) / 2, 3)] if program.between else []
     with torch.inference_mode():
-        for budget in (*program.budgets, *middle):
-            expected = torch.cat([network(part, budget=budget) for part in images.split(BATCH)])
-            found = torch.cat([run(part, budget) for part in (images[:1], *images[1:].split(BATCH)) if len(part)])
+        for budget, exact in product((*program.budgets, *middle), ([False], [True]) if per_image else ([],)):
+            expected = torch.cat([network(part, budget=budget, per_image=any(exact)) for part in images.split(BATCH)])
+            parts = (images[:1], *images[1:].split(BATCH))
+            found = torch.cat([run(part, budget, *exact) for part in parts if len(part)])
             apart = ((found - expected).abs().max() / (expected.max() - expected.min())).item()
             if not apart <= APART:
-                raise UserError(f"the exported network's logits at budget {budget:g} are {apart:.1e} of their spread "
-                                f"away from Python's: the file is removed")
+                raise UserError(f"the exported network's logits at budget {budget:g}{' of each image' * any(exact)} "
+                                f"are {apart:.1e} of their spread away from Python's: the file is removed")
             worst = max(worst, apart)
     return worst
 
 
-def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner) -> None:
+def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner, per_image: bool
+                 ) -> None:
     """Milliseconds of one image at each budget beside Python's and the dense network's in the same host."""
     inputs = [image[None] for image in images[:BATCH]]
     engines: dict[str, Engine] = {}
     for budget in program.budgets:
-        engines[f"{budget:g}"] = lambda number, budget=budget: run(inputs[number], budget)
+        exact = [False] if per_image else []
+        engines[f"{budget:g}"] = lambda number, budget=budget, exact=exact: run(inputs[number], budget, *exact)
+        if per_image:
+            engines[f"{budget:g} of each image"] = lambda number, budget=budget: run(inputs[number], budget, True)
         engines[f"{budget:g} in Python"] = network_engine(network, inputs, budget, "sparse")
     dense = dense_copy(network)
     if form == "onnx":
@@ -111,9 +121,12 @@ def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: 
     host = "ONNX Runtime" if form == "onnx" else "PyTorch"
     print(f"one image of {images.shape[2]}x{images.shape[3]}, {counted(torch.get_num_threads(), 'thread')}, "
           f"{processor()}; the dense network in {host}: {ms['dense']:.2f} ms\n\n"
-          f"budget | exported | in Python | speedup over dense\n------ | -------- | --------- | ------------------")
+          f"budget | exported | in Python | speedup over dense{' | of each image' * per_image}\n"
+          f"------ | -------- | --------- | ------------------{' | -------------' * per_image}")
     for name in (f"{budget:g}" for budget in program.budgets):
-        print(f"{name:>6} | {ms[name]:5.2f} ms | {ms[f'{name} in Python']:6.2f} ms | {ms['dense'] / ms[name]:.2f}")
+        exactly = f"{'':14} | {ms[f'{name} of each image']:10.2f} ms" if per_image else ""
+        print(f"{name:>6} | {ms[name]:5.2f} ms | {ms[f'{name} in Python']:6.2f} ms | {ms['dense'] / ms[name]:.2f}"
+              f"{exactly}")
     for name in (f"{budget:g}" for budget in program.budgets):
         if ms[name] > WITHIN * ms["dense"]:
             print(f"note: at budget {name} the exported network is slower than the dense one: {ms[name]:.2f} ms "

@@ -22,7 +22,8 @@ from bdsa.sparse.build import Unavailable, extension
 from bdsa.sparse.program import Program
 from bdsa.sparse.torch_operator import Portable, torch_library
 
-Runner = Callable[[Tensor, float], Tensor]  # images [B, 3, H, W] and a budget -> logits [B, classes]
+# Images [B, 3, H, W], a budget, and whether no image may exceed it where the file takes that -> logits [B, classes].
+Runner = Callable[..., Tensor]
 DOMAIN = "bdsa"
 
 
@@ -32,13 +33,13 @@ class Host:
 
     Attributes:
         program_name: of what runs the file.
-        write: the file, from a program and images [2, C, H, W] such as it will see.
+        write: the file, from a program, images [2, C, H, W] such as it will see, and whether it takes `per_image` too.
         load: what runs a file.
         library: with the operator, that the file's program loads first.
         needs: packages to be installed.
     """
     program_name: str
-    write: Callable[[Program, Tensor, Path], None]
+    write: Callable[[Program, Tensor, bool, Path], None]
     load: Callable[[Path], Runner]
     library: Callable[[], Path]
     needs: tuple[str, ...] = ()
@@ -56,34 +57,36 @@ class Host:
         return folder / source.name
 
 
-def _exported(program: Program, images: Tensor) -> Any:
+def _exported(program: Program, images: Tensor, per_image: bool) -> Any:
     """The exported program of torch, for any batch and size."""
     sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
+    further = [torch.tensor(False)] if per_image else []
     with torch.no_grad():
-        return torch.export.export(Portable(program).eval(), (images, torch.tensor(program.budgets[0])),
-                                   dynamic_shapes=(sizes, {}))
+        return torch.export.export(Portable(program).eval(), (images, torch.tensor(program.budgets[0]), *further),
+                                   dynamic_shapes=(sizes, {}, *({} for _ in further)))
 
 
-def _write_pt2(program: Program, images: Tensor, path: Path) -> None:
+def _write_pt2(program: Program, images: Tensor, per_image: bool, path: Path) -> None:
     with replacing(path) as file:
-        torch.export.save(_exported(program, images), file, extra_files={"bdsa.json": stated(program)})
+        torch.export.save(_exported(program, images, per_image), file,
+                          extra_files={"bdsa.json": stated(program, per_image)})
 
 
 def _load_pt2(path: Path) -> Runner:
     torch_library()
     module = torch.export.load(path).module()
-    return lambda x, budget: module(x, torch.tensor(budget))
+    return lambda x, *asked: module(x, *map(torch.tensor, asked))
 
 
-def _write_aoti(program: Program, images: Tensor, path: Path) -> None:
+def _write_aoti(program: Program, images: Tensor, per_image: bool, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
     path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with _quiet("torch.utils.cpp_extension"):
-            aoti_compile_and_package(_exported(program, images), package_path=str(made),
-                                     inductor_configs={"aot_inductor.metadata": {DOMAIN: stated(program)},
+            aoti_compile_and_package(_exported(program, images, per_image), package_path=str(made),
+                                     inductor_configs={"aot_inductor.metadata": {DOMAIN: stated(program, per_image)},
                                                        "aot_inductor.compile_wrapper_opt_level": "O0"})  # of one call
         os.replace(made, path)
     finally:
@@ -95,10 +98,10 @@ def _load_aoti(path: Path) -> Runner:
 
     torch_library()
     module = aoti_load_package(str(path))
-    return lambda x, budget: module(x, torch.tensor(budget))
+    return lambda x, *asked: module(x, *map(torch.tensor, asked))
 
 
-def _write_onnx(program: Program, images: Tensor, path: Path) -> None:
+def _write_onnx(program: Program, images: Tensor, per_image: bool, path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
@@ -108,14 +111,18 @@ def _write_onnx(program: Program, images: Tensor, path: Path) -> None:
     floats, batch = TensorProto.FLOAT, "batch"
     weights = helper.make_tensor("program", TensorProto.UINT8, [program.data.numel()], program.data.numpy().tobytes(),
                                  raw=True)
+    further = ["per_image"] if per_image else []
+    # Where none is given it is false.
     graph = helper.make_graph(
-        [helper.make_node("Network", ["images", "budget", "program"], ["logits"], domain=DOMAIN)], "bdsa",
+        [helper.make_node("Network", ["images", "budget", "program", *further], ["logits"], domain=DOMAIN)], "bdsa",
         [helper.make_tensor_value_info("images", floats, [batch, program.channels, "height", "width"]),
-         helper.make_tensor_value_info("budget", floats, [])],
-        [helper.make_tensor_value_info("logits", floats, [batch, program.classes])], [weights])
+         helper.make_tensor_value_info("budget", floats, []),
+         *(helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in further)],
+        [helper.make_tensor_value_info("logits", floats, [batch, program.classes])],
+        [weights, *(helper.make_tensor(name, TensorProto.BOOL, [], [False]) for name in further)])
     model = helper.make_model(graph, producer_name=DOMAIN, ir_version=8, opset_imports=[
         helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)])
-    helper.set_model_props(model, {DOMAIN: stated(program)})
+    helper.set_model_props(model, {DOMAIN: stated(program, per_image)})
     with replacing(path) as file:
         file.write(model.SerializeToString())
 
@@ -128,9 +135,10 @@ def _load_onnx(path: Path) -> Runner:
     options.log_severity_level = 4  # what fails is raised
     options.register_custom_ops_library(str(onnx_library()))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda x, budget: torch.from_numpy(session.run(
+    types = {"budget": np.float32, "per_image": np.bool_}
+    return lambda x, *asked: torch.from_numpy(session.run(
         None, {"images": x.contiguous(memory_format=torch.contiguous_format).numpy(),
-               "budget": np.array(budget, np.float32)})[0])
+               **{name: np.array(value, types[name]) for name, value in zip(types, asked)}})[0])
 
 
 def onnx_library() -> Path:
@@ -145,10 +153,10 @@ def onnx_library() -> Path:
         raise UserError(f"ONNX Runtime's operator needs the native kernels, which are not here: {reason}") from reason
 
 
-def stated(program: Program) -> str:
+def stated(program: Program, per_image: bool) -> str:
     """What a file says of itself, JSON."""
     return json.dumps({"budgets": program.budgets, "between": program.between, "classes": program.classes,
-                       "precision": program.precision})
+                       "precision": program.precision, **({"per_image": True} if per_image else {})})
 
 
 @contextlib.contextmanager

@@ -56,6 +56,7 @@ class ExportConfig:
     out: str | None = setting(None, "the file; default: beside the checkpoint", check=check_path)
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     between: bool = setting(False, "also any budget between, by curves: the weights five times for each two budgets")
+    per_image: bool = setting(False, "a further input, per_image: whether a budget is what no image exceeds")
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
     images: int = setting(32, "of the data, that an exported sparse network is compared and timed on", at_least=1,
                           at_most=1e5)

@@ -114,26 +114,33 @@ class Expected:
 
     @classmethod
     def of(cls, totals: Sequence[int], curve: Curve | None) -> Expected:
-        """By the conditional MACs of each block, or of the first ones, and the curve of the masks that decide.
-
-        Beyond both ends of a curve the log-odds of every block's fraction go on with the curve's own slope.
-        """
-        whole = torch.tensor(totals, dtype=torch.float64)
-        if curve is None:
-            offsets, blocks = torch.zeros(1, dtype=torch.float64), torch.ones((1, len(totals)), dtype=torch.float64)
-        else:
-            every = torch.tensor(curve.blocks, dtype=torch.float64).cummax(dim=0).values
-            measured = every[:, :len(totals)]                                                  # [P, blocks]
-            slope = ((log_odds(curve.fractions[-1]) - log_odds(curve.fractions[0]))
-                     / (curve.offsets[-1] - curve.offsets[0]))
-            ends = torch.tensor(BEYOND, dtype=torch.float64)
-            below, above = (torch.sigmoid(measured[end].clamp(1e-6, 1 - 1e-6).logit() + sign * slope * ends[:, None])
-                            for end, sign in ((0, -1), (-1, 1)))
-            blocks = torch.cat([below.flip(0), measured, above]).cummax(dim=0).values
-            offsets = torch.cat([curve.offsets[0] - ends.flip(0), torch.tensor(curve.offsets, dtype=torch.float64),
-                                 curve.offsets[-1] + ends])
-        costs = blocks.T * whole[:, None]                                                      # [blocks, P]
+        """By the conditional MACs of each block, or of the first ones, and the curve of the masks that decide."""
+        offsets, fractions = running(curve, len(totals))
+        costs = fractions.T * torch.tensor(totals, dtype=torch.float64)[:, None]               # [blocks, P]
         return cls(sum(totals), offsets, costs.flip(0).cumsum(dim=0).flip(0) - costs, curve is not None)
+
+
+def running(curve: Curve | None, blocks: int) -> tuple[Tensor, Tensor]:
+    """What is expected to run of each block, of images of any size.
+
+    Beyond both ends of a curve the log-odds of every block's fraction go on with the curve's own slope.
+
+    Args:
+        blocks: how many of the curve's, from the first on.
+
+    Returns:
+        float64: offsets [P] on the curve's axis, and fractions [P, blocks] at them; of no curve one offset, all.
+    """
+    if curve is None:
+        return torch.zeros(1, dtype=torch.float64), torch.ones((1, blocks), dtype=torch.float64)
+    measured = torch.tensor(curve.blocks, dtype=torch.float64).cummax(dim=0).values[:, :blocks]
+    slope = (log_odds(curve.fractions[-1]) - log_odds(curve.fractions[0])) / (curve.offsets[-1] - curve.offsets[0])
+    ends = torch.tensor(BEYOND, dtype=torch.float64)
+    below, above = (torch.sigmoid(measured[end].clamp(1e-6, 1 - 1e-6).logit() + sign * slope * ends[:, None])
+                    for end, sign in ((0, -1), (-1, 1)))
+    offsets = torch.cat([curve.offsets[0] - ends.flip(0), torch.tensor(curve.offsets, dtype=torch.float64),
+                         curve.offsets[-1] + ends])
+    return offsets, torch.cat([below.flip(0), measured, above]).cummax(dim=0).values
 
 
 class ExactBudget:

@@ -33,7 +33,8 @@ def one_node(network: Any, budget: object) -> bool:
     return not torch.is_grad_enabled() and (budget is None or isinstance(budget, (int, float)))
 
 
-def call(network: Any, images: Tensor, budget: Any, per_image: bool | None, extrapolate: bool | None) -> Tensor:
+def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | None, extrapolate: bool | None
+         ) -> Tensor:
     """Logits [B, classes] of images [B, C, H, W]; the rest as `AdaptiveNetwork.forward` takes it.
 
     Raises:
@@ -45,9 +46,7 @@ def call(network: Any, images: Tensor, budget: Any, per_image: bool | None, extr
                                        network.num_classes)
     if is_dynamo_compiling():
         raise UserError("torch.export takes a sparse network with strict=False alone; or export bdsa.portable(network)")
-    if network.per_image if per_image is None else per_image:
-        raise UserError("budgets that no image exceeds stay in Python: export without per_image")
-    return sparse_execution().exported(network, images, budget)
+    return sparse_execution().exported(network, images, budget, per_image)
 
 
 @torch.compiler.assume_constant_result

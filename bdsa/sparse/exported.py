@@ -11,24 +11,26 @@ from bdsa.errors import UserError
 from bdsa.models.asking import asked_around
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import precision
-from bdsa.sparse.torch_operator import Portable, portable
+from bdsa.sparse.torch_operator import Portable, call_network, portable
 
 INSTEAD = "torch.export.export(bdsa.portable(network), (images, torch.tensor(0.5))), or network.execution = 'masked'"
 
 
-def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None) -> Tensor:
+def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
+             per_image: bool | Tensor | None = None) -> Tensor:
     """Logits [B, classes] in a graph that torch.export traces: one operator, with the packed weights as a constant.
 
     Args:
         x: images [B, C, H, W], fake.
         budget: a number, which is then fixed; or a tensor of one number, an input of what is exported: one of those
             that the network was trained for, or 1.
+        per_image: as in `AdaptiveNetwork.forward`, which is then fixed; or a tensor of one bool, an input likewise.
 
     Raises:
         UserError: for what has no program (`program_of`), and where the weights cannot be seen.
     """
     if budget is None and (around := asked_around(network)) is not None and around.point.name is not None:
-        budget = around.point.budget
+        budget, per_image = around.point.budget, around.exactly(per_image)
     if network.precision == "int8":
         raise UserError("a network in int8 cannot be exported yet: set network.precision to bfloat16 or float32")
     fixed = not isinstance(budget, Tensor)
@@ -37,14 +39,15 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None)
     real = _real([tensor for _, tensor in state])
     chosen = [float(DENSE if budget is None else budget)] if fixed else None
 
-    def make() -> tuple[Portable, Tensor]:
+    def make() -> tuple[Portable, Tensor, Tensor | None]:
         with torch.nn.utils.stateless._reparametrize_module(network, dict(zip((name for name, _ in state), real))):
-            made = portable(network, chosen, kind)
-        return made, torch.tensor(made.budgets[0])
+            made = portable(network, chosen, kind, per_image=None if isinstance(per_image, Tensor) else per_image)
+        return made, torch.tensor(made.budgets[0]), made.per_image
 
     with ThreadPoolExecutor(1) as elsewhere:  # another thread has none of the modes that trace
-        made, only = elsewhere.submit(make).result()
-    return torch.ops.bdsa.network(x, made.program, only if fixed else budget, made.classes)
+        made, only, exactly = elsewhere.submit(make).result()
+    asked = per_image if isinstance(per_image, Tensor) else exactly
+    return call_network(x, made.program, only if fixed else budget, made.classes, asked)
 
 
 def _real(traced: list[Tensor]) -> list[Tensor]:

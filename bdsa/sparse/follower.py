@@ -14,12 +14,12 @@ from bdsa.sparse.native import ACTIVATIONS, matrix_words
 Argument = int | float | Tensor | None  # tensors: weights
 Instruction = tuple[int, list[Argument]]
 CODES = ("pad", "convolution", "layer_norm", "mean", "subsample", "average_pool", "products", "decide", "unit",
-         "residual", "convnext", "ones")
+         "residual", "convnext", "ones", "exact")
 IMAGE, LOGITS = 0, 1
 NO_MATRIX: list[Argument] = [0] * 6
 # Views and memory; what computes has no place in a program.
 HARMLESS = {"aten::empty", "aten::view", "aten::slice", "aten::permute", "aten::select", "aten::detach", "aten::alias",
-            "aten::as_strided", "aten::expand", "aten::_unsafe_view", "aten::_reshape_alias"}
+            "aten::as_strided", "aten::unsqueeze", "aten::expand", "aten::_unsafe_view", "aten::_reshape_alias"}
 
 
 class Follower(TorchDispatchMode):
@@ -86,7 +86,7 @@ class Follower(TorchDispatchMode):
             "layer_norm": self._layer_norm, "mean": self._mean,
             "convolution_pool": lambda *a: self._convolution(*a, pool=True), "subsample": self._subsample,
             "average_pool": self._average_pool, "products": self._products, "decide": self._decide, "unit": self._unit,
-            "basic": self._basic, "bottleneck": self._bottleneck, "convnext": self._convnext}
+            "exact": self._exact, "basic": self._basic, "bottleneck": self._bottleneck, "convnext": self._convnext}
         writers[name](*args)
 
     def _pad(self, out: Tensor, x: Tensor, padding: int, infinite: Tensor | None = None) -> None:
@@ -123,6 +123,11 @@ class Follower(TorchDispatchMode):
     def _unit(self, logits: Tensor, mask: Tensor, x: Tensor, taps: Tensor, context: Tensor, offset: float,
               stride: int) -> None:
         self._add("unit", self._room(logits), self._room(mask), self._room(x), taps, context, stride, float(offset))
+
+    def _exact(self, mask: Tensor, left: Tensor, logits: Tensor, macs: int, dilated_macs: int, height: int, width: int,
+               stride: int, reach: int, *purse: Any) -> None:
+        read = self.instructions[-1][1][2]  # what the decision before was made from has the size of the block's input
+        self._add("exact", self._room(mask), self._room(logits), read, macs, dilated_macs, stride, reach)
 
     def _basic(self, out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor,
                w2: Tensor, b2: Tensor, *rest: Any) -> None:

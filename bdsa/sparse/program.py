@@ -5,8 +5,6 @@ names registers in place of memory, and no sizes, so that batch and image may ha
 """
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError
-from bdsa.method.curves import NEAR, SHARES, Curve, Point
+from bdsa.method.curves import NEAR, SHARES, Point
+from bdsa.method.exact import ExactBudget, Expected
 from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.points import HOW
@@ -25,11 +24,10 @@ from bdsa.sparse.dense import AsItIs
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.follower import Follower, Instruction
 from bdsa.sparse.plans import why_masked
+from bdsa.sparse.program_bytes import Form, Pool, Range, encoded, joined, worded
 from bdsa.sparse.watch import Watch
 
-MAGIC, VERSION = 0x4D52504153444221, 1
 SIDES = (64, 224)  # of the image that is followed: what the smallest network can and every network should take
-ALIGNED = 64
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,6 @@ class Program:
     channels: int
     precision: str
     between: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Budgets that one packing of weights serves: one, or all from first to last, which a curve's offsets reach."""
-    first: float
-    last: float
-    point: Point
-    curve: Curve | None = None
 
 
 @torch.inference_mode(False)  # whatever the caller's mode is
@@ -86,10 +75,10 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
     asked = sorted({float(network.require(b)) for b in ([*network.budgets, DENSE] if budgets is None else budgets)})
-    ranges = [_Range(budget, budget, network.point(budget)) for budget in asked]
+    ranges = [Range(budget, budget, network.point(budget)) for budget in asked]
     ranges += _between(network) if between else []
     form, channels = native.form(getattr(torch, precision)), network.channels()
-    pool, codes, follower = _Pool(), [], None
+    pool, codes, follower, blocks = Pool(), [], None, len(network.adaptive_blocks())
     for each in ranges:
         point = each.point
         name = point.name or DENSE.name
@@ -98,13 +87,14 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         executor = Executor.of(network, name, form, (), point.blend)
         _check(executor, network)
         follower = Follower(follower.registers if follower else None)
-        codes.append(_encoded(_followed(executor, follower, channels, point.offset, network), pool))
-    words = _header(ranges, codes, len(follower.registers), form.width, precision, network.num_classes, channels)
+        codes.append(encoded(_followed(executor, follower, channels, point, network), pool))
+    shape = Form(len(follower.registers), form.width, precision, network.num_classes, channels, blocks)
+    words = worded(ranges, codes, shape, network.curves)
     reach = (ranges[len(asked)].first, ranges[-1].last) if between else None
-    return Program(_joined(words, pool), tuple(asked), network.num_classes, channels, precision, reach)
+    return Program(joined(words, pool), tuple(asked), network.num_classes, channels, precision, reach)
 
 
-def _between(network: AdaptiveNetwork) -> list[_Range]:
+def _between(network: AdaptiveNetwork) -> list[Range]:
     """What serves the budgets between those that were trained, and above the largest below 1."""
     trained = network.budgets.adaptive
     if not network.curves or not trained:
@@ -124,7 +114,7 @@ def _between(network: AdaptiveNetwork) -> list[_Range]:
                                for half in (-0.5, 0.5))
             blend = Blend(base.name, following.name, share) if share else None
             if max(first, low) < min(last, high):
-                ranges.append(_Range(max(first, low), min(last, high), Point(serving.name, 0.0, None, blend), curve))
+                ranges.append(Range(max(first, low), min(last, high), Point(serving.name, 0.0, None, blend), curve))
     return ranges
 
 
@@ -142,9 +132,10 @@ def _check(executor: Executor, network: nn.Module) -> None:
                             f"has no native form")
 
 
-def _followed(executor: Executor, follower: Follower, channels: int, offset: float, network: nn.Module
+def _followed(executor: Executor, follower: Follower, channels: int, point: Point, network: nn.Module
               ) -> list[Instruction]:
-    """The instructions of one inference."""
+    """The instructions of one inference, with those by which purses decide; what is in the purses plays no part."""
+    expected = Expected.of([0] * len(executor.blocks()), None)
     names = {id(module): name for name, module in network.named_modules()}
 
     def at(step: BlockStep, x: Tensor) -> None:
@@ -155,7 +146,8 @@ def _followed(executor: Executor, follower: Follower, channels: int, offset: flo
         follower.begin(image)
         try:
             with follower:
-                features, _, _ = executor.run(executor.take_in(image), None, False, at, None, offset)
+                exact = None if point.name is None else ExactBudget(1.0, expected)
+                features, _, _ = executor.run(executor.take_in(image), None, False, at, None, point.offset, exact)
                 follower.where = "the head"
                 logits = executor._logits(features)
             return follower.end(logits)
@@ -164,68 +156,3 @@ def _followed(executor: Executor, follower: Follower, channels: int, offset: flo
                 raise
             executor.workspace.rooms.clear()
     raise AssertionError("unreachable")
-
-
-class _Pool:
-    """Weights one after another, equal ones once. Places count from the pool's start."""
-
-    def __init__(self) -> None:
-        self.parts: list[Tensor] = []
-        self.size = 0
-        self.places: dict[bytes, int] = {}
-
-    def place(self, weights: Tensor) -> int:
-        flat = weights.contiguous().view(-1).view(torch.uint8)
-        key = hashlib.sha256(flat.numpy()).digest()
-        if key not in self.places:
-            self.places[key] = self.size
-            self.parts += [flat, torch.zeros(-len(flat) % ALIGNED, dtype=torch.uint8)]
-            self.size += len(flat) + len(self.parts[-1])
-        return self.places[key]
-
-
-class _Place(int):
-    """A place in the pool, from its start."""
-
-
-def _encoded(instructions: list[Instruction], pool: _Pool) -> list[int | float | _Place]:
-    """Words: weights as places in the pool, a missing one as 0."""
-    words: list[int | float | _Place] = []
-    for code, arguments in instructions:
-        words += [code, len(arguments)]
-        words += [_Place(pool.place(a)) if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
-    return words
-
-
-HEADER, ROW = 11, 5
-
-
-def _header(ranges: list[_Range], codes: list[list], registers: int, width: int, precision: str, classes: int,
-            channels: int) -> list[int | float | _Place]:
-    """All words, their number of bytes and digest left open."""
-    rows: list[int | float] = []
-    behind: list[int | float | _Place] = []
-    start = HEADER + ROW * len(ranges)
-    for each, code in zip(ranges, codes):
-        curve = each.curve
-        words = [] if curve is None else [len(curve.fractions), *curve.fractions, *curve.offsets]
-        place = start + len(behind)
-        rows += [each.first, each.last, place + len(words), len(code), place if words else 0]
-        behind += [*words, *code]
-    value = 2 if precision == "bfloat16" else 4
-    return [MAGIC, VERSION, 0, 0, 0, value, width, classes, channels, registers, len(ranges), *rows, *behind]
-
-
-def _joined(words: list, pool: _Pool) -> Tensor:
-    """The bytes, uint8."""
-    start = -(-8 * len(words) // ALIGNED) * ALIGNED
-    words[2] = start + pool.size
-    packed = bytearray(start)
-    for i, word in enumerate(words):
-        word = word + start if isinstance(word, _Place) else word
-        struct.pack_into("<d" if isinstance(word, float) else "<q", packed, 8 * i, word)
-    digest = hashlib.sha256(packed)
-    for part in pool.parts:
-        digest.update(part.numpy())
-    packed[24:40] = digest.digest()[:16]
-    return torch.cat([torch.frombuffer(packed, dtype=torch.uint8), *pool.parts])

@@ -19,8 +19,11 @@ MESSAGE = 512  # bytes
 TORCH = Path(torch.__file__).parent
 
 
-def run_program(program: Program, images: Tensor, budget: float) -> Tensor:
+def run_program(program: Program, images: Tensor, budget: float, per_image: bool = False) -> Tensor:
     """Logits [B, classes] of images, float32 [B, C, H, W] of any strides, with the kernels alone.
+
+    Args:
+        per_image: whether the budget is what no image may exceed, not a mean over them.
 
     Raises:
         UserError: for a budget that the program does not have, and images that it cannot take.
@@ -34,7 +37,7 @@ def run_program(program: Program, images: Tensor, budget: float) -> Tensor:
     data, taken, given = (ctypes.c_void_p(t.data_ptr()) for t in (program.data, images, logits))
     failed = library().bdsa_network(
         data, ctypes.c_int64(program.data.numel()), taken, four(*images.shape), four(*images.stride()),
-        ctypes.c_double(budget), given, torch.get_num_threads(), message, MESSAGE)
+        ctypes.c_double(budget), int(per_image), given, torch.get_num_threads(), message, MESSAGE)
     if failed:
         raise UserError(message.value.decode())
     return logits
@@ -52,8 +55,8 @@ def torch_library() -> Path:
     except Unavailable as reason:
         raise UserError(f"the torch operator needs the native kernels, which are not here: {reason}") from reason
     torch.ops.load_library(str(path))
-    torch.library.register_fake("bdsa::network", lambda images, program, budget, classes: images.new_empty(
-        (images.shape[0], classes)))
+    torch.library.register_fake("bdsa::network", lambda images, program, budget, classes, per_image=None:
+                                images.new_empty((images.shape[0], classes)))
     return path
 
 
@@ -63,28 +66,46 @@ class Portable(nn.Module):
         portable = bdsa.portable(network)
         logits = portable(images, torch.tensor(0.5))
         exported = torch.export.export(portable, (images, torch.tensor(0.5)))
+        exported = torch.export.export(portable, (images, torch.tensor(0.5), torch.tensor(True)))
 
     Args:
         program: of the network.
+        per_image: what a call means that does not say; see `forward`.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, per_image: bool = False) -> None:
         super().__init__()
         torch_library()
         self.budgets, self.classes = program.budgets, program.classes
         self.register_buffer("program", program.data)
+        self.register_buffer("per_image", torch.tensor(True) if per_image else None, persistent=False)
 
-    def forward(self, images: Tensor, budget: Tensor) -> Tensor:
+    def forward(self, images: Tensor, budget: Tensor, per_image: Tensor | None = None) -> Tensor:
         """Logits [B, classes].
 
         Args:
             images: float32 [B, C, H, W].
             budget: one of `budgets`, a tensor of one number.
+            per_image: a tensor of one bool: the budget is what no image may exceed, not a mean over images. None: as
+                the module was made.
         """
-        return torch.ops.bdsa.network(images, self.program, budget, self.classes)
+        asked = self.per_image if per_image is None else per_image
+        return call_network(images, self.program, budget, self.classes, asked)
+
+
+def call_network(images: Tensor, program: Tensor, budget: Tensor, classes: int, per_image: Tensor | None) -> Tensor:
+    """The operator; a graph has its last input only where that is needed."""
+    further = () if per_image is None else (per_image,)
+    return torch.ops.bdsa.network(images, program, budget, classes, *further)
 
 
 def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
-             between: bool = False) -> Portable:
-    """A network in evaluation mode as one torch operator; see `program_of`."""
-    return Portable(program_of(network, budgets, precision, between))
+             between: bool = False, per_image: bool | None = None) -> Portable:
+    """A network in evaluation mode as one torch operator; see `program_of`.
+
+    Args:
+        per_image: whether budgets are what no image may exceed where a call does not say; None: as the network's
+            attribute says.
+    """
+    made = program_of(network, budgets, precision, between)
+    return Portable(made, network.per_image if per_image is None else per_image)

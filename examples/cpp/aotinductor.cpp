@@ -1,9 +1,10 @@
 // Classify images with a network of bdsa-export format=aoti, without Python:
 //
-//   aotinductor network.pt2 ./bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
+//   aotinductor network.pt2 ./bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET [PER_IMAGE]
 //
-// images.f32: float32 values as they lie in memory, normalised as the network wants them. Prints the logits, a line an
-// image, and on the error output the median time of an inference. docs/export.md says how to build it.
+// images.f32: float32 values as they lie in memory, normalised as the network wants them. PER_IMAGE, 0 or 1, for a file of
+// per_image=true: whether no image may exceed the budget. Prints the logits, a line an image, and on the error output the
+// median time of an inference. docs/export.md says how to build it.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -22,8 +23,9 @@
 constexpr int REPETITIONS = 50;
 
 int main(int count, char** words) {
-    if (count != 9) {
-        std::cerr << "usage: aotinductor network.pt2 ./bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET\n";
+    if (count != 9 && count != 10) {
+        std::cerr << "usage: aotinductor network.pt2 ./bdsa_torch.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET "
+                     "[PER_IMAGE]\n";
         return 2;
     }
     if (!dlopen(words[2], RTLD_NOW | RTLD_GLOBAL)) {  // the package holds the operator's name, the library what it does
@@ -41,7 +43,8 @@ int main(int count, char** words) {
     }
     try {
         torch::inductor::AOTIModelPackageLoader network(words[1]);
-        const std::vector<at::Tensor> inputs{at::from_blob(pixels.data(), sizes), at::full({}, std::atof(words[8]), at::kFloat)};
+        std::vector<at::Tensor> inputs{at::from_blob(pixels.data(), sizes), at::full({}, std::atof(words[8]), at::kFloat)};
+        if (count == 10) inputs.push_back(at::full({}, std::atoi(words[9]) != 0, at::kBool));
         at::Tensor logits = network.run(inputs)[0];
         for (int64_t image = 0; image < logits.size(0); image++) {
             for (int64_t c = 0; c < logits.size(1); c++)

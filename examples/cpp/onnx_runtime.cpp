@@ -1,6 +1,6 @@
 // Classify images with a network of bdsa-export format=onnx, in ONNX Runtime:
 //
-//   onnx_runtime network.onnx ./bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET
+//   onnx_runtime network.onnx ./bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET [PER_IMAGE]
 //
 // See aotinductor.cpp. It uses the few functions of ONNX Runtime that bdsa declares: Python's package has the library and
 // no headers. With onnxruntime_cxx_api.h it is Ort::SessionOptions::RegisterCustomOpsLibrary, and a session like any other.
@@ -25,8 +25,9 @@ static void check(Status* failed) {
 }
 
 int main(int count, char** words) {
-    if (count != 9) {
-        std::fprintf(stderr, "usage: onnx_runtime network.onnx ./bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET\n");
+    if (count != 9 && count != 10) {
+        std::fprintf(stderr, "usage: onnx_runtime network.onnx ./bdsa_onnx.so images.f32 BATCH CHANNELS HEIGHT WIDTH BUDGET "
+                             "[PER_IMAGE]\n");
         return 2;
     }
     api = OrtGetApiBase()->api(VERSION);
@@ -39,7 +40,8 @@ int main(int count, char** words) {
         return 1;
     }
     float budget = std::atof(words[8]);
-    void *environment, *options, *library, *session, *memory, *inputs[2], *logits = nullptr, *shape, *data;
+    bool per_image = count == 10 && std::atoi(words[9]);
+    void *environment, *options, *library, *session, *memory, *inputs[3], *logits = nullptr, *shape, *data;
     check(api->call(CREATE_ENV, WARNING, (const char*)"bdsa", &environment));
     check(api->call(CREATE_SESSION_OPTIONS, &options));
     check(api->call(REGISTER_CUSTOM_OPS_LIBRARY, options, (const char*)words[2], &library));
@@ -47,9 +49,10 @@ int main(int count, char** words) {
     check(api->call(CREATE_CPU_MEMORY_INFO, DEVICE_ALLOCATOR, DEFAULT_MEMORY, &memory));
     check(api->call(CREATE_TENSOR_WITH_DATA, memory, pixels.data(), values * sizeof(float), sizes, (size_t)4, FLOAT, &inputs[0]));
     check(api->call(CREATE_TENSOR_WITH_DATA, memory, &budget, sizeof budget, sizes, (size_t)0, FLOAT, &inputs[1]));
-    const char *names[] = {"images", "budget"}, *outputs[] = {"logits"};
+    check(api->call(CREATE_TENSOR_WITH_DATA, memory, &per_image, sizeof per_image, sizes, (size_t)0, BOOL, &inputs[2]));
+    const char *names[] = {"images", "budget", "per_image"}, *outputs[] = {"logits"};
     const auto run = [&] {
-        check(api->call(RUN, session, (void*)nullptr, names, inputs, (size_t)2, outputs, (size_t)1, &logits));
+        check(api->call(RUN, session, (void*)nullptr, names, inputs, (size_t)(count - 7), outputs, (size_t)1, &logits));
     };
     run();
     int64_t found[2];

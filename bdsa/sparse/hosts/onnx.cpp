@@ -1,5 +1,6 @@
-// A program as an operator of ONNX Runtime, bdsa.Network(images, budget, program) -> logits, for any of its languages: the
-// library is loaded by SessionOptions.register_custom_ops_library, RegisterCustomOpsLibrary and the like.
+// A program as an operator of ONNX Runtime, bdsa.Network(images, budget, program, per_image) -> logits, for any of its
+// languages: the library is loaded by SessionOptions.register_custom_ops_library, RegisterCustomOpsLibrary and the like.
+// The last input, a bool, may be missing: whether no image may exceed the budget.
 #include <algorithm>
 #include <cstring>
 
@@ -31,10 +32,14 @@ Status* input(void* context, size_t index, Tensor& found) {
 }
 
 Status* compute(void*, void* context) {
-    Tensor images, budget, program;
+    Tensor images, budget, program, per_image;
+    size_t inputs = 0;
+    if (Status* failed = known->call(KERNEL_CONTEXT_GET_INPUT_COUNT, context, &inputs)) return failed;
     if (Status* failed = input(context, 0, images)) return failed;
     if (Status* failed = input(context, 1, budget)) return failed;
     if (Status* failed = input(context, 2, program)) return failed;
+    if (Status* failed = inputs > 3 ? input(context, 3, per_image) : nullptr) return failed;
+    const bool exact = per_image.data && *static_cast<bool*>(per_image.data);
     if (images.dimensions != 4) return known->call(CREATE_STATUS, FAIL, "bdsa.Network takes images [B, C, H, W]");
     const int64_t* n = images.sizes;
     const int64_t strides[4] = {n[1] * n[2] * n[3], n[2] * n[3], n[3], 1};
@@ -47,7 +52,7 @@ Status* compute(void*, void* context) {
     void *output = nullptr, *logits = nullptr;
     if (Status* failed = known->call(KERNEL_CONTEXT_GET_OUTPUT, context, (size_t)0, shape, (size_t)2, &output)) return failed;
     if (Status* failed = known->call(GET_TENSOR_MUTABLE_DATA, output, &logits)) return failed;
-    if (bdsa_network(program.data, bytes, static_cast<float*>(images.data), n, strides, *static_cast<float*>(budget.data),
+    if (bdsa_network(program.data, bytes, static_cast<float*>(images.data), n, strides, *static_cast<float*>(budget.data), exact,
                      static_cast<float*>(logits), 0, message, MESSAGE))
         return known->call(CREATE_STATUS, FAIL, static_cast<const char*>(message));
     return nullptr;
@@ -58,11 +63,12 @@ CustomOp described() {
     op.version = VERSION;
     op.name = [](const CustomOp*) { return "Network"; };
     op.provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU
-    op.inputs = [](const CustomOp*) -> size_t { return 3; };
-    op.input_type = [](const CustomOp*, size_t index) { return index == 2 ? UINT8 : FLOAT; };
+    op.inputs = [](const CustomOp*) -> size_t { return 4; };
+    op.input_type = [](const CustomOp*, size_t index) { return index == 3 ? BOOL : index == 2 ? UINT8 : FLOAT; };
     op.outputs = [](const CustomOp*) -> size_t { return 1; };
     op.output_type = [](const CustomOp*, size_t) { return FLOAT; };
-    op.input_characteristic = op.output_characteristic = [](const CustomOp*, size_t) { return 0; };  // required
+    op.input_characteristic = [](const CustomOp*, size_t index) { return index == 3 ? OPTIONAL : REQUIRED; };
+    op.output_characteristic = [](const CustomOp*, size_t) { return REQUIRED; };
     op.input_memory = [](const CustomOp*, size_t) { return DEFAULT_MEMORY; };
     op.create_with_status = [](const CustomOp*, const Api*, const void*, void** kernel) -> Status* {
         *kernel = nullptr;

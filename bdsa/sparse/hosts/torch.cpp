@@ -1,4 +1,5 @@
-// A program as an operator of PyTorch, for programs in Python and in C++: bdsa::network(images, program, budget, classes).
+// A program as an operator of PyTorch, for programs in Python and in C++: bdsa::network(images, program, budget, classes,
+// per_image), the last, a bool, where no image may exceed the budget.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -8,16 +9,19 @@
 
 namespace {
 
-at::Tensor network(const at::Tensor& images, const at::Tensor& program, const at::Tensor& budget, int64_t classes) {
+at::Tensor network(const at::Tensor& images, const at::Tensor& program, const at::Tensor& budget, int64_t classes,
+                   const std::optional<at::Tensor>& per_image) {
     TORCH_CHECK(images.dim() == 4 && images.scalar_type() == at::kFloat,
                 "bdsa::network takes float32 images [B, C, H, W], not ", images.scalar_type(), " ", images.sizes());
     TORCH_CHECK(budget.numel() == 1, "bdsa::network takes one budget, not ", budget.numel());
+    TORCH_CHECK(!per_image || per_image->numel() == 1, "bdsa::network takes one per_image, not ", per_image->numel());
     TORCH_CHECK(program.is_contiguous() && program.scalar_type() == at::kByte, "bdsa::network takes a program of bytes");
     at::Tensor logits = at::empty({images.size(0), classes}, images.options().memory_format(at::MemoryFormat::Contiguous));
     char message[MESSAGE];
     const int failed = bdsa_network(program.const_data_ptr(), program.numel(), images.const_data_ptr<float>(),
                                     images.sizes().data(), images.strides().data(), budget.item().toDouble(),
-                                    logits.mutable_data_ptr<float>(), at::get_num_threads(), message, MESSAGE);
+                                    per_image && per_image->item().toBool(), logits.mutable_data_ptr<float>(),
+                                    at::get_num_threads(), message, MESSAGE);
     TORCH_CHECK(!failed, message);
     return logits;
 }
@@ -25,7 +29,7 @@ at::Tensor network(const at::Tensor& images, const at::Tensor& program, const at
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(bdsa, library) {
-    library.def("network(Tensor images, Tensor program, Tensor budget, int classes) -> Tensor");
+    library.def("network(Tensor images, Tensor program, Tensor budget, int classes, Tensor? per_image=None) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(bdsa, CPU, library) { library.impl("network", network); }

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "images.h"
-#include "program.h"
+#include "purses.h"
 
 // What images are and where they lie: strides of image, row, column, channel, in values.
 struct Images {
@@ -27,27 +27,29 @@ struct Register {
 class Bound {
 public:
     int images, height, width, threads, point;
+    bool exact;
 
-    // Bind a program's point for images. E: of its maps. `registers` grow where they must, and what was bound to smaller
-    // ones must not run again: `moved` says so.
+    // Bind a program's point for images. E: of its maps. exact: decide by purses. `registers` grow where they must, and
+    // what was bound to smaller ones must not run again: `moved` says so.
     template <typename E>
-    static std::unique_ptr<Bound> bind(const Program& program, int point, const Images& of, int threads,
+    static std::unique_ptr<Bound> bind(const Program& program, int point, bool exact, const Images& of, int threads,
                                        std::vector<Register>& registers, bool& moved) {
         Bound measure;
-        measure.go<E>(program, point, of, threads, registers);
+        measure.go<E>(program, point, exact, of, threads, registers);
         for (Register& r : registers) {
             const uint8_t* before = r.bytes ? r.memory.at_least(0) : nullptr;
             moved |= r.bytes && r.memory.at_least(r.bytes) != before;
         }
         auto made = std::make_unique<Bound>();
-        made->go<E>(program, point, of, threads, registers);
+        made->go<E>(program, point, exact, of, threads, registers);
         made->order();
         return made;
     }
 
-    // Logits of images of the size that this was bound for, [images][classes], with all thresholds moved.
-    void run(const Images& of, double moved, float* logits) {
-        for (const Threshold& one : thresholds_) *one.at = (float)(one.own + moved);
+    // Logits [images][classes] of images of the size that this was bound for, at a budget of this point.
+    void run(const Images& of, const Program::Place& place, float* logits) {
+        for (const Threshold& one : thresholds_) *one.at = (float)(one.own + place.moved);
+        purses_.fill(place.budget, place.moved);
         take_(of);
         give_(logits);
         play(calls_.data(), (int)calls_.size());
@@ -63,6 +65,7 @@ private:
         double own;
     };
     std::vector<Threshold> thresholds_;
+    Purses purses_;  // of no blocks, unless this is exact
     std::vector<std::shared_ptr<void>> kept_;
     std::vector<Call> calls_;
     std::vector<std::vector<Used>> used_;
@@ -119,5 +122,42 @@ private:
     }
 
     template <typename E>
-    void go(const Program& program, int at, const Images& of, int parallel, std::vector<Register>& registers);
+    void go(const Program& program, int at, bool by_purses, const Images& of, int parallel,
+            std::vector<Register>& registers);
+};
+
+// The registers of one point.
+template <typename E>
+class Binder {
+public:
+    Binder(const Program& program, const Images& of, std::vector<Register>& registers)
+        : program_(program), registers_(registers) {
+        Register& image = registers[Program::IMAGE];
+        image.images = of.images, image.height = of.height, image.width = of.width, image.channels = of.channels;
+    }
+
+    Register& at(int64_t index) {
+        if (index < 0 || index >= (int64_t)registers_.size()) throw Refused("the program is damaged: no such register");
+        return registers_[index];
+    }
+
+    // A register that takes a map of values of some bytes.
+    Register& takes(int64_t index, int images, Grid grid, int channels, size_t value) {
+        if (grid.height < 1 || grid.width < 1) throw Refused("the image is too small for this network");
+        Register& r = at(index);
+        r.images = images, r.height = grid.height, r.width = grid.width, r.channels = channels;
+        r.bytes = std::max(r.bytes, (size_t)r.positions() * channels * value);
+        return r;
+    }
+
+    template <typename T>
+    static T* data(Register& r) { return reinterpret_cast<T*>(r.memory.at_least(0)); }
+
+    static Grid strided(const Register& x, int stride) {
+        return {(x.height - 1) / stride + 1, (x.width - 1) / stride + 1};
+    }
+
+private:
+    const Program& program_;
+    std::vector<Register>& registers_;
 };

@@ -23,6 +23,9 @@ struct Exact {
     int64_t macs, dilated_macs;    // of a position at m, and at D(m), or 0
     double start, scale, moved;    // all that an image may spend, at the first block, else below zero; see `Ahead`
 
+    // What a block costs whose mask is all ones.
+    int64_t all() const { return macs * to.size() + (dilated_macs ? dilated_macs * wide.size() : 0); }
+
     size_t weights() const { return 0; }
     void run_image(OneImage at) const {
         Exact one = *this;

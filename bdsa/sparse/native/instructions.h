@@ -8,53 +8,17 @@
 #include "residual.h"
 #include "unit.h"
 
-// The registers of one point.
 template <typename E>
-class Binder {
-public:
-    Binder(const Program& program, const Images& of, std::vector<Register>& registers)
-        : program_(program), registers_(registers) {
-        Register& image = registers[Program::IMAGE];
-        image.images = of.images, image.height = of.height, image.width = of.width, image.channels = of.channels;
-    }
-
-    Register& at(int64_t index) {
-        if (index < 0 || index >= (int64_t)registers_.size()) throw Refused("the program is damaged: no such register");
-        return registers_[index];
-    }
-
-    // A register that takes a map of values of some bytes.
-    Register& takes(int64_t index, int images, Grid grid, int channels, size_t value) {
-        if (grid.height < 1 || grid.width < 1) throw Refused("the image is too small for this network");
-        Register& r = at(index);
-        r.images = images, r.height = grid.height, r.width = grid.width, r.channels = channels;
-        r.bytes = std::max(r.bytes, (size_t)r.positions() * channels * value);
-        return r;
-    }
-
-    template <typename T>
-    static T* data(Register& r) { return reinterpret_cast<T*>(r.memory.at_least(0)); }
-
-    static Grid strided(const Register& x, int stride) {
-        return {(x.height - 1) / stride + 1, (x.width - 1) / stride + 1};
-    }
-
-private:
-    const Program& program_;
-    std::vector<Register>& registers_;
-};
-
-template <typename E>
-void Bound::go(const Program& program, int index, const Images& of, int parallel, std::vector<Register>& registers) {
+void Bound::go(const Program& program, int index, bool by_purses, const Images& of, int parallel,
+               std::vector<Register>& registers) {
     using Map = OneImage;
-    images = of.images, height = of.height, width = of.width, threads = parallel, point = index;
+    images = of.images, height = of.height, width = of.width, threads = parallel, point = index, exact = by_purses;
     Binder<E> bind(program, of, registers);
     const auto data = [](Register& r) { return Binder<E>::template data<E>(r); };
     const auto values = [](Register& r) { return Binder<E>::template data<float>(r); };
     const auto bytes = [](Register& r) { return Binder<E>::template data<uint8_t>(r); };
-    const int64_t row = Program::HEADER + (int64_t)index * Program::POINT;
-    int64_t next = program.word(row + 2);
-    const int64_t end = next + program.word(row + 3);
+    int64_t next = program.word(program.row(index) + Program::CODE);
+    const int64_t end = next + program.word(program.row(index) + Program::WORDS);
     // A board's products, which follow a map: [panels][positions][columns of a panel].
     const auto board = [&](Reader& read, const Register& map, bool made) -> const Board<E>* {
         const int64_t where = read.word();
@@ -240,8 +204,19 @@ void Bound::go(const Program& program, int index, const Images& of, int parallel
                 call(Ones{bytes(all), all.images, all.grid()}, {{Map::MASK, bytes(all)}});
                 break;
             }
+            case Code::EXACT: {
+                if (!exact) break;
+                Register &mask = bind.at(read.word()), &logits = bind.at(read.word()), &x = bind.at(read.word());
+                Exact block{bytes(mask), nullptr, values(logits), nullptr, nullptr, mask.images, mask.grid()};
+                block.macs = read.word(), block.dilated_macs = read.word();
+                block.stride = read.integer(), block.reach = read.integer();
+                block.wide = block.stride > 1 ? x.grid() : mask.grid();
+                purses_.add(call(block, {{Map::MASK, block.mask}, {Map::LOGITS, block.logits}}));
+                break;
+            }
             default: throw Refused("the program is damaged: no such operation");
         }
     }
+    if (exact) purses_.reckon(program, index, images);
     if (!take_ || !give_) throw Refused("the program is damaged: it reads no image or gives no logits");
 }

@@ -22,18 +22,18 @@ struct Session {
 
     explicit Session(int64_t count) : registers(count) {}
 
-    Bound& of(const Program& program, int point, const Images& images, int threads) {
+    Bound& of(const Program& program, int point, bool exact, const Images& images, int threads) {
         for (auto one = bound.begin(); one != bound.end(); ++one) {
             const Bound& b = **one;
-            if (b.point == point && b.images == images.images && b.height == images.height && b.width == images.width &&
-                b.threads == threads) {
+            if (b.point == point && b.exact == exact && b.images == images.images && b.height == images.height &&
+                b.width == images.width && b.threads == threads) {
                 bound.splice(bound.begin(), bound, one);
                 return *bound.front();
             }
         }
         bool moved = false;
         const auto bind = program.word(Program::VALUE_BYTES) == 2 ? &Bound::bind<Bfloat16> : &Bound::bind<float>;
-        auto made = bind(program, point, images, threads, registers, moved);
+        auto made = bind(program, point, exact, images, threads, registers, moved);
         if (moved) bound.clear();
         bound.push_front(std::move(made));
         if (bound.size() > SIZES) bound.pop_back();
@@ -64,7 +64,8 @@ public:
     bool lies_at(const void* start) const { return start == given_; }
 
     // logits: [images][classes]. An image that holds what is infinite or not a number gets logits that are none.
-    void run(const Images& images, double budget, float* logits, int threads) {
+    // per_image: the budget is what no image may exceed, not a mean over them.
+    void run(const Images& images, double budget, bool per_image, float* logits, int threads) {
         const int64_t classes = program.word(Program::CLASSES);
         if (images.channels != program.word(Program::CHANNELS))
             throw Refused("images of " + std::to_string(images.channels) + " channels, and the network reads " +
@@ -73,7 +74,8 @@ public:
         const Program::Place place = program.place(budget);
         if (images.images < 1) return;
         std::unique_ptr<Session> session = take();
-        session->of(program, place.point, images, threads).run(images, place.moved, logits);
+        const bool exact = per_image && program.word(program.row(place.point) + Program::PURSES);  // dense: no masks
+        session->of(program, place.point, exact, images, threads).run(images, place, logits);
         give(std::move(session));
         for (int image = 0; image < images.images; image++)
             if (!std::isfinite(sum_of(images, image)))
@@ -165,9 +167,10 @@ int bdsa_classes(const void* program, int64_t bytes, int64_t* classes, char* mes
     return attempt(message, room, [&] { *classes = network_of(program, bytes)->program.word(Program::CLASSES); });
 }
 
-// Run a program. sizes: images, channels, height, width; strides: of the same. threads: 0 for as many as OpenMP would take.
+// Run a program. sizes: images, channels, height, width; strides: of the same. per_image: whether no image may exceed the
+// budget. threads: 0 for as many as OpenMP would take.
 int bdsa_network(const void* program, int64_t bytes, const float* images, const int64_t* sizes, const int64_t* strides,
-                 double budget, float* logits, int threads, char* message, int room) {
+                 double budget, int per_image, float* logits, int threads, char* message, int room) {
     return attempt(message, room, [&] {
         for (int i = 0; i < 4; i++)
             if (sizes[i] < 0 || sizes[i] > std::numeric_limits<int>::max() / 4096) throw Refused("the images are too large");
@@ -179,7 +182,7 @@ int bdsa_network(const void* program, int64_t bytes, const float* images, const 
 #endif
         const Images given{images, (int)sizes[0], (int)sizes[2], (int)sizes[3], (int)sizes[1],
                            {strides[0], strides[2], strides[3], strides[1]}};
-        network_of(program, bytes)->run(given, budget, logits, threads);
+        network_of(program, bytes)->run(given, budget, per_image, logits, threads);
     });
 }
 

@@ -3,7 +3,7 @@
 // what size its result has, so that batch and image may have any.
 //
 // Bytes: words of 64 bits, then weights. The words: a header, a row of POINT words for each budget or range of budgets,
-// curves (numbers of points, fractions, offsets of thresholds), then instructions, each
+// curves (numbers of points, fractions, offsets of thresholds), purses (see `purses.h`), then instructions, each
 // an operation, the number of its words, and these: registers, places of weights in bytes from the start (0: none),
 // integers, and doubles.
 #pragma once
@@ -21,14 +21,17 @@ struct Refused : std::runtime_error {
 };
 
 enum class Code : int64_t {
-    PAD, CONVOLUTION, LAYER_NORM, MEAN, SUBSAMPLE, AVERAGE_POOL, PRODUCTS, DECIDE, UNIT, RESIDUAL, CONVNEXT, ONES
+    PAD, CONVOLUTION, LAYER_NORM, MEAN, SUBSAMPLE, AVERAGE_POOL, PRODUCTS, DECIDE, UNIT, RESIDUAL, CONVNEXT, ONES,
+    EXACT
 };
 
 struct Program {
-    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 1;  // "!BDSAPRM"
+    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 2;  // "!BDSAPRM"
     enum Word { MAGIC_WORD, VERSION_WORD, BYTES, DIGEST, DIGEST_2, VALUE_BYTES, PANEL_COLUMNS, CLASSES, CHANNELS, REGISTERS,
                 POINTS, HEADER };
-    static constexpr int POINT = 5;  // first budget, last budget, first word, number of words, word of its curve or 0
+    // Of a budget or range: from which to which, its instructions' first word and number of words, the words of its curve
+    // and of its purses, or 0, and the offset that its thresholds hold already.
+    enum Row { FIRST, LAST, CODE, WORDS, CURVE, PURSES, OFFSET, POINT };
     static constexpr int IMAGE = 0, LOGITS = 1;  // registers
 
     const uint8_t* base;
@@ -60,10 +63,12 @@ struct Program {
         return value;
     }
 
+    int64_t row(int point) const { return HEADER + (int64_t)point * POINT; }
+
     // Where the network runs at a budget: a point, and how far its thresholds move.
     struct Place {
         int point;
-        double moved;
+        double budget, moved;
     };
 
     // Raises Refused for a budget that is not in the program.
@@ -71,9 +76,9 @@ struct Program {
         budget = std::round(budget * 1e6) / 1e6;  // callers have it in float32
         std::string known;
         for (int i = 0; i < word(POINTS); i++) {
-            const int64_t row = HEADER + i * POINT;
-            const double first = number(row), last = number(row + 1);
-            if (first <= budget && budget <= last) return {i, word(row + 4) ? moved(word(row + 4), budget) : 0};
+            const double first = number(row(i) + FIRST), last = number(row(i) + LAST);
+            const int64_t curve = word(row(i) + CURVE);
+            if (first <= budget && budget <= last) return {i, budget, curve ? moved(curve, budget) : 0};
             char text[64];
             if (first == last) std::snprintf(text, sizeof text, "%g", first);
             else std::snprintf(text, sizeof text, "%g to %g", first, last);
