@@ -166,6 +166,6 @@ class ExactBudget:
     def mask(self, logits: Tensor, costs: Costs) -> Tensor:
         """The next block's mask, bool [B, 1, h, w], by its scores, and paid for."""
         if self.left is None:
-            self.left = torch.full((len(logits),), self.start, dtype=count_type(logits.device), device=logits.device)
+            self.left = torch.full(logits.shape[:1], self.start, dtype=count_type(logits.device), device=logits.device)
         found, self.left = best_within(logits, self.left, costs, self.ahead())
         return found

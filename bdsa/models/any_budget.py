@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.func import functional_call
 
 from bdsa.budgets import DENSE, Budget, Budgets
@@ -22,6 +23,7 @@ from bdsa.models.deadlines import Plan, budget_within
 from bdsa.models.points import find_point
 from bdsa.models.usage import Request, Usage
 
+OR_SPARSE = "or, for logits, export it sparsely (network.execution = 'sparse', or bdsa.portable), which takes any"
 Asking = float | Point | Sequence[float] | Tensor  # what a forward pass takes for a budget
 
 
@@ -119,17 +121,21 @@ class AnyBudget(nn.Module):
             blocks: how many of the network's blocks share a purse, from the first on; None: all.
 
         Raises:
-            UserError: in training mode.
+            UserError: in training mode, and where torch.export leaves the size open.
         """
-        return self._purses(point, (size, blocks), lambda: self.block_macs(size)[:blocks]) \
-            if self.decides_exactly(point, per_image) else None
+        if not self.decides_exactly(point, per_image):
+            return None
+        _check_fixed(size)
+        return self._purses(point, (size, blocks), lambda: self.block_macs(size)[:blocks])
 
     def decides_exactly(self, point: Point, per_image: bool | None) -> bool:
         """Whether purses decide at a point.
 
         Raises:
-            UserError: in training mode.
+            UserError: in training mode, and where masked execution is exported with `per_image` as an input.
         """
+        if isinstance(per_image, Tensor) and is_exporting():
+            raise UserError(f"per_image is no input of a masked network's export: give True or False, {OR_SPARSE}")
         if point.name is None or not (self.per_image if per_image is None else per_image):
             return False
         if self.training:
@@ -143,6 +149,7 @@ class AnyBudget(nn.Module):
             x: [B, C, h, w].
         """
         shape = tuple(x.shape[1:])
+        _check_fixed(shape)
         return self._purses(point, shape, lambda: self._totals((1, *shape), from_first=True))
 
     def _purses(self, point: Point, of: tuple[Any, ...], totals: Callable[[], list[int]]) -> ExactBudget:
@@ -218,6 +225,13 @@ class AnyBudget(nn.Module):
     def channels(self) -> int:
         """Of the images that the network reads."""
         return next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
+
+
+def _check_fixed(sides: Iterable[int]) -> None:
+    """Raise UserError where torch.export leaves a side of the images open: purses are filled by their size."""
+    if any(isinstance(side, torch.SymInt) for side in sides):
+        raise UserError(f"per_image=True in a masked network's export needs images of one height and width: leave only "
+                        f"the batch dynamic, {OR_SPARSE}")
 
 
 class _Totals(nn.Module):

@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -51,28 +52,34 @@ def exported(stored, request) -> tuple[str, Path, str]:
     if lacking := not_installed(HOSTS[request.param].needs):
         pytest.skip(f"needs {lacking}")
     path = stored.parent / request.param / f"network{FORMATS[request.param]}"
-    outcome = run(export_main, [f"checkpoint={stored}", f"format={request.param}", f"out={path}", "images=6", *DATA])
+    further = [] if request.param == "pt2" else ["per_image=true"]
+    outcome = run(export_main, [f"checkpoint={stored}", f"format={request.param}", f"out={path}", "images=6", *DATA,
+                                *further])
     assert outcome.code == 0, outcome.err
     return request.param, path, outcome.out
 
 
-def expected(stored: Path, images: torch.Tensor, budget: float) -> torch.Tensor:
+def expected(stored: Path, images: torch.Tensor, budget: float, exact: bool = False) -> torch.Tensor:
     network = bdsa.load(stored)
     network.execution = "sparse"
     with torch.inference_mode():
-        return network(images, budget=budget)
+        return network(images, budget=budget, per_image=exact)
 
 
 def test_the_file_runs_at_any_budget_batch_and_size(stored, images, exported) -> None:
     form, path, said = exported
     assert "logits as in Python on 6 images: at most 0.0e+00" in said and "speedup over dense" in said
-    assert "budgets 0.4, 0.7, 1, float32" in said and f"{path}  (" in said
+    exactly = form != "pt2"
+    assert f"budgets 0.4, 0.7, 1,{' as a mean or of each image,' * exactly} float32" in said and f"{path}  (" in said
+    assert ("of each image\n" in said) == exactly
     runner = HOSTS[form].load(path)
-    for budget in (*BUDGETS, 1.0):
+    for budget, further in product((*BUDGETS, 1.0), ([False], [True]) if exactly else ([],)):
         for x in (images, images[:1], torch.nn.functional.interpolate(images[:3], size=(40, 56))):
-            assert torch.equal(runner(x, budget), expected(stored, x, budget))
+            assert torch.equal(runner(x, budget, *further), expected(stored, x, budget, any(further)))
+    if form == "onnx":  # where the input may be missing
+        assert torch.equal(runner(images, 0.4), expected(stored, images, 0.4))
     with pytest.raises(Exception, match=r"budget 0.5 is not in this program, which has 0.4, 0.7, 1"):
-        runner(images, 0.5)
+        runner(images, 0.5, *further)
 
 
 def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, tmp_path) -> None:
@@ -86,13 +93,13 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
     program = runpy.run_path(str(ROOT / "examples/cpp/speed.py"))["built"](form, tmp_path)
     images[:3].numpy().tofile(tmp_path / "images.f32")
     command = [program, path, *libraries, tmp_path / "images.f32", 3, 3, 32, 32]
-    for budget in BUDGETS:
-        done = ran([*command, budget])
+    for budget, exact in product(BUDGETS, (0, 1)):
+        done = ran([*command, budget, exact])
         assert done.returncode == 0, done.stderr
         found = torch.tensor([[float(value) for value in line.split()] for line in done.stdout.splitlines()])
-        assert (found - expected(stored, images[:3], budget)).abs().max() < 1e-4
+        assert (found - expected(stored, images[:3], budget, bool(exact))).abs().max() < 1e-4
         assert float(done.stderr.split()[-2]) > 0 and done.stderr.endswith(" ms\n")
-    failed = ran([*command, 0.5])
+    failed = ran([*command, 0.5, *([1] if form == "aoti" else [])])
     assert failed.returncode == 1 and "budget 0.5 is not in this program" in failed.stderr
 
 
@@ -113,12 +120,15 @@ def ran(command: list) -> subprocess.CompletedProcess:
 
 def test_torch_compile_breaks_no_graph(images) -> None:
     network = network_of("cifar_resnet8")
+    network.execution = "sparse"
     with torch.inference_mode():  # which the program need not know of
-        module = bdsa.portable(network, [0.4])
+        module, exact = bdsa.portable(network, [0.4]), bdsa.portable(network, [0.4], per_image=True)
     compiled = torch.compile(module, fullgraph=True, backend="eager", dynamic=True)
     with torch.no_grad():
         for x in (images, images[:2]):
             assert torch.equal(compiled(x, torch.tensor(0.4)), module(x, torch.tensor(0.4)))
+            assert torch.equal(exact(x, torch.tensor(0.4)), compiled(x, torch.tensor(0.4), torch.tensor(True)))
+            assert torch.equal(exact(x, torch.tensor(0.4)), network(x, budget=0.4, per_image=True))
 
 
 def test_a_compiled_sparse_network_is_one_node_that_follows_weights_and_budget(images) -> None:
@@ -157,11 +167,28 @@ def test_torch_export_takes_a_sparse_network_as_it_is(images) -> None:
             for budget in (0.4, 1.0):
                 assert torch.equal(asked.module()(x, torch.tensor(budget)), network(x, budget=budget))
         assert torch.equal(fixed.module()(images, budget=0.4), network(images, budget=0.4))
+        either = torch.export.export(network, (images,), {"budget": 0.4, "per_image": torch.tensor(True)}).module()
+        for exact in (False, True):
+            assert torch.equal(either(images, budget=0.4, per_image=torch.tensor(exact)),
+                               network(images, budget=0.4, per_image=exact))
+        with network.at_budget(0.4, per_image=True):
+            assert torch.equal(torch.export.export(network, (images,)).module()(images), network(images))
     assert [str(node.target) for node in fixed.graph.nodes if "bdsa" in str(node.target)] == ["bdsa.network.default"]
-    with pytest.raises(bdsa.UserError, match="per_image"):
-        torch.export.export(network, (images,), {"budget": 0.4, "per_image": True})
     with pytest.raises(Exception, match="bdsa.portable"):
         torch.export.export(network, (images,), {"budget": 0.4}, strict=True)
+
+
+def test_a_masked_export_knows_exact_budgets_at_one_size(images) -> None:
+    network = network_of("cifar_resnet8")
+    asked, batch = {"budget": 0.4, "per_image": True}, {"x": {0: torch.export.Dim("batch")}, "budget": None}
+    with torch.no_grad():
+        exported = torch.export.export(network, (images,), asked, dynamic_shapes={**batch, "per_image": None})
+        assert torch.equal(exported.module()(images[:3], **asked), network(images[:3], **asked))
+    with pytest.raises(bdsa.UserError, match="needs images of one height and width"):
+        torch.export.export(network, (images,), asked, dynamic_shapes={
+            "x": {2: torch.export.Dim("height")}, "budget": None, "per_image": None})
+    with pytest.raises(bdsa.UserError, match="per_image is no input of a masked network's export"):
+        torch.export.export(network, (images,), {"budget": 0.4, "per_image": torch.tensor(True)})
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -170,6 +197,7 @@ def test_torch_export_takes_a_sparse_network_as_it_is(images) -> None:
     (["format=pt2", "budgets.targets=[0.5]", *DATA[:1]], "its curves are missing"),
     (["format=pt2"], "which data? give data=cluttered_digits"),
     (["budgets.targets=[0.4]"], "budgets.targets is for format=pt2, aoti and onnx"),
+    (["per_image=true"], "per_image=true is for format=pt2, aoti and onnx"),
     (["format=onnx", "precision=auto"], "precision"),
     (["format=onnx", "images=0"], "images"),
 ])

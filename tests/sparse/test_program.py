@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,15 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in
         ("resnet26d", "resnext50_32x4d", "resnet10t", "convnextv2_atto")]
 
 
-def in_python(network, x, budget):
+def in_python(network, x, budget, exact=False):
     with torch.inference_mode():
-        return network(x, budget=budget)
+        return network(x, budget=budget, per_image=exact)
+
+
+def spent(network, x, budget):
+    """The images' fractions where no image may exceed the budget."""
+    with torch.inference_mode():
+        return network(x, budget=budget, return_usage=True, per_image=True)[1].conditional_fraction
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_resnet14", *SLOW])
@@ -35,9 +42,10 @@ def test_a_program_gives_the_logits_of_python(name) -> None:
         program = program_of(network, [0.4, 1.0] if name in FEWER else None, network.precision)
         assert program.budgets == ((0.4, 1.0) if name in FEWER else (*BUDGETS, 1.0))
         for size in ((3, 33, 47), (1, 32, 32)):
-            for budget in program.budgets:
-                x = images_of(size)
-                assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), (size, budget)
+            x = images_of(size)
+            for asked in product(program.budgets, (False, True)):
+                assert torch.equal(run_program(program, x, *asked), in_python(network, x, *asked)), (size, *asked)
+            assert (spent(network, x, 0.4) <= 0.4).all()
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +57,8 @@ def small():
 
 def test_threads_share_a_program_and_batches_go_image_by_image(small) -> None:
     network, program = small
-    cases = [(images_of((batch, 32, 32)) + shift, budget) for batch in (1, 4, 16) for shift in (0.0, 0.3)
-             for budget in program.budgets]
+    cases = [(images_of((batch, 32, 32)) + shift, *asked) for batch in (1, 4, 16) for shift in (0.0, 0.3)
+             for asked in ((0.4, False), (0.4, True), (0.7, True), (1.0, False))]
     expected = [in_python(network, *case) for case in cases]
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -121,8 +129,15 @@ def test_any_budget_where_the_network_has_curves() -> None:
     network = bdsa.load(ROOT / "experiments/cifar10_resnet20/cifar_resnet20.safetensors")
     network.execution = "sparse"
     program, x = program_of(network, between=True), images_of((2, 32, 32))
+    several, other = images_of((4, 32, 32)), images_of((1, 40, 24))
     for budget in (0.3, 0.32, 0.37, 0.42, 0.47, 0.49, 0.5, 0.61, 0.66, 0.8, 1.0):
         assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), budget
+        for images in (several, other):
+            assert torch.equal(run_program(program, images, budget, True), in_python(network, images, budget, True))
+            assert (spent(network, images, budget) <= budget).all(), budget
+    alone = program_of(network, [0.42])  # packed with its thresholds moved
+    assert torch.equal(run_program(alone, several, 0.42, True), in_python(network, several, 0.42, True))
+    assert not torch.equal(run_program(alone, several, 0.42, True), run_program(alone, several, 0.42))
     with pytest.raises(UserError, match="budget 0.2 is not in this program, which has 0.3, 0.5, 0.7, 1, 0.3 to "):
         run_program(program, x, 0.2)
     lower, upper = network.curves["b030"], network.curves["b050"]
@@ -132,4 +147,5 @@ def test_any_budget_where_the_network_has_curves() -> None:
     program = program_of(network, between=True)
     for budget in (0.3, 0.32, 0.42, 0.5, 0.61):
         assert network.point(budget).name != "b030" or budget == 0.3
-        assert torch.equal(run_program(program, x, budget), in_python(network, x, budget)), budget
+        for exact in (False, True):
+            assert torch.equal(run_program(program, x, budget, exact), in_python(network, x, budget, exact)), budget
