@@ -73,6 +73,9 @@ class Portable(nn.Module):
         per_image: what a call means that does not say; see `forward`.
     """
 
+    program: Tensor
+    per_image: Tensor | None
+
     def __init__(self, program: Program, per_image: bool = False) -> None:
         super().__init__()
         torch_library()

@@ -1,9 +1,11 @@
 // A program as an operator of PyTorch, for programs in Python and in C++: bdsa::network(images, program, budget, classes,
-// per_image), the last, a bool, where no image may exceed the budget.
+// per_image), of which the last, a bool, may be missing: whether no image may exceed the budget.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
+
+#include <optional>
 
 #include "network.h"
 
