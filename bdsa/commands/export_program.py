@@ -45,7 +45,7 @@ def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict
     images = _images(config, network, content, named)
     program = program_of(network.eval(), config.budgets.targets, config.precision,
                          config.between)
-    host.write(program, images[:1].repeat(2, 1, 1, 1), config.per_image, path)
+    host.write(program, images[:1].repeat(2, 1, 1, 1), path, config.per_image)
     run = host.load(path)
     try:
         apart = _compare(program, network, images, run, config.per_image)

@@ -33,13 +33,14 @@ class Host:
 
     Attributes:
         program_name: of what runs the file.
-        write: the file, from a program, images [2, C, H, W] such as it will see, and whether it takes `per_image` too.
+        write: the file, from a program and images [2, C, H, W] such as it will see, and, not unless it is said, whether
+            it takes `per_image` too.
         load: what runs a file.
         library: with the operator, that the file's program loads first.
         needs: packages to be installed.
     """
     program_name: str
-    write: Callable[[Program, Tensor, bool, Path], None]
+    write: Callable[..., None]
     load: Callable[[Path], Runner]
     library: Callable[[], Path]
     needs: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ def _exported(program: Program, images: Tensor, per_image: bool) -> Any:
                                    dynamic_shapes=(sizes, {}, *({} for _ in further)))
 
 
-def _write_pt2(program: Program, images: Tensor, per_image: bool, path: Path) -> None:
+def _write_pt2(program: Program, images: Tensor, path: Path, per_image: bool = False) -> None:
     with replacing(path) as file:
         torch.export.save(_exported(program, images, per_image), file,
                           extra_files={"bdsa.json": stated(program, per_image)})
@@ -78,7 +79,7 @@ def _load_pt2(path: Path) -> Runner:
     return lambda x, *asked: module(x, *map(torch.tensor, asked))
 
 
-def _write_aoti(program: Program, images: Tensor, per_image: bool, path: Path) -> None:
+def _write_aoti(program: Program, images: Tensor, path: Path, per_image: bool = False) -> None:
     from torch._inductor import aoti_compile_and_package
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def _load_aoti(path: Path) -> Runner:
     return lambda x, *asked: module(x, *map(torch.tensor, asked))
 
 
-def _write_onnx(program: Program, images: Tensor, per_image: bool, path: Path) -> None:
+def _write_onnx(program: Program, images: Tensor, path: Path, per_image: bool = False) -> None:
     import onnx
     from onnx import TensorProto, helper
 
