@@ -99,8 +99,8 @@ def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Ru
     return worst
 
 
-def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner, per_image: bool
-                 ) -> None:
+def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner,
+                 per_image: bool = False) -> None:
     """Milliseconds of one image at each budget beside Python's and the dense network's in the same host."""
     inputs = [image[None] for image in images[:BATCH]]
     engines: dict[str, Engine] = {}
