@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
+from bdsa.data.batches import first_images
 from bdsa.errors import UserError
 from bdsa.models.measuring import network_in
 from bdsa.models.network import AdaptiveNetwork
@@ -52,7 +53,7 @@ class _Seen:
         return share * self.low, share * self.high
 
 
-def quantize(model: nn.Module, images: Iterable[Any]) -> dict[str, tuple[float, float]]:
+def quantize(model: nn.Module, loader: Iterable[Any], *, images: int = 512) -> dict[str, tuple[float, float]]:
     """Measure what int8 needs of a trained network, so that it may be set: `network.precision = "int8"`.
 
         bdsa.quantize(network, train_loader)
@@ -63,40 +64,39 @@ def quantize(model: nn.Module, images: Iterable[Any]) -> dict[str, tuple[float, 
 
     Args:
         model: an adaptive network, or a module that holds one.
-        images: some hundred training images, normalised as for training: a tensor [N, C, H, W], or batches of a loader:
-            tensors, or pairs of images and labels.
+        loader: batches of training images as inference sees them: [B, C, H, W] tensors, tuples that begin with one,
+            or dictionaries with one under "image", "images" or "pixel_values"; or one tensor. Read until `images`
+            have come.
+        images: how many; some hundred are enough.
 
     Returns:
         By the layer's name the lowest and highest value of what it reads at the network's budgets, also as
         `network.ranges`.
 
     Raises:
-        UserError: where there are no images, or no layer has an int8 form.
+        UserError: where there are no images of the network's channels, or no layer has an int8 form.
     """
     network = network_in(model)
     seen, handles = _listen(network)
     if not seen:
         raise UserError("no layer of this network has an int8 form: blocks of ResNets without groups have one, and of "
                         "ConvNeXt v1")
-    before = network.execution, network.precision
+    device, before = next(network.parameters()).device, (network.execution, network.precision)
+    taken = first_images(loader, images, network.channels(), "measure ranges on")
     modes = [(module, module.training) for module in model.modules()]
-    count = 0
     try:
         model.eval()
         network.execution, network.precision = "masked", "float32"
-        for x in _batches(images):
-            count += len(x)
+        for x in taken:
             for budget in (*network.budgets.adaptive, DENSE):
                 with torch.inference_mode(), network.at_budget(budget):
-                    model(x.to(next(network.parameters()).device))
+                    model(x.to(device))
     finally:
         for handle in handles:
             handle.remove()
         for module, training in modes:
             module.training = training
         network.execution, network._precision = before
-    if not count:
-        raise UserError("bdsa.quantize needs images, and was given none")
     network.ranges = {name: each.best() for name, each in seen.items()}
     forget(network)
     return network.ranges
@@ -127,9 +127,3 @@ def _listen(network: AdaptiveNetwork) -> tuple[dict[str, _Seen], list[Any]]:
 def _normalised(add: Callable[[Tensor], None], eps: float, layer: nn.Module, x: Any, y: Tensor) -> None:
     add(F.layer_norm(y.permute(0, 2, 3, 1), (y.shape[1],), eps=eps))
 
-
-def _batches(images: Iterable[Any]) -> Iterable[Tensor]:
-    """Batches of images [B, C, H, W] of a loader, with or without labels, or of one tensor."""
-    if isinstance(images, Tensor):
-        return images.split(32)
-    return (batch if isinstance(batch, Tensor) else batch[0] for batch in images)

@@ -1,19 +1,19 @@
 """Calibrate a network on what a loader gives, for training loops other than bdsa-train's."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from bdsa.data.batches import first_images
 from bdsa.errors import UserError
 from bdsa.models.measuring import network_in
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.training.curves import calibrate_curves
 
-IMAGES = ("image", "images", "pixel_values", "x", "input")  # where a batch that is a dictionary keeps them
+INSTEAD = "give call=..., a function that runs the model on it"
 
 
 def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tolerance: float = 0.003,
@@ -61,28 +61,9 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tol
 
 
 def _taken(network: AdaptiveNetwork, loader: Iterable[Any], images: int) -> list[Tensor]:
-    """The first batches' images [B, 3, H, W] on the network's device, `images` of them at most."""
-    device, taken, left = next(network.parameters()).device, [], images
-    for batch in loader:
-        taken.append(_images_of(batch)[:left].to(device))
-        left -= len(taken[-1])
-        if left <= 0:
-            break
-    if not taken:
-        raise UserError("there is nothing to calibrate on: the loader gives no batch")
-    return taken
-
-
-def _images_of(batch: Any) -> Tensor:
-    found = batch
-    if isinstance(batch, Mapping):
-        found = next((batch[key] for key in IMAGES if key in batch), None)
-    elif isinstance(batch, (tuple, list)) and batch:
-        found = batch[0]
-    if not isinstance(found, torch.Tensor) or found.ndim != 4:
-        raise UserError(f"a batch of the loader is a {type(batch).__name__} in which no images [B, C, H, W] are found: "
-                        f"give call=..., a function that runs the model on it")
-    return found
+    """The first batches' images [B, C, H, W] on the network's device, `images` of them at most."""
+    device = next(network.parameters()).device
+    return [batch.to(device) for batch in first_images(loader, images, network.channels(), "calibrate on", INSTEAD)]
 
 
 def _some(loader: Iterable[Any], images: int) -> list[Any]:

@@ -52,8 +52,10 @@ def test_it_needs_ranges_and_leaves_all_else_as_it_was() -> None:
     network, images = network_of("cifar_resnet8"), images_of(SIZES[0])
     with pytest.raises(UserError, match=r"bdsa\.quantize"):
         network.precision = "int8"
-    with pytest.raises(UserError, match="was given none"):
-        bdsa.quantize(network, [])
+    for wrong, said in (([], "nothing to measure ranges on"), ("images", "is a str in which no images"),
+                        (torch.rand(2, 1, 32, 32), "takes images of 3 channels")):
+        with pytest.raises(UserError, match=said):
+            bdsa.quantize(network, wrong)
     network.execution, found = "sparse", {}
     network.train().bn1.eval()
     modes = [module.training for module in network.modules()]
