@@ -24,7 +24,7 @@ from bdsa.sparse.dense import AsItIs
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.follower import Follower, Instruction
 from bdsa.sparse.plans import why_masked
-from bdsa.sparse.program_bytes import Form, Pool, Range, encoded, joined, worded
+from bdsa.sparse.program_bytes import Header, Pool, Range, encoded, joined, worded
 from bdsa.sparse.watch import Watch
 
 SIDES = (64, 224)  # of the image that is followed: what the smallest network can and every network should take
@@ -88,8 +88,8 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         _check(executor, network)
         follower = Follower(follower.registers if follower else None)
         codes.append(encoded(_followed(executor, follower, channels, point, network), pool))
-    shape = Form(len(follower.registers), form.width, precision, network.num_classes, channels, blocks)
-    words = worded(ranges, codes, shape, network.curves)
+    header = Header(len(follower.registers), form.width, precision, network.num_classes, channels, blocks)
+    words = worded(ranges, codes, header, network.curves)
     reach = (ranges[len(asked)].first, ranges[-1].last) if between else None
     return Program(joined(words, pool), tuple(asked), network.num_classes, channels, precision, reach)
 

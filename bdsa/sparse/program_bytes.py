@@ -28,7 +28,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Form:
+class Header:
     """What holds for all of a program: registers, columns of a panel, precision, and the network's sizes."""
     registers: int
     width: int
@@ -73,7 +73,7 @@ def encoded(instructions: list[Instruction], pool: Pool) -> Words:
     return words
 
 
-def worded(ranges: list[Range], codes: list[Words], form: Form, curves: Mapping[str, Curve]) -> Words:
+def worded(ranges: list[Range], codes: list[Words], header: Header, curves: Mapping[str, Curve]) -> Words:
     """All words, their number of bytes and digest left open.
 
     Args:
@@ -88,15 +88,15 @@ def worded(ranges: list[Range], codes: list[Words], form: Form, curves: Mapping[
         name, curve = each.point.name, each.curve
         if name not in purses:
             purses[name] = start + len(behind)
-            behind += _purse(curves.get(name), form.blocks)
+            behind += _purse(curves.get(name), header.blocks)
         words = [] if curve is None else [len(curve.fractions), *curve.fractions, *curve.offsets]
         place = start + len(behind)
         rows += [each.first, each.last, place + len(words), len(code), place if words else 0, purses[name],
                  float(each.point.offset)]
         behind += [*words, *code]
-    value = 2 if form.precision == "bfloat16" else 4
-    return [MAGIC, VERSION, 0, 0, 0, value, form.width, form.classes, form.channels, form.registers, len(ranges), *rows,
-            *behind]
+    value = 2 if header.precision == "bfloat16" else 4
+    return [MAGIC, VERSION, 0, 0, 0, value, header.width, header.classes, header.channels, header.registers,
+            len(ranges), *rows, *behind]
 
 
 def _purse(curve: Curve | None, blocks: int) -> Words:

@@ -72,7 +72,7 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tens
     """
     small = calibration is not None and (asked == "int8" or quantizes(network))
     if calibration is not None and small and not network.ranges:
-        quantize(network, calibration[:CALIBRATION])
+        quantize(network, calibration, images=CALIBRATION)
     wanted = [asked] if asked is not None else ["float32", *["bfloat16"] * multiplies(), *["int8"] * small]
     found = {}
     for precision in wanted:
