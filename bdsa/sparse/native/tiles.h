@@ -201,27 +201,32 @@ inline void multiply_rows(const Operand<E>* operands, int count, int first, Star
         const E *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
         for (int k = 0; k < operands[o].steps; k++, a += operands[o].step)
             for (int word = 0; word < TILE_DEPTH<E>; word += WORD, b += WORD * TILE_COLUMNS)
-                for (int v = 0; v < VECTORS; v++)
-                    for (int i = 0; i < ROWS; i++)
+                for (int i = 0; i < ROWS; i++)
+                    for (int v = 0; v < VECTORS; v++)
                         sums[i][v] = dot(sums[i][v], a + i * operands[o].row + word, b + v * WORD * LANES);
     }
-    for (int i = 0; i < ROWS; i++) std::memcpy(out + (first + i) * TILE_COLUMNS, sums[i], TILE_COLUMNS * sizeof(Sum<E>));
+    out += first * TILE_COLUMNS;
+    for (int i = 0; i < ROWS; i++, out += TILE_COLUMNS)  // vector by vector: copied as memory, sums would lie there all along
+        for (int v = 0; v < VECTORS; v++) *reinterpret_cast<Accumulated*>(out + v * LANES) = sums[i][v];
 }
 
 template <int ROWS, typename E>
-inline void multiply_last(const Operand<E>* operands, int count, int first, int rows, Start<Sum<E>> from, Sum<E>* out) {
+inline void multiply_some(const Operand<E>* operands, int count, int first, int rows, Start<Sum<E>> from, Sum<E>* out) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS) multiply_rows<ROWS>(operands, count, first, from, out);
-        else multiply_last<ROWS - 1>(operands, count, first, rows, from, out);
+        else multiply_some<ROWS - 1>(operands, count, first, rows, from, out);
     }
 }
 
-// out: [32][32], of which `rows` rows are made.
+// out: [32][32], of which `rows` rows are made, in parts of nearly equal height.
 template <typename E>
 inline void multiply_tile(const Operand<E>* operands, int count, int rows, int, Start<Sum<E>> from, Sum<E>* out, Fetch = {}) {
-    int first = 0;
-    for (; first + ROWS_AT_ONCE <= rows; first += ROWS_AT_ONCE) multiply_rows<ROWS_AT_ONCE>(operands, count, first, from, out);
-    multiply_last<ROWS_AT_ONCE - 1>(operands, count, first, rows - first, from, out);
+    const int parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    for (int part = 0, first = 0; part < parts; part++) {
+        const int end = rows * (part + 1) / parts;
+        multiply_some<ROWS_AT_ONCE>(operands, count, first, end - first, from, out);
+        first = end;
+    }
 }
 
 #endif
