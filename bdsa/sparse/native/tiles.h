@@ -188,9 +188,9 @@ inline Integers dot(Integers sums, const Int8* a, const Int8* b) {
 }
 #endif
 
-// ROWS rows from row `first` on.
+// ROWS rows from row `first` on. A function of its own: within a larger one GCC keeps a sum in memory.
 template <int ROWS, typename E>
-inline void multiply_rows(const Operand<E>* operands, int count, int first, Start<Sum<E>> from, Sum<E>* out) {
+__attribute__((noinline)) void multiply_rows(const Operand<E>* operands, int count, int first, Start<Sum<E>> from, Sum<E>* out) {
     constexpr int WORD = 4 / sizeof(E);
     typedef typename Sums<E>::Lanes Accumulated;
     Accumulated sums[ROWS][VECTORS];
