@@ -195,18 +195,24 @@ __attribute__((noinline)) void multiply_rows(const Operand<E>* operands, int cou
     typedef typename Sums<E>::Lanes Accumulated;
     Accumulated sums[ROWS][VECTORS];
     const Sum<E>* start = from.at + first * from.row;
+#pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++, start += from.row)
-        for (int v = 0; v < VECTORS; v++) sums[i][v] = word_at<Accumulated>(start + v * LANES);
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) sums[i][v] = *reinterpret_cast<const Accumulated*>(start + v * LANES);
     for (int o = 0; o < count; o++) {
         const E *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
         for (int k = 0; k < operands[o].steps; k++, a += operands[o].step)
             for (int word = 0; word < TILE_DEPTH<E>; word += WORD, b += WORD * TILE_COLUMNS)
+#pragma GCC unroll 16
                 for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
                     for (int v = 0; v < VECTORS; v++)
                         sums[i][v] = dot(sums[i][v], a + i * operands[o].row + word, b + v * WORD * LANES);
     }
     out += first * TILE_COLUMNS;
+#pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++, out += TILE_COLUMNS)  // vector by vector: copied as memory, sums would lie there all along
+#pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) *reinterpret_cast<Accumulated*>(out + v * LANES) = sums[i][v];
 }
 
