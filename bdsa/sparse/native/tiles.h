@@ -32,6 +32,19 @@ struct Sums<Int8> {
 template <typename E>
 using Sum = typename Sums<E>::Type;
 
+constexpr int STEP_WORDS = 16;  // of 32 bits, in a step of a row
+
+// What is zeros in a panel: a tap is so many steps, of whose last one so many words are the matrix's own.
+struct Taps {
+    int steps = 1, words = STEP_WORDS;
+    template <typename E>
+    static Taps of(int depth, const E*) {
+        constexpr int WORD = 4 / sizeof(E);
+        const int steps = (depth + TILE_DEPTH<E> - 1) / TILE_DEPTH<E>, rest = depth - (steps - 1) * TILE_DEPTH<E>;
+        return {steps, (rest + WORD - 1) / WORD};
+    }
+};
+
 // One summand: steps of a row of TILE_DEPTH values each. Row i of step k begins at a + i * row + k * step.
 template <typename E>
 struct Operand {
@@ -39,6 +52,8 @@ struct Operand {
     size_t row, step;
     const E* b;  // [steps][16][32][2], of int8 [steps][16][32][4]
     int steps;
+    Taps taps = {};
+    int begun = 0;  // steps of a tap that come before the first one
 };
 
 // What sums begin with: 32 for every row (row: 0), which are the bias or zeros, or [32][32] of other summands (row: 32).
@@ -201,13 +216,18 @@ __attribute__((noinline)) void multiply_rows(const Operand<E>* operands, int cou
         for (int v = 0; v < VECTORS; v++) sums[i][v] = *reinterpret_cast<const Accumulated*>(start + v * LANES);
     for (int o = 0; o < count; o++) {
         const E *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
-        for (int k = 0; k < operands[o].steps; k++, a += operands[o].step)
-            for (int word = 0; word < TILE_DEPTH<E>; word += WORD, b += WORD * TILE_COLUMNS)
+        int left = operands[o].taps.steps - operands[o].begun;
+        for (int k = 0; k < operands[o].steps; k++, a += operands[o].step, b += PANEL_STEP<E>) {
+            int words = STEP_WORDS;
+            if (--left == 0) words = operands[o].taps.words, left = operands[o].taps.steps;
+            const E* weights = b;
+            for (int word = 0; word < words * WORD; word += WORD, weights += WORD * TILE_COLUMNS)
 #pragma GCC unroll 16
                 for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
                     for (int v = 0; v < VECTORS; v++)
-                        sums[i][v] = dot(sums[i][v], a + i * operands[o].row + word, b + v * WORD * LANES);
+                        sums[i][v] = dot(sums[i][v], a + i * operands[o].row + word, weights + v * WORD * LANES);
+        }
     }
     out += first * TILE_COLUMNS;
 #pragma GCC unroll 16
