@@ -16,7 +16,8 @@ MACHINE_FLAGS = {"native": ["-march=native"],
                  "amx": [*PAIRS, "-mavx512vbmi", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
                  "avx512bf16": PAIRS, "avx512": AVX512, "avx2": ["-march=x86-64-v3"], "plain": []}
 # Hidden: several libraries of these kernels in one process share nothing, so that each can be unloaded.
-BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fvisibility=hidden"]
+BASE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-predictive-commoning",
+              "-fvisibility=hidden"]
 
 Commands = list[list[str]]  # {folder}: where they write
 

@@ -124,11 +124,14 @@ private:
             for (int k = 0; k < matrix->depth; k++, weights += PANEL) {
                 Vector column[VECTORS];
                 for (int v = 0; v < VECTORS; v++) column[v] = load(weights + v * LANES);
+#pragma GCC unroll 16
                 for (int i = 0; i < ROWS; i++) {
                     const float value = start[i * APART + k];
+#pragma GCC unroll 4
                     for (int v = 0; v < VECTORS; v++) sums[i][v] += value * column[v];
                 }
             }
+#pragma GCC unroll 16
         for (int i = 0; i < ROWS; i++, target += matrix->columns)
             finish_row<VECTORS>(sums[i], matrix->bias + panel * PANEL, target, columns, Finish{activation, false});
     }
