@@ -57,7 +57,7 @@ class OwnEngine:
     row: dict[str, Any] = field(default_factory=dict)
 
 
-CALIBRATION = 32  # images by which ranges for int8 are measured, at most
+RANGE_IMAGES = 32  # images by which ranges for int8 are measured, at most
 
 
 def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tensor | None = None
@@ -72,7 +72,7 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tens
     """
     small = calibration is not None and (asked == "int8" or quantizes(network))
     if calibration is not None and small and not network.ranges:
-        quantize(network, calibration, images=CALIBRATION)
+        quantize(network, calibration, images=RANGE_IMAGES)
     wanted = [asked] if asked is not None else ["float32", *["bfloat16"] * multiplies(), *["int8"] * small]
     found = {}
     for precision in wanted:
