@@ -23,6 +23,17 @@ from bdsa.sparse import native
 NAMES = ("cifar_resnet8", "resnet26d", "resnext50_32x4d", "convnext_atto", "convnextv2_atto")
 
 
+def assert_alone_as_together(name: str) -> None:
+    """Logits of an image, to the last bit: how its positions are shared out among threads changes nothing."""
+    network, images = network_of(name), images_of((5, 64, 64))
+    network.execution = "sparse"
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        alone = torch.cat([network(image[None], budget=BUDGETS[0]) for image in images])
+        assert torch.equal(network(images, budget=BUDGETS[0]), alone)
+    torch.set_num_threads(1)
+
+
 def described(choice: str) -> dict[str, str | bool]:
     """Hold sparse execution with a build against masked execution; what the build says of itself."""
     os.environ["BDSA_KERNELS"] = choice
@@ -32,6 +43,7 @@ def described(choice: str) -> dict[str, str | bool]:
         return {"kernels": reason}
     for name in NAMES:
         assert_near(network_of(name), images_of((2, 41, 67)), "scattered")
+        assert_alone_as_together(name)
     assert all(torch.equal(found, expected) for found, expected, *_ in results())
     return {"kernels": native.description(), "products": native.bfloat16_instructions(),
             "int8": native.int8_instructions(),

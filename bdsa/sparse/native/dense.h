@@ -126,9 +126,9 @@ private:
                 for (int v = 0; v < VECTORS; v++) column[v] = load(weights + v * LANES);
 #pragma GCC unroll 16
                 for (int i = 0; i < ROWS; i++) {
-                    const float value = start[i * APART + k];
+                    const Vector value = broadcast(start[i * APART + k]);
 #pragma GCC unroll 4
-                    for (int v = 0; v < VECTORS; v++) sums[i][v] += value * column[v];
+                    for (int v = 0; v < VECTORS; v++) sums[i][v] = multiply_add(value, column[v], sums[i][v]);
                 }
             }
 #pragma GCC unroll 16

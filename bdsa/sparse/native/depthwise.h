@@ -65,7 +65,7 @@ void convolve_run(const E* x, Grid grid, const Depthwise& layer, int row, int co
                 if ((unsigned)at >= (unsigned)grid.width) continue;
                 const Vector value = load_some(line + (size_t)at * channels, count);
                 for (int i = 0; i < LENGTH; i++)
-                    if (j - i >= 0 && j - i < KERNEL) sums[i] += value * weights[j - i];
+                    if (j - i >= 0 && j - i < KERNEL) sums[i] = multiply_add(value, weights[j - i], sums[i]);
             }
         }
         for (int i = 0; i < LENGTH; i++) store_some(out + (size_t)i * channels + c, sums[i], count);

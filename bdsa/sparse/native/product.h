@@ -84,8 +84,8 @@ inline __attribute__((always_inline)) void multiply_some(const float* const (&ro
             __builtin_prefetch(matrix + AHEAD * PANEL + v * LANES, 0, 2);
         }
         for (int i = 0; i < ROWS; i++) {
-            const float value = row[i][k];
-            for (int v = 0; v < VECTORS; v++) sums[i][v] += value * weights[v];
+            const Vector value = broadcast(row[i][k]);
+            for (int v = 0; v < VECTORS; v++) sums[i][v] = multiply_add(value, weights[v], sums[i][v]);
         }
     }
 }

@@ -187,7 +187,7 @@ inline Vector dot(Vector sums, const Bfloat16* a, const Bfloat16* b) {
 inline Vector dot(Vector sums, const Bfloat16* a, const Bfloat16* b) {
     const Wholes both = word_at<Wholes>(b);
     const Vector even = (Vector)(both << 16), odd = (Vector)(both & 0xFFFF0000u);
-    return sums + (widen(a[0]) * even + widen(a[1]) * odd);
+    return sums + multiply_add(broadcast(widen(a[0])), even, broadcast(widen(a[1])) * odd);
 }
 #endif
 

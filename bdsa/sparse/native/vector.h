@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16, MAX_ROWS = 12;  // 12 x 2 accumulators of the 32 registers
 #elif defined(__AVX__)
@@ -22,6 +26,18 @@ inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 inline Vector broadcast(float s) { return s - Vector{}; }  // s + 0 would have to turn -0 into 0
 inline Vector at_least(Vector a, Vector b) { return a > b ? a : b; }  // b where either is not a number
 inline Vector at_most(Vector a, Vector b) { return a < b ? a : b; }
+
+// a * b + c, rounded once where there are instructions for it. A compiler may round a sum of products twice in one function
+// and once in another, as it is tuned; results that depend on how many rows are computed together would follow.
+inline Vector multiply_add(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX__) && defined(__FMA__)
+    return (Vector)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
 
 inline Vector relu(Vector x) { return at_least(Vector{}, x); }  // what is not a number stays so
 
