@@ -64,8 +64,7 @@ private:
     void convolve_in_place(int line, T* results) const {
         const E* start = line_of(line);
         const size_t apart = (size_t)stride * channels, left = x + images * (size_t)from.size() * channels - start;
-        const int steps = matrix->padded() / TILE_DEPTH<E>;
-        const Taps taps = Taps::of(matrix->depth, x);
+        const Tap each = matrix->tap();
         alignas(64) float sums[TILE_ROWS * TILE_COLUMNS], padding[TILE_COLUMNS];
         for (int first = 0; first < to.width; first += TILE_ROWS) {
             const int rows = std::min(TILE_ROWS, to.width - first);
@@ -80,7 +79,7 @@ private:
             for (int panel = 0; panel < matrix->panels(); panel++) {
                 for (int tap = 0; tap < matrix->taps; tap++)
                     operands[tap] = {start + (size_t)tap * from.width * channels + first * apart, apart, TILE_DEPTH<E>,
-                                     matrix->panel(panel) + tap * steps * PANEL_STEP<E>, steps, taps};
+                                     matrix->panel(panel) + tap * each.steps * PANEL_STEP<E>, each.steps, each};
                 const int column = panel * TILE_COLUMNS, columns = std::min(TILE_COLUMNS, matrix->columns - column);
                 const float* bias = of_panel(matrix->bias, *matrix, panel, padding);
                 multiply_tile(operands, matrix->taps, rows, columns, {bias}, sums);

@@ -176,9 +176,9 @@ inline void product(const Position* positions, int first, int last, const Part<E
             for (int part = 0; part < count; part++) {
                 const Part<E>& p = parts[part];
                 const Matrix<E>& m = *p.matrix;
+                const Tap tap = m.tap();
                 Operand<E>& operand = operands[t][part];
-                operand = {room, (size_t)TILE_DEPTH<E>, TILE_ROWS * TILE_DEPTH<E>, nullptr, m.taps * m.padded() / TILE_DEPTH<E>,
-                           Taps::of(m.depth, m.packed)};
+                operand = {room, (size_t)TILE_DEPTH<E>, TILE_ROWS * TILE_DEPTH<E>, nullptr, m.taps * tap.steps, tap};
                 if (p.source.kind == Source<E>::ROWS) {
                     operand.a = p.source.base + (size_t)from * m.padded();
                     continue;
@@ -220,7 +220,7 @@ inline void product(const Position* positions, int first, int last, const Part<E
                     for (int t = 0; t < here; t++) {
                         const int rows = std::min(last - start - t * TILE_ROWS, TILE_ROWS);
                         Operand<E> used[2] = {operands[t][part], operands[t][1]};
-                        used[0].a += k * used[0].step, used[0].steps = some, used[0].begun = k % used[0].taps.steps;
+                        used[0].a += k * used[0].step, used[0].steps = some, used[0].begun = k % used[0].tap.steps;
                         used[0].b = parts[part].matrix->panel(panel) + k * PANEL_STEP<E>;
                         if (few && count == 2) used[1].b = parts[1].matrix->panel(panel);
                         Fetch ahead;

@@ -37,6 +37,11 @@ struct Matrix {
     int first_channel(int panel) const { return group ? std::min(panel * PANEL / group * group, channels - depth) : 0; }
     int panels() const { return (columns + PANEL - 1) / PANEL; }
     int padded() const { return (depth + Shape<E>::DEPTH - 1) / Shape<E>::DEPTH * Shape<E>::DEPTH; }
+    Tap tap() const {  // of shorter types
+        constexpr int WORD = 4 / sizeof(E);
+        const int steps = padded() / Shape<E>::DEPTH, rest = depth - (steps - 1) * Shape<E>::DEPTH;
+        return {steps, (rest + WORD - 1) / WORD};
+    }
     size_t bytes() const { return (size_t)taps * depth * columns * sizeof(E); }
     const E* panel(int index) const { return packed + (size_t)index * taps * padded() * PANEL; }
 };

@@ -34,15 +34,9 @@ using Sum = typename Sums<E>::Type;
 
 constexpr int STEP_WORDS = 16;  // of 32 bits, in a step of a row
 
-// What is zeros in a panel: a tap is so many steps, of whose last one so many words are the matrix's own.
-struct Taps {
+// A tap of a panel: so many steps, of whose last one so many words are the matrix's own and the others zeros.
+struct Tap {
     int steps = 1, words = STEP_WORDS;
-    template <typename E>
-    static Taps of(int depth, const E*) {
-        constexpr int WORD = 4 / sizeof(E);
-        const int steps = (depth + TILE_DEPTH<E> - 1) / TILE_DEPTH<E>, rest = depth - (steps - 1) * TILE_DEPTH<E>;
-        return {steps, (rest + WORD - 1) / WORD};
-    }
 };
 
 // One summand: steps of a row of TILE_DEPTH values each. Row i of step k begins at a + i * row + k * step.
@@ -52,7 +46,7 @@ struct Operand {
     size_t row, step;
     const E* b;  // [steps][16][32][2], of int8 [steps][16][32][4]
     int steps;
-    Taps taps = {};
+    Tap tap = {};
     int begun = 0;  // steps of a tap that come before the first one
 };
 
@@ -216,10 +210,10 @@ __attribute__((noinline)) void multiply_rows(const Operand<E>* operands, int cou
         for (int v = 0; v < VECTORS; v++) sums[i][v] = *reinterpret_cast<const Accumulated*>(start + v * LANES);
     for (int o = 0; o < count; o++) {
         const E *a = operands[o].a + first * operands[o].row, *b = operands[o].b;
-        int left = operands[o].taps.steps - operands[o].begun;
+        int left = operands[o].tap.steps - operands[o].begun;
         for (int k = 0; k < operands[o].steps; k++, a += operands[o].step, b += PANEL_STEP<E>) {
             int words = STEP_WORDS;
-            if (--left == 0) words = operands[o].taps.words, left = operands[o].taps.steps;
+            if (--left == 0) words = operands[o].tap.words, left = operands[o].tap.steps;
             const E* weights = b;
             for (int word = 0; word < words * WORD; word += WORD, weights += WORD * TILE_COLUMNS)
 #pragma GCC unroll 16
@@ -237,10 +231,10 @@ __attribute__((noinline)) void multiply_rows(const Operand<E>* operands, int cou
 }
 
 template <int ROWS, typename E>
-inline void multiply_some(const Operand<E>* operands, int count, int first, int rows, Start<Sum<E>> from, Sum<E>* out) {
+inline void multiply_part(const Operand<E>* operands, int count, int first, int rows, Start<Sum<E>> from, Sum<E>* out) {
     if constexpr (ROWS > 0) {
         if (rows == ROWS) multiply_rows<ROWS>(operands, count, first, from, out);
-        else multiply_some<ROWS - 1>(operands, count, first, rows, from, out);
+        else multiply_part<ROWS - 1>(operands, count, first, rows, from, out);
     }
 }
 
@@ -250,7 +244,7 @@ inline void multiply_tile(const Operand<E>* operands, int count, int rows, int, 
     const int parts = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     for (int part = 0, first = 0; part < parts; part++) {
         const int end = rows * (part + 1) / parts;
-        multiply_some<ROWS_AT_ONCE>(operands, count, first, end - first, from, out);
+        multiply_part<ROWS_AT_ONCE>(operands, count, first, end - first, from, out);
         first = end;
     }
 }
