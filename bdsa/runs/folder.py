@@ -2,7 +2,8 @@
 
 Rules, in this order, when a command is started:
 1. The folder is empty or missing: a new run. It holds what no run wrote: an error.
-2. It holds a run of other settings: an error that names them, unless `trainer.fresh=true`.
+2. It holds a run of other settings: an error that names them, unless `trainer.fresh=true`. A run that is not done may
+   go on with another `trainer.amp` or `trainer.compile`: not every machine is fast with both.
 3. It holds results.json: the run is done; it is shown, nothing is written.
 4. Another process writes to it: an error that says which.
 5. It holds checkpoints/last.pt: the run goes on after that checkpoint's epoch.
@@ -27,7 +28,7 @@ from bdsa.runs.environment import environment
 from bdsa.runs.files import write_json, write_text
 from bdsa.runs.lock import FolderLock
 from bdsa.runs.metrics import MetricsFile
-from bdsa.runs.name import decisive_settings, default_settings
+from bdsa.runs.name import OF_THE_MACHINE, decisive_settings, default_settings
 from bdsa.runs.standing import NotOurs, check_can_begin_anew, check_is_free, own_files, own_folders
 
 log = logging.getLogger("bdsa")
@@ -62,6 +63,7 @@ class RunFolder:
         self.metrics = MetricsFile(path / contents.METRICS)
         self.handlers: list[logging.Handler] = []
         self.fresh, self.lock = fresh, FolderLock(path)
+        self.moved: list[str] = []  # by rule 2: what goes on otherwise than it was begun, for the log
         if fresh:
             check_can_begin_anew(path)
         elif (before := contents.read_config(path)) is not None:
@@ -104,7 +106,11 @@ class RunFolder:
     def _check_same_settings(self, before: dict[str, Any]) -> None:
         old = {**default_settings(), **decisive_settings(before)}
         new = decisive_settings(self.config)
-        changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        differ = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if not self.results_file.exists():
+            self.moved = [f"{k}={new[k]}, until here {old[k]}" for k in differ if k in OF_THE_MACHINE]
+            differ = [k for k in differ if k not in OF_THE_MACHINE]
+        changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differ]
         if changed:
             raise NotOurs(f"{self.path} holds a run of other settings ({'; '.join(changed[:3])}"
                           f"{'; ...' if len(changed) > 3 else ''}): choose another name=..., or discard that run "

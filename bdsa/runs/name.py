@@ -22,6 +22,9 @@ FREE_TO_CHANGE = {
     "trainer": {"device", "threads", "pictures", "fresh", "eval_batch_size", "latency"},
     "data": {"workers", "download"},
 }
+# What follows the machine too, and changes a result in its last digits: a training that was begun may go on with
+# another one, which its log says. They stay in a name that is made from the settings, so that both may be compared.
+OF_THE_MACHINE = ("trainer.amp", "trainer.compile")
 
 
 def decisive_settings(config: dict[str, Any]) -> dict[str, Any]:

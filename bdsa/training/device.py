@@ -1,4 +1,4 @@
-"""The device that a run takes."""
+"""The device that a run takes, and what it is good at."""
 from __future__ import annotations
 
 import torch
@@ -6,6 +6,7 @@ import torch
 from bdsa.config.settings import TrainerConfig
 from bdsa.distributed import world
 from bdsa.errors import UserError
+from bdsa.machine import multiplies_bfloat16, processor
 from bdsa.ranks import local_rank
 
 
@@ -36,3 +37,19 @@ def own_gpu() -> torch.device:
     device = torch.device("cuda", local_rank() % torch.cuda.device_count())
     torch.cuda.set_device(device)  # NCCL and the loaders' pinned memory use the current one
     return device
+
+
+def whereabouts(device: torch.device, config: TrainerConfig) -> str:
+    """Where and how a training goes on, for its log: "AMD EPYC, 2 threads, bfloat16, compiled"."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    threads = f"{(n := torch.get_num_threads())} thread{'s' * (n > 1)}" if device.type == "cpu" else ""
+    precision = "float32" if config.amp == "none" else config.amp
+    return ", ".join(filter(None, (machine, threads, precision, "compiled" if config.compile else "")))
+
+
+def slow_choices(device: torch.device, config: TrainerConfig) -> list[str]:
+    """What a user should know of the settings on this machine: sentences."""
+    if device.type == "cpu" and config.amp == "bfloat16" and not multiplies_bfloat16():
+        return ["this processor has no products of bfloat16, and PyTorch's replacements may take ten times as long as "
+                "float32: trainer.amp=none; a named training that was begun goes on with it"]
+    return []

@@ -35,6 +35,7 @@ from bdsa.runs.folder import RunFolder
 from bdsa.runs.selection import BestEpochs, epoch_tolerance
 from bdsa.runs.tracker import NoTracker
 from bdsa.training.assembly import Assembly
+from bdsa.training.device import slow_choices, whereabouts
 from bdsa.training.evaluation import evaluate
 from bdsa.training.results import draw_masks
 from bdsa.training.step import TrainStep
@@ -70,6 +71,9 @@ class Fit:
     def __call__(self) -> None:
         """Train all epochs that are not done yet."""
         self.resume() if self.run.resumes else self.introduce()
+        log.info("on %s", whereabouts(self.device, self.config.trainer))
+        for note in slow_choices(self.device, self.config.trainer):
+            log.warning("note: %s", note)
         self.run.metrics.truncate_after(self.done)
         self.tracker.catch_up(self.run.metrics.read(), self.run.training_pictures())
         for kept in self.step.networks().values():
@@ -97,6 +101,8 @@ class Fit:
                     f"the images of {split} are not those that {self.run.path} was trained on: {changed}. Put them "
                     f"back, or train anew with trainer.fresh=true or another name=...")
         log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
+        for moved in self.run.moved:
+            log.info("note: it goes on with %s", moved)
 
     def restore(self) -> dict[str, Any]:
         """Load last.pt into network and step, and return its content.

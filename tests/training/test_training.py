@@ -14,12 +14,13 @@ from omegaconf import OmegaConf
 import bdsa
 from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import train as train_main
-from bdsa.config.settings import TrainConfig
+from bdsa.config.settings import TrainConfig, TrainerConfig
 from bdsa.models.checkpoints import read_checkpoint
 from bdsa.models.weights import read_file
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import run_name
 from bdsa.runs.tracker import NoTracker
+from bdsa.training.device import slow_choices
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +107,36 @@ def test_another_setting_in_the_same_folder_is_an_error(trained):
     outcome = run(train_main, [*TINY, f"out={trained.parent}", f"name={trained.name}", LIST, "recipe.lr=0.5"])
     assert outcome.code == 1 and "recipe.lr: 0.002 -> 0.5" in outcome.err
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_run_goes_on_in_another_precision_on_another_machine_and_its_log_says_so(tmp_path, monkeypatch):
+    def stop(self, rows):
+        if rows[0]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    folder, short = tmp_path / "moved", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(NoTracker, "log_eval", stop)
+        begun = run(train_main, [*TINY, f"out={tmp_path}", "name=moved", *short, "trainer.amp=bfloat16"])
+    assert begun.code == 130
+    monkeypatch.setattr("bdsa.training.device.processor", lambda: "Another Processor")
+    train(folder, *short)
+    said = (folder / "train.log").read_text()
+    before, after = said.split("resuming after epoch 1 of 2\n")
+    assert ", bfloat16\n" in before and "Another Processor" not in before
+    assert after.startswith("note: it goes on with trainer.amp=none, until here bfloat16\non Another Processor, ")
+    assert ", float32\n" in after and len(results(folder)["rows"]) == 2
+    again = run(train_main, [*TINY, f"out={tmp_path}", "name=moved", *short, "trainer.amp=bfloat16"])
+    assert again.code == 1 and "trainer.amp: none -> bfloat16" in again.err
+
+
+@pytest.mark.parametrize("has, amp, warned", [(False, "bfloat16", True), (True, "bfloat16", False),
+                                              (False, "none", False)])
+def test_a_precision_that_the_processor_lacks_is_named_before_hours_go_into_it(monkeypatch, has, amp, warned):
+    monkeypatch.setattr("bdsa.training.device.multiplies_bfloat16", lambda: has)
+    notes = slow_choices(torch.device("cpu"), TrainerConfig(amp=amp))
+    assert len(notes) == warned and all("trainer.amp=none" in note for note in notes)
+    assert not slow_choices(torch.device("cuda"), TrainerConfig(amp=amp))
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
