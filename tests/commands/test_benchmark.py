@@ -193,13 +193,14 @@ def test_the_table_shows_it(measured):
 def test_memory_is_shown_where_it_was_measured(capsys):
     content = {"model": "m", "batch_size": 8, "image_size": 32, "rounds": 1, "steps": 1, "cores": 4, "load_before": 0.1,
                "environment": {"accelerator": "a GPU", "processor": "p", "threads": 2},
-               "settings": {"trainer": {"amp": "bfloat16", "compile": True}},
+               "settings": {"trainer": {"amp": "bfloat16", "compile": True}}, "slow_choices": ["bfloat16 is slow here"],
                "rows": [row("dense", [1.0], 1, 8, budgets=[1.0], peak_memory=3 * 2 ** 29),
                         row("loader", [1.0], 1, 8, workers=1)]}
     print_whole(speed_table(content))
     shown = capsys.readouterr().out
     assert "1.50 GiB" in shown and "bfloat16, compiled" in shown and "a GPU, 2 CPU threads" in shown
     assert "1 worker " in shown and not any("other programs" in note for note in notes(content))
+    assert notes(content)[-1] == "bfloat16 is slow here"
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from bdsa.runs.environment import environment
 from bdsa.runs.files import check_writable, write_json
 from bdsa.sparse.stopwatch import Timed, take_turns
 from bdsa.training.assembly import Assembly, assemble, create_network
-from bdsa.training.device import choose_device
+from bdsa.training.device import choose_device, slow_choices
 from bdsa.training.step import TrainStep
 
 HELD = 4  # batches that wait on the device and are trained in turn
@@ -85,6 +85,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> d
     result = {"what": config.what, "model": config.model.name, "data": assembly.splits.name,
               "image_size": assembly.splits.image_size, "batch_size": size, "steps": count, "rounds": timing.rounds,
               "rows": rows, "verdict": verdict(rows[-2], rows[-1]), "load_before": load, "cores": os.cpu_count(),
+              "slow_choices": slow_choices(device, config.trainer),
               "environment": environment(str(device)), "settings": asdict(config)}
     write_json(folder / "benchmark.json", result)
     report(result, folder / "benchmark.json")

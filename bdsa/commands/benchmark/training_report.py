@@ -68,7 +68,7 @@ def notes(result: Mapping[str, Any]) -> Sequence[str]:
     load, cores = result["load_before"], result["cores"]
     if load is not None and cores and load > 0.5 * cores:
         found.append(f"other programs were running (load {load:.1f} on {cores} cores): the figures are too low")
-    return found
+    return [*found, *result["slow_choices"]]
 
 
 def report(result: Mapping[str, Any], path: Path) -> None:
