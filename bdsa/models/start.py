@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,12 +13,13 @@ from bdsa.data.class_names import shortened
 from bdsa.errors import UserError
 from bdsa.models.checkpoints import ModelSpec, load_network, read_checkpoint
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.projections import gains_projections, with_projections
 
 OF_A_BUDGET = re.compile(r"\.(mask_units|per_budget)\.(b\d+)\.")
 
 
 def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, classes: Sequence[str] | None = None,
-               reset_head: bool = False) -> list[str]:
+               reset_head: bool = False, images: Iterable[Tensor] = ()) -> list[str]:
     """Give a network the weights of a trained one, mask units and norms of its budgets included.
 
     A budget that the file lacks begins with the mask units and norms of the nearest one that it has, of two the lower;
@@ -30,6 +31,7 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, clas
         path: a checkpoint of bdsa-train or a file of bdsa-export.
         classes: the names of the data's classes.
         reset_head: keep the network's fresh classifier where the file's is of other classes.
+        images: batches [B, 3, H, W] as inference sees them; read only where shortcuts become projections.
 
     Returns:
         Sentences that a user should see.
@@ -39,7 +41,9 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, clas
     """
     content = read_checkpoint(path)
     stated = ModelSpec(**content["model"])
-    for name in ("name", "norm_affine", "mask_norm", "args"):
+    projections = gains_projections(stated, spec)
+    of_budgets = ("norm_affine", "mask_norm") if Budgets(stated.budgets).adaptive else ()
+    for name in ("name", *of_budgets, *(() if projections else ("args",))):
         if getattr(stated, name) != getattr(spec, name):
             raise UserError(f"model.start={path} has {name}={getattr(stated, name)}, this run asks for "
                             f"{getattr(spec, name)}")
@@ -47,13 +51,18 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, clas
     if order is None and not reset_head:
         raise UserError(f"model.start={path} has {_described(content.get('classes'), stated.num_classes)}, the data "
                         f"{_described(classes, spec.num_classes)}: set model.reset_head=true to train a new classifier")
-    own, trained = network.state_dict(), load_network(content, path).state_dict()
+    start = load_network(content, path)
+    if projections:
+        start = with_projections(start, stated, images)
+    own, trained = network.state_dict(), start.state_dict()
     head = head_names(network)
     nearest = {b.name: nearest_budget(b, Budgets(stated.budgets).adaptive) for b in Budgets(spec.budgets).adaptive}
     network.load_state_dict({name: _tensor(name, own, trained, head, order, nearest) for name in own})
     notes = [f"budget {b:g} is not in {path} and begins from its {from_:g}" if (from_ := nearest[b.name]) is not None
              else f"budget {b:g} is not in {path} and begins from its dense network"
              for b in Budgets(spec.budgets).adaptive if nearest[b.name] != b]
+    if projections:
+        notes.append(f"the shortcuts of {path} are padding (A) and begin here as projections (B) that do the same")
     return notes + ["the classifier is new: the data have other classes than the start"] * (order is None)
 
 

@@ -1,6 +1,7 @@
 """Build what a run needs from its config, cheapest checks first: nothing slow starts on bad input."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,8 @@ from bdsa.config.data import for_network
 from bdsa.config.settings import TrainConfig
 from bdsa.config.targets import read_targets
 from bdsa.data.datasets import Splits, create_splits
-from bdsa.data.loaders import EpochLoader, train_loader
+from bdsa.data.loaders import EpochLoader, eval_loader, train_loader
+from bdsa.data.subset import limited
 from bdsa.distributed import shard, world
 from bdsa.errors import UserError
 from bdsa.method.awareness import check_metric
@@ -88,11 +90,18 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            mask_start=model.mask_start, **arguments, **drop_path(config))
     if model.start is not None:
-        splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head)
+        splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head, seen(config, splits))
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)
     return spec, network.to(device, memory_format=layout(config))
+
+
+def seen(config: TrainConfig, splits: Splits) -> Iterator[torch.Tensor]:
+    """Some training images as inference sees them, in batches; nothing is read before they are asked for."""
+    splits.train_eval.draw()
+    few = limited(splits.train_eval, config.budgets.calibration_images)
+    yield from (images for images, _ in eval_loader(few, config.trainer.eval_batch_size, config.data.workers))
 
 
 def check_batch_norms(config: TrainConfig, network: AdaptiveNetwork) -> None:

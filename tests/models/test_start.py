@@ -127,3 +127,53 @@ def test_of_two_neighbours_the_lower_is_taken() -> None:
     there = Budgets([0.3, 0.5, 0.7]).adaptive
     assert [nearest_budget(b, there) for b in Budgets([0.1, 0.4, 0.6, 0.61])] == [0.3, 0.3, 0.5, 0.7]
     assert nearest_budget(there[0], ()) is None
+
+
+def test_padding_becomes_projections_that_compute_the_same_at_every_budget(tmp_path) -> None:
+    torch.manual_seed(0)
+    stated = ModelSpec("cifar_resnet8", 3, [0.3, 0.7, 1.0], mask_norm="batch")
+    network = stated.build()
+    images = torch.randn(64, 3, 32, 32)
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        for budget in stated.budgets:  # each has statistics of its own, here those of the batch
+            network.train()(images, budget=budget)
+    path = tmp_path / "a.pt"
+    save(path, network_content(network, stated, classes=CLASSES))
+    wanted = ModelSpec("cifar_resnet8", 3, [0.3, 0.7, 1.0], args={"shortcut": "B"}, mask_norm="batch")
+    projected = wanted.build()
+    notes = start_from(projected, wanted, path, CLASSES, images=images.split(16))
+    assert len(notes) == 1 and "projections" in notes[0]
+    assert isinstance(projected.layer2[0].downsample[0], torch.nn.Conv2d)
+    for mode in (False, True):  # in training norms see the batch, whose statistics they were fitted to
+        for budget in stated.budgets:
+            before, after = (n.train(mode)(images, budget=budget).detach() for n in (network, projected))
+            assert torch.allclose(after, before, atol=0.02 * float(before.std()))
+    projected.train()(images, budget=0.3).square().mean().backward()
+    assert projected.layer2[0].downsample[1].per_budget["b030"].weight.grad[:8].abs().min() > 0  # new channels learn
+
+
+def test_projections_do_not_become_padding_nor_share_norms(tmp_path) -> None:
+    with_b, shared = {"args": {"shortcut": "B"}}, {"norm_affine": "shared"}
+    for stated, wanted, said in ((with_b, {}, "args={'shortcut': 'B'}"),
+                                 (shared, {**shared, **with_b}, "takes separate")):
+        spec = ModelSpec("cifar_resnet8", 3, [0.3], **stated)
+        save(tmp_path / "start.pt", network_content(spec.build(), spec, classes=CLASSES))
+        with pytest.raises(UserError, match=said):
+            started(tmp_path / "start.pt", ModelSpec("cifar_resnet8", 3, [0.3], **wanted), CLASSES)
+
+
+def test_a_dense_network_of_padding_starts_adaptive_ones_of_projections(tmp_path) -> None:
+    torch.manual_seed(0)
+    stated, images = ModelSpec("cifar_resnet8", 3, [1.0]), torch.randn(8, 3, 32, 32)
+    dense = stated.build().eval()
+    save(tmp_path / "dense.pt", network_content(dense, stated, classes=CLASSES))
+    for affine in ("separate", "shared"):
+        wanted = ModelSpec("cifar_resnet8", 3, [0.3, 1.0], affine, {"shortcut": "B"}, "batch")
+        network = wanted.build()
+        start_from(network, wanted, tmp_path / "dense.pt", CLASSES, images=[images])
+        assert torch.allclose(network.eval()(images), dense(images), atol=1e-4)
+        everywhere = [torch.ones(8, 1, n, n, dtype=torch.bool) for n in (32, 16, 8)]
+        assert torch.allclose(network(images, budget=0.3, masks=everywhere), dense(images), atol=1e-4)
