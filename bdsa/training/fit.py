@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ class Fit:
         self.best = BestEpochs(epoch_tolerance(config.budgets))
         self.images = self.splits.fingerprint()
         self.done = 0  # epochs
+        self.lost: list[Path] = []  # best networks of a stopped training that were not copied with it
 
     def __call__(self) -> None:
         """Train all epochs that are not done yet."""
@@ -101,6 +103,9 @@ class Fit:
                     f"the images of {split} are not those that {self.run.path} was trained on: {changed}. Put them "
                     f"back, or train anew with trainer.fresh=true or another name=...")
         log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
+        for lost in self.lost:
+            log.warning("note: %s, the network of the best epoch so far, is not there any more: the best of the epochs "
+                        "that follow takes its place", lost)
         for moved in self.run.moved:
             log.info("note: it goes on with %s", moved)
 
@@ -121,6 +126,12 @@ class Fit:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f"{self.run.last} lacks what a stopped training goes on from ({first_line(error)}); "
                             f"{advice(self.run.last)}") from error
+        for kind in [k for k in self.best.rows if not self.run.best_of(k).exists()]:
+            self.lost.append(self.run.best_of(kind))
+            del self.best.rows[kind]
+        if self.lost and self.done == self.config.recipe.epochs:
+            raise UserError(f"{self.lost[0]}, the network that is the run's result, is not there any more, and no "
+                            f"epoch is left to take its place: put it back, or train anew with trainer.fresh=true")
         return last
 
     def introduce(self) -> None:

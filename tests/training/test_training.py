@@ -130,6 +130,27 @@ def test_a_run_goes_on_in_another_precision_on_another_machine_and_its_log_says_
     assert again.code == 1 and "trainer.amp: none -> bfloat16" in again.err
 
 
+def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_path, monkeypatch):
+    def stop(self, rows):
+        if rows[0]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    folder, short = tmp_path / "copied", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(NoTracker, "log_eval", stop)
+        assert run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short]).code == 130
+    best = folder / "checkpoints/best.pt"
+    best.unlink()
+    outcome = train(folder, *short)
+    assert "best.pt, the network of the best epoch so far, is not there any more" in outcome.out
+    assert best.exists() and results(folder)["epoch"] == 2  # though the first may have been better
+
+    best.unlink(), (folder / "results.json").unlink()
+    outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short])
+    assert outcome.code == 1 and "best.pt, the network that is the run's result" in outcome.err
+    assert outcome.err.strip().count("\n") == 0 and not (folder / "results.json").exists()
+
+
 @pytest.mark.parametrize("has, amp, warned", [(False, "bfloat16", True), (True, "bfloat16", False),
                                               (False, "none", False)])
 def test_a_precision_that_the_processor_lacks_is_named_before_hours_go_into_it(monkeypatch, has, amp, warned):
