@@ -90,14 +90,15 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            mask_start=model.mask_start, **arguments, **drop_path(config))
     if model.start is not None:
-        splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head, seen(config, splits))
+        splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head,
+                                   calibration_batches(config, splits))
     check_image_size(network, model.name, splits.image_size)
     if world() > 1:
         use_whole_batch(network, norms=config.trainer.sync_batch_norm)
     return spec, network.to(device, memory_format=layout(config))
 
 
-def seen(config: TrainConfig, splits: Splits) -> Iterator[torch.Tensor]:
+def calibration_batches(config: TrainConfig, splits: Splits) -> Iterator[torch.Tensor]:
     """Some training images as inference sees them, in batches; nothing is read before they are asked for."""
     splits.train_eval.draw()
     few = limited(splits.train_eval, config.budgets.calibration_images)

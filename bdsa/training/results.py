@@ -30,7 +30,7 @@ from bdsa.runs.contents import MASK_SET, read_results
 from bdsa.runs.files import write_json
 from bdsa.runs.folder import RunFolder
 from bdsa.runs.tracker import NoTracker
-from bdsa.training.assembly import Assembly
+from bdsa.training.assembly import Assembly, calibration_batches
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.training.curves import budgets_between, calibrate_curves
 from bdsa.training.evaluation import Evaluation, evaluate
@@ -108,8 +108,7 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
         augmented = train_loader(images, min(max(2, size), len(images)), workers, config.trainer.seed)
         calibrate_dense_statistics(assembly.network, [x.to(device) for x, _ in augmented])
     if assembly.budgets.adaptive:
-        seen = eval_loader(limited(assembly.splits.train_eval, count), size, workers)
-        batches = [x.to(device) for x, _ in seen]
+        batches = [x.to(device) for x in calibration_batches(config, assembly.splits)]
         if config.budgets.calibrate:
             calibrate_thresholds(assembly.network, batches)
         if config.budgets.sample == "continuous":

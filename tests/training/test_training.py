@@ -33,6 +33,17 @@ def train(folder: Path, *arguments: str):
     return outcome
 
 
+def stop_in_the_second_epoch(folder: Path, *arguments: str) -> None:
+    """Begin a training and stop it before its second epoch is kept."""
+    def stop(self, rows):
+        if rows[0]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NoTracker, "log_eval", stop)
+        assert run(train_main, [*TINY, f"out={folder.parent}", f"name={folder.name}", *arguments]).code == 130
+
+
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
@@ -110,15 +121,8 @@ def test_another_setting_in_the_same_folder_is_an_error(trained):
 
 
 def test_a_run_goes_on_in_another_precision_on_another_machine_and_its_log_says_so(tmp_path, monkeypatch):
-    def stop(self, rows):
-        if rows[0]["epoch"] == 2:
-            raise KeyboardInterrupt
-
     folder, short = tmp_path / "moved", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
-    with monkeypatch.context() as stopped:
-        stopped.setattr(NoTracker, "log_eval", stop)
-        begun = run(train_main, [*TINY, f"out={tmp_path}", "name=moved", *short, "trainer.amp=bfloat16"])
-    assert begun.code == 130
+    stop_in_the_second_epoch(folder, *short, "trainer.amp=bfloat16")
     monkeypatch.setattr("bdsa.training.device.processor", lambda: "Another Processor")
     train(folder, *short)
     said = (folder / "train.log").read_text()
@@ -130,15 +134,9 @@ def test_a_run_goes_on_in_another_precision_on_another_machine_and_its_log_says_
     assert again.code == 1 and "trainer.amp: none -> bfloat16" in again.err
 
 
-def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_path, monkeypatch):
-    def stop(self, rows):
-        if rows[0]["epoch"] == 2:
-            raise KeyboardInterrupt
-
+def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_path):
     folder, short = tmp_path / "copied", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
-    with monkeypatch.context() as stopped:
-        stopped.setattr(NoTracker, "log_eval", stop)
-        assert run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short]).code == 130
+    stop_in_the_second_epoch(folder, *short)
     best = folder / "checkpoints/best.pt"
     best.unlink()
     outcome = train(folder, *short)
