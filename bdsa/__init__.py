@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the lazy names below, for type checkers and editors
     from bdsa.sparse.deadline import plan as plan
     from bdsa.sparse.ranges import quantize as quantize
     from bdsa.sparse.torch_operator import portable as portable
+    from bdsa.training.cascade import calibrate_confidence as calibrate_confidence
     from bdsa.training.curves import calibrate_curves as calibrate_curves
     from bdsa.training.loader_calibration import calibrate as calibrate
     from bdsa.training.objective import Objective as Objective
@@ -51,6 +52,7 @@ _HOMES = {
     "Usage": "bdsa.models.usage",
     "adapt": "bdsa.models.surgery",
     "calibrate": "bdsa.training.loader_calibration",
+    "calibrate_confidence": "bdsa.training.cascade",
     "calibrate_curves": "bdsa.training.curves",
     "create_model": "bdsa.models.factory",
     "fill_in": "bdsa.models.filling",

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
 from bdsa.commands.asked_data import data_settings, labelled
+from bdsa.commands.missing_confidence import measure_confidence
 from bdsa.commands.missing_curves import lacks_curves, measure_curves
 from bdsa.commands.missing_ranges import measure_ranges
 from bdsa.config import loaded
@@ -76,10 +77,12 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     results = describe(network, name, splits, split, evaluation)
     if config.per_image:
         results["per_image"] = True
+    if config.cascade:
+        results["cascade"] = True
     results["checkpoint"] = config.checkpoint or config.model.weights
     results["precision"] = config.precision
     if is_main():
-        if config.trainer.latency:
+        if config.trainer.latency and not config.cascade:  # a median of single images would be of one look
             add_latency(results, network, dataset, device)
         _write(results, folder, network, dataset, splits, evaluation, device,
                config.trainer.pictures)
@@ -104,10 +107,11 @@ def _subject(config: EvaluateConfig,
         check_model_name(name)
     if network is None:
         asked = [Budgets([DENSE]).require(budget) for budget in Budgets(asked or [DENSE])]
-    missing = network is not None and lacks_curves(network, asked)
-    if network is not None and not missing:
+    missing = network is not None and not config.cascade and lacks_curves(network, asked)
+    if network is not None and not missing and not config.cascade:
         evaluated_budgets(network, asked)
-    data = data_settings(config.data, content, named, config.split)
+    unsure = config.cascade and network is not None and network.confidence is None
+    data = data_settings(config.data, content, named, "held_out" if unsure else config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
     reads = config.model.args.get("in_chans") if network is None else input_channels(network)
@@ -121,6 +125,9 @@ def _subject(config: EvaluateConfig,
     check_image_size(network, name, splits.image_size)
     if missing:
         measure_curves(network, splits, config, data.workers)
+    if unsure:
+        measure_confidence(network, splits, config, data.workers)
+    network.cascade = config.cascade
     return name, network, splits, split, evaluated_budgets(network, asked), data.workers
 
 
@@ -178,4 +185,4 @@ def _folder(config: EvaluateConfig, name: str, data: str, split: str) -> Path:
         return Path("runs") / "evaluations" / f"{name}-{data}-{split}"
     path = Path(config.checkpoint)
     home = path.parents[1] if path.parent.name == "checkpoints" else Path("runs")
-    return home / "evaluations" / f"{path.stem}-{data}-{split}"
+    return home / "evaluations" / f"{path.stem}-{data}-{split}{'-cascade' * config.cascade}"

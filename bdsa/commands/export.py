@@ -30,10 +30,8 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
     content = checkpoints.read_checkpoint(config.checkpoint)
     network = checkpoints.load_network(content, config.checkpoint)
     if config.curves is not None:
-        content["curves"] = _curves(config.curves, network)
+        content.update(_measured(config.curves, network))
     if config.format != "safetensors":
-        if config.curves is not None:
-            network.curves = checkpoints.fitting_curves(content["curves"], network, f"curves={config.curves}")
         export_program(config, network, content, path, named)
         return path
     if config.budgets.targets is not None:
@@ -53,14 +51,17 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
     return path
 
 
-def _curves(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
-    """The curves of a results.json, for a network of the same budgets and blocks."""
+def _measured(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
+    """The curves of a results.json, and how sure first answers are, for a network of the same budgets and blocks."""
     try:
-        found = json.loads(Path(path).read_text())["curves"]
-        if not isinstance(found, dict) or not found:
-            raise ValueError("its curves are none")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        found = json.loads(Path(path).read_text())
+        kept = {key: found[key] for key in ("curves", "confidence") if found.get(key)}
+        if not kept or not all(isinstance(each, dict) for each in kept.values()):
+            raise ValueError("it has neither curves nor confidence")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"curves={path} is no results.json with curves ({first_line(error)}): bdsa-evaluate writes one "
                         f"where it is asked for budgets between those that were trained") from error
-    checkpoints.fitting_curves(found, network, f"curves={path}")
-    return found
+    if "curves" in kept:
+        network.curves = checkpoints.fitting_curves(kept["curves"], network, f"curves={path}")
+    network.confidence = checkpoints.fitting_confidence(kept.get("confidence"), network, f"curves={path}")
+    return kept

@@ -33,6 +33,7 @@ class EvaluateConfig:
     precision: str = setting("float32", "of the adaptive network; any other is compared with float32",
                              choices=PRECISIONS)
     per_image: bool = setting(False, "a budget is what no image exceeds, not a mean over them")
+    cascade: bool = setting(False, "meet a budget by a second look at the images whose first answer is unsure")
     extrapolate: bool = setting(False, "allow budgets below the smallest trained one")
     curve_images: int = setting(2048, "training images for budgets between, where the checkpoint has no curves",
                                 above=0, at_most=1e8)
@@ -45,6 +46,12 @@ class EvaluateConfig:
         if self.published is not None and self.checkpoint is None:
             raise UserError(f"published={self.published} says what a file of the authors' code holds: name the file "
                             f"with checkpoint=PATH")
+        if self.cascade and self.per_image:
+            raise UserError("cascade=true meets a budget as a mean over images, and per_image=true for each: leave out "
+                            "one of them")
+        if self.cascade and self.checkpoint is None:
+            raise UserError(f"cascade=true is of an adaptive network, and model={self.model.name} is a dense one: name "
+                            f"a trained one with checkpoint=PATH")
 
 
 @dataclass

@@ -14,13 +14,14 @@ from torch.func import functional_call
 from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.errors import UserError
 from bdsa.machine import processor
+from bdsa.method.cascade import Confidence
 from bdsa.method.curves import Curve, Point
 from bdsa.method.exact import ExactBudget, Expected
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asking
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.deadlines import Plan, budget_within
-from bdsa.models.points import find_point
+from bdsa.models.points import find_point, mean_budget
 from bdsa.models.usage import Request, Usage
 
 OR_SPARSE = "or, for logits, export it sparsely (network.execution = 'sparse', or bdsa.portable), which takes any"
@@ -34,17 +35,21 @@ class AnyBudget(nn.Module):
         budgets: those that were trained.
         curves: by the name of each below 1, what moved thresholds give; empty until they are measured or loaded
             (`bdsa.calibrate_curves`).
+        confidence: how sure first answers are, for cascades; None until it is measured or loaded
+            (`bdsa.calibrate_confidence`).
         plans: how long budgets take here; see `bdsa.plan`.
         ranges: for int8, by the layer's name the lowest and highest value that it reads; empty until `bdsa.quantize`.
-        per_image, extrapolate: what a call means that does not say; see `forward`.
+        per_image, extrapolate, cascade: what a call means that does not say; see `forward`.
     """
 
     budgets: Budgets
     curves: Mapping[str, Curve] = {}
+    confidence: Confidence | None = None
     plans: tuple[Plan, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = {}
     per_image = False
     extrapolate = False
+    cascade = False
     execution: str
     precision: str
 
@@ -70,11 +75,13 @@ class AnyBudget(nn.Module):
         return self._find(budget, extrapolate)[1]
 
     def require(self, budget: float, extrapolate: bool | None = None) -> Budget:
-        """The budget as one that this network can be asked for: a trained one, 1, or with `curves` any between.
+        """The budget as one that this network can be asked for: a trained one, 1, or any by curves or a cascade.
 
         Raises:
             UserError: for any other.
         """
+        if self.cascade:
+            return mean_budget(self.confidence, budget)
         return self._find(budget, extrapolate)[0]
 
     def _find(self, budget: float, extrapolate: bool | None) -> tuple[Budget, Point]:

@@ -17,12 +17,13 @@ from timm.models import is_model, split_model_name_tag
 from bdsa.budgets import Budgets
 from bdsa.config import loaded
 from bdsa.errors import UserError, first_line
+from bdsa.method.cascade import Confidence
 from bdsa.method.curves import Curve
 from bdsa.models.digest import Digesting, advice
 from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.published import load_published_checkpoint
-from bdsa.models.stated import check_content, check_curves, check_ranges
+from bdsa.models.stated import check_confidence, check_content, check_curves, check_ranges
 from bdsa.models.weights import check_fit, load_completely, read_file, state_dict_of
 from bdsa.ranks import is_main
 from bdsa.runs.files import replacing
@@ -80,7 +81,9 @@ def network_content(network: AdaptiveNetwork, spec: ModelSpec, **more: Any) -> d
     """The part of a checkpoint that a user needs: the network's form and weights."""
     curves = {"curves": plain_curves(network)} if network.curves else {}
     ranges = {"ranges": {name: list(ends) for name, ends in network.ranges.items()}} if network.ranges else {}
-    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **curves, **ranges, **more}
+    sure = {"confidence": network.confidence.plain()} if network.confidence else {}
+    return {"format": "bdsa", "model": spec.plain(), "state_dict": network.state_dict(), **curves, **ranges, **sure,
+            **more}
 
 
 def plain_curves(network: AdaptiveNetwork) -> dict[str, dict[str, Any]]:
@@ -137,6 +140,7 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     body = getattr(network, "body", network)  # of a backbone
     body.curves = fitting_curves(content.get("curves") or {}, body, source)
     body.ranges = fitting_ranges(content.get("ranges") or {}, body, source)
+    body.confidence = fitting_confidence(content.get("confidence"), body, source)
     return network
 
 
@@ -185,6 +189,23 @@ def fitting_ranges(ranges: Mapping[str, Any], network: AdaptiveNetwork, source: 
     except ValueError as error:
         raise UserError(f"{source} holds no ranges of this network: {error}; measure them anew with "
                         f"bdsa.quantize") from error
+    return found
+
+
+def fitting_confidence(confidence: Mapping[str, Any] | None, network: AdaptiveNetwork, source: object
+                       ) -> Confidence | None:
+    """How sure first answers are, as a file says it of a network; None where it does not.
+
+    Raises:
+        UserError: if it is no such thing, or of budgets that the network does not have.
+    """
+    try:
+        found = check_confidence(confidence)
+        for budget in found.budgets if found else ():
+            network.point(budget)
+    except (ValueError, UserError) as error:
+        raise UserError(f"{source} holds no confidence of this network: {error}; measure it anew with "
+                        f"bdsa.calibrate_confidence") from error
     return found
 
 

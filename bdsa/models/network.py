@@ -18,6 +18,7 @@ from bdsa.method.curves import Point
 from bdsa.models.any_budget import AnyBudget, Asking
 from bdsa.models.asking import asked_around, asking
 from bdsa.models.blocks import AdaptiveBlock
+from bdsa.models.cascades import check_cascade, is_mean, look_twice
 from bdsa.models.features import FeatureMethods, sparse_execution
 from bdsa.models.one_node import call, one_node
 from bdsa.models.purses import Purses
@@ -129,6 +130,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
 
     def forward(self, x: Tensor, budget: Asking | None = None, return_usage: bool = False, *,
                 per_image: bool | None = None, extrapolate: bool | None = None, latency_ms: float | None = None,
+                cascade: bool | None = None,
                 temperature: float = 1.0, noise: bool = False, differentiable_dilation: bool = True,
                 published_cost: bool = False, shard: tuple[int, int] = (0, 1),
                 masks: Sequence[Tensor] | None = None) -> Tensor | tuple[Tensor, Usage]:
@@ -144,6 +146,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
                 evaluation mode. None: as the network's attribute says, False unless it was set.
             extrapolate: allow budgets below the smallest trained one, where accuracy falls off; None: likewise.
             latency_ms: a deadline in place of a budget: the largest one that `bdsa.plan` found to meet it.
+            cascade: meet the budget, as a mean over images, by a first look at all of them and a second one at those
+                whose first answer is unsure (`bdsa.models.cascades`); in evaluation mode. None: likewise.
             temperature: tau of the masks' gradient while training.
             noise: whether Gumbel noise is added to the mask logits (training).
             differentiable_dilation: whether the cost at D(m) carries a gradient to the masks.
@@ -163,6 +167,10 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if isinstance(budget, fx.Proxy):
             raise UserError("torch.fx cannot trace a network whose budget is an argument: use forward_intermediates(x, "
                             "budget=0.5), or an extractor of modules within network.at_budget(0.5)")
+        if (self.cascade if cascade is None else cascade) and is_mean(budget, latency_ms):
+            check_cascade(self, budget, {"per_image": self.per_image if per_image is None else per_image,
+                                         "latency_ms": latency_ms, "masks": masks})
+            return look_twice(self, x, budget, return_usage, extrapolate)
         if is_compiling() and masks is None and not return_usage and latency_ms is None and one_node(self, budget):
             return call(self, x, budget, per_image, extrapolate)
         if latency_ms is not None:

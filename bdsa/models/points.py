@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from bdsa.budgets import Budget, Budgets
 from bdsa.errors import UserError
+from bdsa.method.cascade import Confidence
 from bdsa.method.curves import Curve, Point, share_at
 from bdsa.method.norms import Blend
 
@@ -76,3 +77,23 @@ def neighbours(trained: Budgets, budget: float) -> tuple[Budget, Budget | None]:
     if not below:
         return trained.adaptive[0], None
     return below[-1], next((b for b in trained.adaptive if b > budget), None)
+
+
+def mean_budget(known: Confidence | None, value: float) -> Budget:
+    """A budget that a cascade can have as a mean over images; 1 is the dense network, in one look.
+
+    Raises:
+        UserError: for any other, and where no confidence was measured.
+    """
+    budget = Budget(value)
+    if budget.is_dense:
+        return budget
+    if known is None:
+        raise UserError("a cascade needs to know how sure first answers are: bdsa.calibrate_confidence(network, "
+                        "batches of images that it was not trained on), or bdsa-evaluate cascade=true, measures it")
+    if budget < known.budgets[0]:
+        raise UserError(f"budget {budget:g} is below {known.budgets[0]:g}, at which this cascade looks at every image")
+    if budget > known.most:
+        raise UserError(f"budget {budget:g} is above {known.most:.3g}, which this cascade spends where it looks at "
+                        f"every image twice, at {known.budgets[0]:g} and {known.budgets[1]:g}")
+    return budget

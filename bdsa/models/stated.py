@@ -10,6 +10,7 @@ from timm.models import split_model_name_tag
 from bdsa.budgets import Budgets
 from bdsa.config.image_size import check_image_size
 from bdsa.errors import UserError, unknown
+from bdsa.method.cascade import Confidence, confidence_of
 from bdsa.method.curves import Curve, curve_of
 from bdsa.method.masks import MASK_NORMS
 from bdsa.method.norms import AFFINE
@@ -30,7 +31,7 @@ RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoin
 DEPTHS = ("layers", "depths", "depth")  # how many blocks are made
 FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm", "out_indices")
 PLAIN = {"epoch": int, "calibrated": bool, "weights": str, "attribution": str, "config": dict, "results": dict,
-         "classes": list, "best": dict, "images": dict, "curves": dict, "ranges": dict}
+         "classes": list, "best": dict, "images": dict, "curves": dict, "ranges": dict, "confidence": dict}
 MOST_CLASSES, WIDEST, MOST_ITEMS, DEEPEST, LONGEST = 1_000_000, 65_536, 1_000_000, 16, 1_000_000
 
 
@@ -57,6 +58,7 @@ def check_content(content: Mapping[str, Any], source: object) -> None:
                 check_image_size(name, part["image_size"])
         check_curves(content.get("curves") or {}, content["model"]["budgets"])
         check_ranges(content.get("ranges") or {})
+        check_confidence(content.get("confidence"))
         classes = content.get("classes")
         if classes is not None and (not all(isinstance(c, str) for c in classes)
                                     or len(classes) != content["model"]["num_classes"]):
@@ -97,6 +99,18 @@ def check_ranges(ranges: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         if not sound or not ends[0] <= 0 <= ends[1]:
             raise ValueError(f"the range of {short(name)} is {short(ends)}, which is none around 0")
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def check_confidence(confidence: Mapping[str, Any] | None) -> Confidence | None:
+    """What a file states of how sure first answers are, or None where it says nothing.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return confidence_of(confidence) if confidence else None
+    except ValueError as error:
+        raise ValueError(f"confidence is none: {error}") from error
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any], blocks: int = 10_000) -> None:

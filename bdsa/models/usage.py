@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 from bdsa.method.exact import ExactBudget
 from bdsa.method.norms import Blend
 
+COSTS = ("block_fractions", "conditional_fraction", "macs", "loss_block_fractions", "loss_fraction")  # of a Usage
+
 
 @dataclass(frozen=True)
 class Request:
@@ -106,8 +108,25 @@ class Usage:
                      for m, own in zip(mask, each)]
             logits.append(None if all(own is None for own in each) else whole(known))
         return cls(masks=[whole(each) for each in masks], mask_logits=logits,
-                   **{name: whole([getattr(p, name) for p in parts]) for name in (
-                       "block_fractions", "conditional_fraction", "macs", "loss_block_fractions", "loss_fraction")})
+                   **{name: whole([getattr(p, name) for p in parts]) for name in COSTS})
+
+
+    def after(self, rows: Tensor, again: Usage) -> Usage:
+        """What is used where some images are looked at twice: costs add up, and the second look's masks stay.
+
+        Args:
+            rows: int64 [n], which images of this usage `again` is of.
+
+        Fractions may then exceed 1. Where the second look was dense, mask logits are infinite.
+        """
+        logits: list[Tensor | None] = []
+        for own, other in zip(self.mask_logits, again.mask_logits, strict=True):
+            if own is not None:
+                own = own.index_fill(0, rows, torch.inf) if other is None else own.index_copy(0, rows, other)
+            logits.append(own)
+        return Usage(masks=[m.index_copy(0, rows, other) for m, other in zip(self.masks, again.masks, strict=True)],
+                     mask_logits=logits,
+                     **{name: getattr(self, name).index_add(0, rows, getattr(again, name)) for name in COSTS})
 
 
 def _fractions(blocks: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from bdsa.models.weights import check_fit
 from bdsa.runs.files import replacing
 
 CARRIED = ("format", "model", "epoch", "calibrated", "weights", "config", "results", "classes", "image_size", "curves",
-           "ranges")
+           "ranges", "confidence")
 # Settings that are reduced to a file's name, and those that belong to one machine.
 PATHS = (("model", "weights"), ("model", "start"), ("teacher", "weights"), ("awareness", "targets"))
 PLACES = (("data", "root"), (None, "out"), (None, "name"))

@@ -24,7 +24,9 @@ def between_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
             made = contents.read_results(path.parent)
         except UserError:
             continue  # a report shows what there is
-        if made is None or made.get("per_image") or any(made.get(key) != results.get(key) for key in _SAME):
+        if made is None or made.get("per_image") or made.get("cascade"):
+            continue
+        if any(made.get(key) != results.get(key) for key in _SAME):
             continue
         images = {row["images"] for row in results["rows"]}
         found |= {row["budget"]: row for row in made["rows"] if row["budget"] not in results["trained_budgets"]

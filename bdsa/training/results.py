@@ -32,6 +32,7 @@ from bdsa.runs.folder import RunFolder
 from bdsa.runs.tracker import NoTracker
 from bdsa.training.assembly import Assembly, calibration_batches
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
+from bdsa.training.cascade import calibrate_confidence, unseen_batches
 from bdsa.training.curves import budgets_between, calibrate_curves
 from bdsa.training.evaluation import Evaluation, evaluate
 from bdsa.training.run_latency import add_latency, latency_line
@@ -73,6 +74,7 @@ def _measure_best(config: TrainConfig, assembly: Assembly, path: Path, dataset: 
     hold(assembly.network, Budgets(best["model"]["budgets"]))  # filled in already, or not yet
     load_completely(assembly.network, best["state_dict"], path)
     assembly.network.curves = checkpoints.fitting_curves(best.get("curves") or {}, assembly.network, path)
+    assembly.network.confidence = checkpoints.fitting_confidence(best.get("confidence"), assembly.network, path)
     if config.recipe.ema_decay is not None:
         log.info("%s weights, epoch %d:", "averaged" if best["weights"] == "ema" else "raw", best["epoch"])
     if not best["calibrated"]:
@@ -87,7 +89,7 @@ def _measure_best(config: TrainConfig, assembly: Assembly, path: Path, dataset: 
                                 "targets": dict(zip(assembly.budgets.names, assembly.targets))}
     best["model"]["budgets"] = assembly.network.budgets.plain()
     best.update(state_dict=assembly.network.state_dict(), calibrated=True, results=results,
-                curves=results.get("curves", {}))
+                curves=results.get("curves", {}), confidence=results.get("confidence", {}))
     checkpoints.save(path, best)
     return results, evaluation
 
@@ -116,8 +118,11 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
             if config.budgets.calibrate:
                 calibrate_thresholds(assembly.network, batches)
         calibrate_curves(assembly.network, batches)
+    if len(assembly.network.budgets.values) > 1:
+        calibrate_confidence(assembly.network, (x.to(device) for x in unseen_batches(assembly.splits, size, workers)))
     share_state(assembly.network)
     assembly.network.curves = share(assembly.network.curves)
+    assembly.network.confidence = share(assembly.network.confidence)
 
 
 def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, evaluation: Evaluation) -> dict:
@@ -126,7 +131,8 @@ def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, ev
             "dense_macs": network.dense_macs(height_width(splits.image_size)),
             "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
             "trained_budgets": network.budgets.plain(), "rows": evaluation.rows,
-            **({"curves": checkpoints.plain_curves(network)} if network.curves else {})}
+            **({"curves": checkpoints.plain_curves(network)} if network.curves else {}),
+            **({"confidence": network.confidence.plain()} if network.confidence else {})}
 
 
 def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,

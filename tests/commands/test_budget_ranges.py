@@ -95,6 +95,45 @@ def test_a_file_without_curves_gets_them_from_an_evaluation(trained: Path, tmp_p
 
 
 @pytest.mark.slow
+def test_a_training_measures_how_sure_its_network_is_and_its_file_runs_as_a_cascade(trained: Path, tmp_path: Path
+                                                                                   ) -> None:
+    path, images = trained / "checkpoints/best.pt", torch.randn(5, 3, 32, 32)
+    stated = read_checkpoint(path)["confidence"]
+    assert (stated["budgets"], stated["images"]) == ([0.4, 0.8], 40) and results(trained)["confidence"] == stated
+    asked = ["cascade=true", "budgets.targets=[0.4,0.55,0.9,1.0]", "execution=masked"]
+    outcome = run(evaluate_main, [f"checkpoint={path}", *asked, f"out={tmp_path}/a"])
+    assert outcome.code == 0 and "note: the checkpoint" not in outcome.out, outcome.err
+    made = results(tmp_path / "a")
+    fractions = [row["conditional_fraction"] for row in made["rows"]]
+    assert made["cascade"] and fractions == sorted(fractions) and fractions[-1] == 1.0
+    low, high = stated["fractions"]
+    assert low + 0.02 < fractions[1] < fractions[2] - 0.02 and fractions[2] < low + high + 0.1
+
+    bare, whole = tmp_path / "bare.safetensors", tmp_path / "whole.safetensors"
+    content = read_checkpoint(path)
+    del content["confidence"]
+    write_weights_file(bare, content)
+    outcome = run(evaluate_main, [f"checkpoint={bare}", *asked, f"out={tmp_path}/b"])
+    assert outcome.code == 0 and "measured on 40 images of val, without their labels" in outcome.out, outcome.err
+    assert run(export_main, [f"checkpoint={bare}", f"out={whole}", f"curves={tmp_path}/b/results.json"]).code == 0
+    with torch.inference_mode():
+        assert torch.equal(bdsa.load(whole)(images, budget=0.55, cascade=True),
+                           bdsa.load(path)(images, budget=0.55, cascade=True))
+
+
+def test_a_cascade_that_cannot_be_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
+    outcome = run(evaluate_main, [f"checkpoint={tmp_path}/no.pt", "cascade=true", "per_image=true"])
+    assert outcome.code == 1 and "leave out one of them" in outcome.err
+    outcome = run(evaluate_main, ["model=resnet18", "cascade=true"])
+    assert outcome.code == 1 and "checkpoint=PATH" in outcome.err
+    model = bdsa.create_model("cifar_resnet8", [0.5], 10)
+    bdsa.save(model, tmp_path / "one.safetensors")
+    outcome = run(evaluate_main, [f"checkpoint={tmp_path}/one.safetensors", "cascade=true", "data=cluttered_digits",
+                                  "data.val_images=20", "data.train_images=20"])
+    assert outcome.code == 1 and "trained for one budget" in outcome.err
+
+
+@pytest.mark.slow
 def test_curves_of_another_network_are_refused(trained: Path, tmp_path: Path) -> None:
     content = read_checkpoint(trained / "checkpoints/best.pt")
     for name, curve in content["curves"].items():

@@ -1,0 +1,148 @@
+"""A network as a cascade: the first answer where it is sure, the second elsewhere, and what both cost."""
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from support.sparse_cases import images_of, network_of
+
+import bdsa
+from bdsa.errors import UserError
+from bdsa.method.cascade import confidence
+from bdsa.method.curves import Point
+from bdsa.models.network import AdaptiveNetwork
+
+IMAGES = images_of((24, 32, 32))
+BUDGET = 0.6  # of looks at 0.4 and 0.7
+
+
+@cache
+def _measured() -> AdaptiveNetwork:
+    network = network_of("cifar_resnet8")
+    bdsa.calibrate_confidence(network, IMAGES.split(10))
+    return network
+
+
+@pytest.fixture
+def network() -> AdaptiveNetwork:
+    return copy.deepcopy(_measured())
+
+
+@pytest.mark.parametrize("execution", ["masked", "sparse"])
+@torch.inference_mode()
+def test_sure_answers_are_the_first_looks_and_others_the_seconds(network: AdaptiveNetwork, execution: str) -> None:
+    network.execution = execution
+    logits, usage = network(IMAGES, budget=BUDGET, return_usage=True, cascade=True)
+    first, first_usage = network(IMAGES, budget=0.4, return_usage=True)
+    sure = confidence(first) >= network.confidence.threshold(BUDGET)
+    second, second_usage = network(IMAGES[~sure], budget=0.7, return_usage=True)
+    assert 0 < int(sure.sum()) < len(IMAGES)
+    assert torch.equal(logits[sure], first[sure]) and torch.equal(logits[~sure], second)
+    assert torch.equal(network(IMAGES, budget=BUDGET, cascade=True), logits)
+    for name in ("conditional_fraction", "macs", "block_fractions"):
+        expected = getattr(first_usage, name).clone()
+        expected[~sure] += getattr(second_usage, name)
+        assert torch.equal(getattr(usage, name), expected), name
+    for mask, own, other in zip(usage.masks, first_usage.masks, second_usage.masks):
+        assert torch.equal(mask[sure], own[sure]) and torch.equal(mask[~sure], other)
+
+
+@torch.inference_mode()
+def test_the_budget_is_met_on_the_images_that_confidence_was_measured_on(network: AdaptiveNetwork) -> None:
+    low, high = network.confidence.fractions
+    for budget in (0.5, 0.6, 0.8):
+        usage = network(IMAGES, budget=budget, return_usage=True, cascade=True)[1]
+        share = (usage.conditional_fraction > high).double().mean()
+        assert low + high * float(share) == pytest.approx(budget, abs=1.01 / len(IMAGES))
+
+
+@torch.inference_mode()
+def test_1_is_the_dense_network_and_the_first_budget_one_look(network: AdaptiveNetwork) -> None:
+    assert torch.equal(network(IMAGES, budget=1.0, cascade=True), network(IMAGES))
+    assert torch.equal(network(IMAGES, budget=0.4, cascade=True), network(IMAGES, budget=0.4))
+
+
+@torch.inference_mode()
+def test_a_dense_second_look_is_counted_as_dense() -> None:
+    network = network_of("cifar_resnet8")
+    known = bdsa.calibrate_confidence(network, [IMAGES], second=1.0)
+    assert known.budgets == (0.4, 1.0) and known.fractions[1] == 1.0
+    usage = network(IMAGES, budget=0.9, return_usage=True, cascade=True)[1]
+    once, dense = (network(IMAGES, budget=b, return_usage=True)[1] for b in (0.4, 1.0))
+    twice = usage.conditional_fraction > 1
+    assert 0 < int(twice.sum()) < len(IMAGES)
+    assert torch.equal(usage.macs[twice], (once.macs + dense.macs)[twice])
+    assert all(bool(logits[twice].isinf().all()) for logits in usage.mask_logits)
+    assert all(bool(mask[twice].all()) for mask in usage.masks)
+
+
+@torch.inference_mode()
+def test_the_attribute_says_what_a_call_does_not(network: AdaptiveNetwork) -> None:
+    expected = network(IMAGES, budget=BUDGET, cascade=True)
+    network.cascade = True
+    assert torch.equal(network(IMAGES, budget=BUDGET), expected)
+    assert torch.equal(network(IMAGES), network(IMAGES, cascade=False)), "without a budget it is dense"
+    assert torch.equal(network(IMAGES, budget=Point("b040")), network(IMAGES, budget=0.4, cascade=False))
+    assert float(network.require(0.55)) == 0.55, "the looks reach it, without curves"
+
+
+def test_gradients_reach_both_looks(network: AdaptiveNetwork) -> None:
+    network(IMAGES, budget=BUDGET, cascade=True).sum().backward()
+    norms = network.adaptive_blocks()[-1].bn2.per_budget
+    assert all(float(norms[name].weight.grad.abs().sum()) > 0 for name in ("b040", "b070"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@torch.inference_mode()
+def test_a_compiled_network_gives_the_same(network: AdaptiveNetwork) -> None:
+    network.execution = "sparse"
+    compiled = torch.compile(network, backend="eager")
+    assert torch.equal(compiled(IMAGES, budget=BUDGET, cascade=True), network(IMAGES, budget=BUDGET, cascade=True))
+
+
+def test_files_carry_it(network: AdaptiveNetwork, tmp_path: Path) -> None:
+    bdsa.save(network, tmp_path / "network.safetensors")
+    loaded = bdsa.load(tmp_path / "network.safetensors")
+    assert loaded.confidence == network.confidence
+    network.confidence = bdsa.calibrate_confidence(network_of("cifar_resnet14"), [IMAGES], first=0.4, second=1.0)
+    network.set_budgets(bdsa.Budgets([0.8]))
+    with pytest.raises(UserError, match="no confidence of this network"):
+        bdsa.models.checkpoints.fitting_confidence(network.confidence.plain(), network, "a file")
+
+
+@pytest.mark.parametrize(("how", "says"), [
+    ({"budget": [0.4] * 24}, "not one an image"), ({"budget": 0.5, "per_image": True}, "per_image"),
+    ({"budget": 0.5, "masks": []}, "masks"), ({"latency_ms": 5.0}, "latency_ms"), ({"budget": 0.3}, "below 0.4")])
+def test_what_contradicts_a_mean_budget_is_refused(network: AdaptiveNetwork, how: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        network(IMAGES, cascade=True, **how)
+
+
+def test_a_cascade_is_for_inference_and_no_export(network: AdaptiveNetwork) -> None:
+    with pytest.raises(UserError, match="network.eval"):
+        network.train()(IMAGES, budget=0.5, cascade=True)
+    with pytest.raises(Exception, match="a cascade is two calls"):
+        torch.export.export(network.eval(), (IMAGES,), {"budget": 0.5, "cascade": True}, strict=False)
+    assert network_of("cifar_resnet8").confidence is None
+    with pytest.raises(UserError, match="calibrate_confidence"):
+        network_of("cifar_resnet8")(IMAGES, budget=0.5, cascade=True)
+
+
+@pytest.mark.parametrize(("how", "says"), [
+    ({"first": 0.7, "second": 0.4}, "not 0.7 and then 0.4"), ({"first": 0.2}, "0.2"), ({"batches": []}, "no images"),
+    ({"batches": [IMAGES * torch.inf]}, "infinite or not a number")])
+def test_confidence_that_cannot_be_measured_is_refused(network: AdaptiveNetwork, how: dict, says: str) -> None:
+    before = network.confidence
+    with pytest.raises(UserError, match=says):
+        bdsa.calibrate_confidence(network, how.pop("batches", [IMAGES]), **how)
+    assert network.confidence is before and not network.training
+
+
+def test_one_budget_and_one_class_make_no_cascade() -> None:
+    with pytest.raises(UserError, match="trained for one budget"):
+        bdsa.calibrate_confidence(bdsa.create_model("cifar_resnet8", [0.5], 10), [IMAGES])
+    with pytest.raises(UserError, match="two classes or more"):
+        bdsa.calibrate_confidence(bdsa.create_model("cifar_resnet8", [0.5, 0.7], 1), [IMAGES])
