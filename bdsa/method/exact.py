@@ -153,10 +153,14 @@ class ExactBudget:
     """
 
     def __init__(self, budget: float, expected: Expected, offset: float = 0.0) -> None:
-        self.expected, self.offset = expected, offset
+        self.budget, self.expected, self.offset = budget, expected, offset
         self.start, self.scale = budget * expected.total, 1.0 if expected.known else budget
         self.left: Tensor | None = None  # [B] of `count_type`
         self.block = 0
+
+    def anew(self) -> ExactBudget:
+        """Full purses of the same kind, for another pass."""
+        return ExactBudget(self.budget, self.expected, self.offset)
 
     def ahead(self) -> Ahead:
         """What the blocks behind the next one are expected to spend; it is the next one's turn then."""

@@ -113,9 +113,10 @@ def _run(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tensor] | 
         return None  # masked execution says what is wrong with that
 
     def infer(counted: bool) -> tuple[Any, list[BlockUsage]]:
+        purses = None if exact is None else exact.anew()  # what is tried out below spends some
         if ends:
-            return feature_maps(made.executor, x, given, counted, point.offset, exact)
-        return made.executor.classify(x, given, counted, network.forward_head, point.offset, exact)
+            return feature_maps(made.executor, x, given, counted, point.offset, purses)
+        return made.executor.classify(x, given, counted, network.forward_head, point.offset, purses)
 
     kept.choose(made.executor, x, given, network.execution, lambda: infer(False))
     return infer(count)

@@ -16,7 +16,7 @@ from bdsa.errors import UserError
 from bdsa.method.norms import BudgetNorm
 from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import native, reference
+from bdsa.sparse import auto, native, reference
 from bdsa.sparse.execution import executor_of
 from bdsa.training.curves import calibrate_curves
 
@@ -137,6 +137,20 @@ def test_no_image_exceeds_its_budget_in_any_execution(case: tuple[str, str, str]
             assert (spent <= torch.as_tensor(budget, dtype=torch.float64)).all()
             if "cifar_resnet8" in case:  # the others' last maps are a few positions, which leaves coins
                 assert (spent > torch.as_tensor(budget, dtype=torch.float64) - 0.1).all()
+
+
+@torch.inference_mode()
+def test_the_faster_way_is_found_with_purses_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = measured()
+    network.execution = "auto"
+    count = len(network.adaptive_blocks())
+    mixed = [auto.ALWAYS if i % 2 else auto.NEVER for i in range(count)]  # so that the whole network is timed, too
+    monkeypatch.setattr(auto, "calibrate", lambda *_: mixed)
+    found = network(images, budget=0.5, per_image=True)
+    monkeypatch.setattr(auto, "whole_way", lambda *_: pytest.fail("it was found already"))
+    logits, usage = network(images, budget=0.5, return_usage=True, per_image=True)
+    torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-4)
+    assert (usage.conditional_fraction <= 0.5).all()
 
 
 @torch.inference_mode()
