@@ -73,6 +73,10 @@ def calibrate_confidence(network: AdaptiveNetwork, batches: Iterable[Tensor], fi
     values = torch.cat(sure)
     if not bool(values.isfinite().all()):
         raise UserError("the network's logits for these images are infinite or not a number")
-    network.confidence = Confidence.of((low, high), torch.cat(used, dim=1).mean(dim=1).tolist(), values)
+    first_used, second_used = torch.cat(used, dim=1).mean(dim=1).tolist()
+    if not 0 < first_used < second_used:
+        raise UserError(f"on these images budget {low:g} runs {first_used:.3f} of the conditional MACs and budget "
+                        f"{high:g} {second_used:.3f}: a cascade needs a cheaper first look; calibrate budgets before")
+    network.confidence = Confidence.of((low, high), (first_used, second_used), values)
     log.info("cascade: a first look at %g, a second one at %g, measured on %s images", low, high, f"{len(values):,}")
     return network.confidence

@@ -16,6 +16,7 @@ from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.data.subset import limited
 from bdsa.data.transforms import pixels
 from bdsa.distributed import shard, share, share_state
+from bdsa.errors import UserError
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
 from bdsa.models.filling import fill_in, hold
@@ -119,7 +120,11 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
                 calibrate_thresholds(assembly.network, batches)
         calibrate_curves(assembly.network, batches)
     if len(assembly.network.budgets.values) > 1:
-        calibrate_confidence(assembly.network, (x.to(device) for x in unseen_batches(assembly.splits, size, workers)))
+        try:
+            calibrate_confidence(assembly.network,
+                                 (x.to(device) for x in unseen_batches(assembly.splits, size, workers)))
+        except UserError as error:  # the network is as good without
+            log.warning("no cascade: %s", error)
     share_state(assembly.network)
     assembly.network.curves = share(assembly.network.curves)
     assembly.network.confidence = share(assembly.network.confidence)

@@ -121,6 +121,18 @@ def test_a_training_measures_how_sure_its_network_is_and_its_file_runs_as_a_casc
                            bdsa.load(path)(images, budget=0.55, cascade=True))
 
 
+@pytest.mark.slow
+def test_a_training_whose_network_can_be_no_cascade_ends_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_) -> None:
+        raise UserError("no cheaper first look")
+
+    monkeypatch.setattr("bdsa.training.results.calibrate_confidence", refuse)
+    outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=a", "recipe.epochs=1"])
+    assert outcome.code == 0, outcome.err
+    assert "confidence" not in results(tmp_path / "a")
+    assert "no cascade: no cheaper" in (tmp_path / "a/train.log").read_text()
+
+
 def test_a_cascade_that_cannot_be_is_refused_before_any_data_are_read(tmp_path: Path) -> None:
     outcome = run(evaluate_main, [f"checkpoint={tmp_path}/no.pt", "cascade=true", "per_image=true"])
     assert outcome.code == 1 and "leave out one of them" in outcome.err

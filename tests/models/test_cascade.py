@@ -107,10 +107,11 @@ def test_files_carry_it(network: AdaptiveNetwork, tmp_path: Path) -> None:
     bdsa.save(network, tmp_path / "network.safetensors")
     loaded = bdsa.load(tmp_path / "network.safetensors")
     assert loaded.confidence == network.confidence
-    network.confidence = bdsa.calibrate_confidence(network_of("cifar_resnet14"), [IMAGES], first=0.4, second=1.0)
-    network.set_budgets(bdsa.Budgets([0.8]))
+    other = bdsa.create_model("cifar_resnet8", [0.5, 0.7], 10)
+    other.confidence = network.confidence
+    bdsa.save(other, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="no confidence of this network"):
-        bdsa.models.checkpoints.fitting_confidence(network.confidence.plain(), network, "a file")
+        bdsa.load(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(("how", "says"), [
@@ -139,6 +140,16 @@ def test_confidence_that_cannot_be_measured_is_refused(network: AdaptiveNetwork,
     with pytest.raises(UserError, match=says):
         bdsa.calibrate_confidence(network, how.pop("batches", [IMAGES]), **how)
     assert network.confidence is before and not network.training
+
+
+def test_a_first_look_that_is_no_cheaper_is_refused(network: AdaptiveNetwork) -> None:
+    for block in network.adaptive_blocks():
+        block.mask_units["b040"].load_state_dict(block.mask_units["b070"].state_dict())
+        for name in ("bn1", "bn2"):
+            norms = getattr(block, name).per_budget
+            norms["b040"].load_state_dict(norms["b070"].state_dict())
+    with pytest.raises(UserError, match="needs a cheaper first look"):
+        bdsa.calibrate_confidence(network, [IMAGES])
 
 
 def test_one_budget_and_one_class_make_no_cascade() -> None:
