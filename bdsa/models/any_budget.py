@@ -2,14 +2,12 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_exporting
-from torch.func import functional_call
 
 from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.errors import UserError
@@ -19,10 +17,11 @@ from bdsa.method.curves import Curve, Point
 from bdsa.method.exact import ExactBudget, Expected
 from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asking
+from bdsa.models.block_totals import block_totals
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.deadlines import Plan, budget_within
 from bdsa.models.points import find_point, mean_budget
-from bdsa.models.usage import Request, Usage
+from bdsa.models.usage import Usage
 
 OR_SPARSE = "or, for logits, export it sparsely (network.execution = 'sparse', or bdsa.portable), which takes any"
 Asking = float | Point | Sequence[float] | Tensor  # what a forward pass takes for a budget
@@ -157,7 +156,7 @@ class AnyBudget(nn.Module):
         """
         shape = tuple(x.shape[1:])
         _check_fixed(shape)
-        return self._purses(point, shape, lambda: self._totals((1, *shape), from_first=True))
+        return self._purses(point, shape, lambda: block_totals(self, (1, *shape), from_first=True))
 
     def _purses(self, point: Point, of: tuple[Any, ...], totals: Callable[[], list[int]]) -> ExactBudget:
         assert point.name is not None and point.budget is not None
@@ -219,15 +218,8 @@ class AnyBudget(nn.Module):
     def block_macs(self, size: tuple[int, int]) -> list[int]:
         """Conditional MACs of each adaptive block for one image of (height, width), counted once per size."""
         if size not in self._block_macs:
-            self._block_macs[size] = self._totals((1, self.channels(), *size))
+            self._block_macs[size] = block_totals(self, (1, self.channels(), *size))
         return self._block_macs[size]
-
-    def _totals(self, shape: tuple[int, ...], from_first: bool = False) -> list[int]:
-        """The same, of images of a shape, or of what the first adaptive block is given."""
-        meta = {f"network.{k}": v.to("meta") for k, v in (*self.named_parameters(), *self.named_buffers())}
-        x = torch.empty(shape, device="meta", dtype=next(self.parameters()).dtype)
-        with torch.no_grad():
-            return functional_call(_Totals(self), meta, (x, from_first))
 
     def channels(self) -> int:
         """Of the images that the network reads."""
@@ -239,22 +231,3 @@ def _check_fixed(sides: Iterable[int]) -> None:
     if any(isinstance(side, torch.SymInt) for side in sides):
         raise UserError(f"per_image=True in a masked network's export needs images of one height and width: leave only "
                         f"the batch dynamic, {OR_SPARSE}")
-
-
-class _Totals(nn.Module):
-    """What the blocks of a network cost when all of them runs."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.training = network.training
-
-    def forward(self, x: Tensor, from_first: bool) -> list[int]:
-        totals, trunk = [], self.network.trunk()
-        for module in itertools.dropwhile(lambda m: from_first and not isinstance(m, AdaptiveBlock), trunk):
-            if isinstance(module, AdaptiveBlock):
-                x, used = module.run(x, Request(None))
-                totals.append(used.total)
-            else:
-                x = module(x)
-        return totals
