@@ -48,12 +48,13 @@ def look_twice(network: AnyBudget, x: Tensor, budget: float, return_usage: bool,
     if asked.is_dense or known is None:
         return network.forward(x, asked, return_usage, cascade=False)
     first, second = known.budgets
-    out = network.forward(x, first, return_usage, cascade=False, extrapolate=extrapolate)
+    how = {"cascade": False, "per_image": False, "extrapolate": extrapolate}
+    out = network.forward(x, first, return_usage, **how)
     logits = out[0] if return_usage else out
     rows = (confidence(logits) < known.threshold(asked)).nonzero()[:, 0]
     if not len(rows):
         return out
-    again = network.forward(x[rows], second, return_usage, cascade=False, extrapolate=extrapolate)
+    again = network.forward(x[rows], second, return_usage, **how)
     if not return_usage:
         return logits.index_copy(0, rows, again)
     return logits.index_copy(0, rows, again[0]), out[1].after(rows, again[1])

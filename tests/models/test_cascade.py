@@ -87,6 +87,8 @@ def test_the_attribute_says_what_a_call_does_not(network: AdaptiveNetwork) -> No
     assert torch.equal(network(IMAGES), network(IMAGES, cascade=False)), "without a budget it is dense"
     assert torch.equal(network(IMAGES, budget=Point("b040")), network(IMAGES, budget=0.4, cascade=False))
     assert float(network.require(0.55)) == 0.55, "the looks reach it, without curves"
+    network.per_image = True
+    assert torch.equal(network(IMAGES, budget=BUDGET, per_image=False), expected), "both looks heed the call"
 
 
 def test_gradients_reach_both_looks(network: AdaptiveNetwork) -> None:
