@@ -26,7 +26,8 @@ def evaluated(tmp_path: Path) -> Path:
     folder = write_run(tmp_path / "runs/a", (0.3, 0.7))
     write_masks(folder / "pictures/masks.json", (0.3, 0.4, 0.6, 0.7))
     results = json.loads((folder / "results.json").read_text())
-    for name, more in (("best-folder-test", {}), ("other-test", {"split": "val"}), ("exact", {"per_image": True})):
+    for name, more in (("best-folder-test", {}), ("other-test", {"split": "val"}), ("exact", {"per_image": True}),
+                       ("best-folder-test-cascade", {"cascade": True})):
         (folder / "evaluations" / name).mkdir(parents=True)
         rows = [row_at(0.5)] if more else [row_at(0.4), row_at(0.6), results["rows"][0]]
         (folder / "evaluations" / name / "results.json").write_text(json.dumps({**results, **more, "rows": rows}))
