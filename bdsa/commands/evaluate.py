@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
 from bdsa.commands.asked_data import data_settings, labelled
-from bdsa.commands.missing_confidence import measure_confidence
+from bdsa.commands.missing_confidence import lacks_confidence, measure_confidence
 from bdsa.commands.missing_curves import lacks_curves, measure_curves
 from bdsa.commands.missing_ranges import measure_ranges
 from bdsa.config import loaded
@@ -100,17 +100,17 @@ def _subject(config: EvaluateConfig,
     if config.checkpoint is not None:
         stored = checkpoints.open_network(config.checkpoint, config.published, asked)
         network, name, content = stored.network, stored.name, stored.content
-        network.extrapolate = config.extrapolate
+        network.extrapolate, network.cascade = config.extrapolate, config.cascade
         if config.published is not None and asked is None:
             asked = list(network.budgets)  # the authors' code never trains the dense path: its row would say nothing
     else:
         check_model_name(name)
     if network is None:
         asked = [Budgets([DENSE]).require(budget) for budget in Budgets(asked or [DENSE])]
-    missing = network is not None and not config.cascade and lacks_curves(network, asked)
-    if network is not None and not missing and not config.cascade:
+    missing = network is not None and lacks_curves(network, asked)
+    unsure = network is not None and lacks_confidence(network)
+    if network is not None and not missing and not unsure:
         evaluated_budgets(network, asked)
-    unsure = config.cascade and network is not None and network.confidence is None
     data = data_settings(config.data, content, named, "held_out" if unsure else config.split)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
@@ -127,7 +127,6 @@ def _subject(config: EvaluateConfig,
         measure_curves(network, splits, config, data.workers)
     if unsure:
         measure_confidence(network, splits, config, data.workers)
-    network.cascade = config.cascade
     return name, network, splits, split, evaluated_budgets(network, asked), data.workers
 
 

@@ -52,7 +52,8 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
 
 
 def _measured(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
-    """The curves of a results.json, and how sure first answers are, for a network of the same budgets and blocks."""
+    """The curves of a results.json, and how sure first answers are: for a network of the same budgets and blocks, which
+    takes them over."""
     try:
         found = json.loads(Path(path).read_text())
         kept = {key: found[key] for key in ("curves", "confidence") if found.get(key)}
@@ -63,5 +64,6 @@ def _measured(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
                         f"where it is asked for budgets between those that were trained") from error
     if "curves" in kept:
         network.curves = checkpoints.fitting_curves(kept["curves"], network, f"curves={path}")
-    network.confidence = checkpoints.fitting_confidence(kept.get("confidence"), network, f"curves={path}")
+    if "confidence" in kept:
+        network.confidence = checkpoints.fitting_confidence(kept["confidence"], network, f"curves={path}")
     return kept

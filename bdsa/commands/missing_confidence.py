@@ -7,6 +7,11 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.cascade import calibrate_confidence, unseen_batches
 
 
+def lacks_confidence(network: AdaptiveNetwork) -> bool:
+    """Whether a network is to run as a cascade that does not know how sure its answers are."""
+    return network.cascade and network.confidence is None
+
+
 def measure_confidence(network: AdaptiveNetwork, splits: Splits, config: EvaluateConfig, workers: int | None) -> None:
     """Measure it on images that were not trained on; every process does it with the same.
 

@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def lacks_curves(network: AdaptiveNetwork, asked: Iterable[float] | None) -> bool:
-    """Whether a budget is asked for that the network would reach if it had curves.
+    """Whether a budget is asked for that the network would reach if it had curves; a cascade needs none.
 
     Raises:
         UserError: for a budget that it would not reach even then.
     """
     between = [budget for budget in Budgets(asked or [DENSE]) if not network.budgets.has(budget)]
-    if network.curves or not between or not network.budgets.adaptive:
+    if network.curves or network.cascade or not between or not network.budgets.adaptive:
         return False
     check_reach(network.budgets, between[0], network.extrapolate)
     return True

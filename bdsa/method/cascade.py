@@ -24,8 +24,9 @@ def confidence(logits: Tensor) -> Tensor:
     Returns:
         float32 [B].
     """
-    best, at = logits.float().max(dim=1)
-    return best - logits.float().scatter(1, at[:, None], -torch.inf).logsumexp(dim=1)
+    logits = logits.float()
+    best, at = logits.max(dim=1)
+    return best - logits.scatter(1, at[:, None], -torch.inf).logsumexp(dim=1)
 
 
 @dataclass(frozen=True)

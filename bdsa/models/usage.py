@@ -110,7 +110,6 @@ class Usage:
         return cls(masks=[whole(each) for each in masks], mask_logits=logits,
                    **{name: whole([getattr(p, name) for p in parts]) for name in COSTS})
 
-
     def after(self, rows: Tensor, again: Usage) -> Usage:
         """What is used where some images are looked at twice: costs add up, and the second look's masks stay.
 

@@ -17,7 +17,7 @@ from bdsa.models.network import AdaptiveNetwork
 
 log = logging.getLogger(__name__)
 
-IMAGES = 5000  # that confidence is measured on, at most: a share has a standard error of half a point at most by then
+IMAGES = 5000  # that confidence is measured on, at most: the standard error of a share is 0.7 points then, at most
 
 
 def unseen_batches(splits: Splits, batch_size: int, workers: int | None) -> Iterator[Tensor]:
