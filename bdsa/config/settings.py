@@ -30,6 +30,7 @@ class ModelConfig:
     mask_norm: str = setting("none", "of the mask units' logits", choices=("none", "batch"))
     mask_start: str = setting("random", "of the mask units; activity: where the block's input is strong",
                               choices=("random", "activity"))
+    submanifold: bool = setting(False, "a block's first layer runs where its mask is, not around it too (ResNets)")
     args: dict[str, Any] = setting({}, "further arguments of the timm model")
 
 

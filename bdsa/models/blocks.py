@@ -8,6 +8,9 @@ Which layers are needed where (docs/method.md, section 3):
     basic       conv1 at D(m), output resolution     conv2 at m
     bottleneck  conv1 at D(m), input resolution      conv2 and conv3 at m
     ConvNeXt    nothing                              everything at m
+
+A submanifold block has no layer at D(m): conv1 too is computed at m, and the convolution that reads it finds zeros
+elsewhere. A bottleneck with a stride keeps D(m): its conv1 runs on another map than its mask.
 """
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ class AdaptiveBlock(nn.Module):
     mask_units: nn.ModuleDict
     norm_names: tuple[str, ...]
     norms_follow = False  # whether bn1, bn2 and bn3 come right behind conv1, conv2 and conv3
+    submanifold = False   # whether what would be computed at D(m) is computed at m
 
     def add_budgets(self, names: list[str], affine: str, mask_norm: str, mask_start: str) -> None:
         """Add a mask unit and norms for each budget; the block's device and dtype are kept."""
@@ -139,6 +143,10 @@ class AdaptiveBlock(nn.Module):
         """Height and width of the map where the layers at D(m) run, and the stride on it of what reads them."""
         return (logits.shape[2], logits.shape[3]), 1
 
+    def can_be_submanifold(self) -> bool:
+        """Whether `masked` and `layers` heed `submanifold`."""
+        return False
+
     def reach(self) -> int:
         """The dilation of the 3x3 convolution that reads what is computed at D(m)."""
         return 1
@@ -175,14 +183,17 @@ class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
         return self.conv1.in_channels, self.conv1.stride[0]
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
-        return [self.conv1], [self.conv2]
+        return ([], [self.conv1, self.conv2]) if self.submanifold else ([self.conv1], [self.conv2])
+
+    def can_be_submanifold(self) -> bool:
+        return True
 
     def reach(self) -> int:
         return self.conv2.dilation[0]
 
     def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x), budget))
-        y = self.dropped(self.bn2(self.conv2(y), budget))
+        y = self.dropped(self.bn2(self.conv2(y * mask if self.submanifold else y), budget))
         return self.act2(y * mask + self.identity(x, budget))
 
 
@@ -196,7 +207,12 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
         return self.conv1.in_channels, self.conv2.stride[0]
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        if self.submanifold:
+            return [], [self.conv1, self.conv2, self.conv3]
         return [self.conv1], [self.conv2, self.conv3]
+
+    def can_be_submanifold(self) -> bool:
+        return self.conv2.stride[0] == 1
 
     def reach(self) -> int:
         return self.conv2.dilation[0]
@@ -213,7 +229,7 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
 
     def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x), budget))
-        y = self.act2(self.bn2(self.conv2(y), budget))
+        y = self.act2(self.bn2(self.conv2(y * mask if self.submanifold else y), budget))
         y = self.dropped(self.bn3(self.conv3(y), budget))
         return self.act3(y * mask + self.identity(x, budget))
 

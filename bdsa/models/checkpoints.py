@@ -39,17 +39,20 @@ class ModelSpec:
     args: dict[str, Any] = field(default_factory=dict)
     mask_norm: str = "none"
     out_indices: list[int] | None = None  # of a network that gives feature maps
+    submanifold: bool = False
 
     def build(self) -> AdaptiveNetwork:
         """A network of this form with fresh weights; of one that gives feature maps, its body."""
         return create_model(self.name, self.budgets, self.num_classes, norm_affine=self.norm_affine,
-                            mask_norm=self.mask_norm, **self.args)
+                            mask_norm=self.mask_norm, submanifold=self.submanifold, **self.args)
 
     def plain(self) -> dict[str, Any]:
-        """What files say of it."""
+        """What files say of it: what is as it always was goes unsaid, so that earlier versions read the file."""
         stated = asdict(self)
         if self.out_indices is None:
             del stated["out_indices"]
+        if not self.submanifold:
+            del stated["submanifold"]
         return stated
 
 

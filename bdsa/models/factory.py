@@ -79,8 +79,8 @@ def create_model(name: str, budgets: Iterable[float] = ..., num_classes: int | N
 def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_classes: int | None = None,
                  pretrained: bool = False, *, weights: str | Path | None = None, reset_head: bool = False,
                  norm_affine: str = "separate", mask_norm: str = "none", mask_start: str = "random",
-                 features_only: bool = False, out_indices: Sequence[int] | int | None = None,
-                 **kwargs: Any) -> AdaptiveNetwork | FeatureNetwork:
+                 submanifold: bool = False, features_only: bool = False,
+                 out_indices: Sequence[int] | int | None = None, **kwargs: Any) -> AdaptiveNetwork | FeatureNetwork:
     """An adaptive network: `model(x, budget=0.5)` gives logits, `budget=1.0` is the dense network.
 
     Args:
@@ -95,6 +95,7 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
             separate).
         mask_norm: "batch" normalises the mask units' logits, "none" is the published unit.
         mask_start: "activity" starts the mask units where a block's input is strong, "random" anywhere.
+        submanifold: compute a block's first layer at its mask alone, not around it too; see `bdsa.adapt`.
         features_only: give feature maps in place of logits (`bdsa.models.feature_network.FeatureNetwork`).
         out_indices: of which stages; None: all, negative: from the last.
         kwargs: passed to timm, such as `drop_path_rate=0.1`, or `output_stride=8` for dilated convolutions.
@@ -112,7 +113,7 @@ def create_model(name: str, budgets: Iterable[float] = (0.3, 0.5, 0.7), num_clas
     if features_only and weights is None and not pretrained:
         num_classes = 0
     model = create_dense_model(name, num_classes, pretrained, weights, reset_head, **kwargs)
-    adapt(model, checked, norm_affine, name, mask_norm, mask_start)
+    adapt(model, checked, norm_affine, name, mask_norm, mask_start, submanifold)
     assert isinstance(model, AdaptiveNetwork)
     model.made_with = {"name": name, "args": kwargs}
     if features_only:

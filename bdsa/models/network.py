@@ -30,7 +30,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
 
     feature_info: list[dict[str, Any]]  # timm's: channels and reduction of each stage
     made_with: dict[str, Any] | None = None  # name and arguments of `create_model`
-    norm_affine, mask_norm = "separate", "none"
+    norm_affine, mask_norm, submanifold = "separate", "none", False
     _execution = "masked"
     _precision = "float32"
     watch_weights: bool | str = True

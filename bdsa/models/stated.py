@@ -29,7 +29,7 @@ ARGUMENTS = (
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
             "exportable", "no_jit", "num_classes")
 DEPTHS = ("layers", "depths", "depth")  # how many blocks are made
-FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm", "out_indices")
+FORM = ("name", "num_classes", "budgets", "norm_affine", "args", "mask_norm", "out_indices", "submanifold")
 PLAIN = {"epoch": int, "calibrated": bool, "weights": str, "attribution": str, "config": dict, "results": dict,
          "classes": list, "best": dict, "images": dict, "curves": dict, "ranges": dict, "confidence": dict}
 MOST_CLASSES, WIDEST, MOST_ITEMS, DEEPEST, LONGEST = 1_000_000, 65_536, 1_000_000, 16, 1_000_000
@@ -156,6 +156,8 @@ def _check_model(model: object, tensors: int) -> None:
     for key, known in (("norm_affine", AFFINE), ("mask_norm", MASK_NORMS)):
         if key in model and (not isinstance(model[key], str) or model[key] not in known):
             raise ValueError(f"model.{key} is {short(model[key])}")
+    if not isinstance(model.get("submanifold", False), bool):
+        raise ValueError(f"model.submanifold is {short(model['submanifold'])}")
     arguments = model.get("args", {})
     if not isinstance(arguments, dict):
         raise ValueError(f"model.args is {short(arguments)}")

@@ -37,7 +37,7 @@ PARTS = ("forward_head", "feature_info", "num_classes")  # what an adaptive netw
 
 
 def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "separate", name: str = "this network",
-          mask_norm: str = "none", mask_start: str = "random") -> int:
+          mask_norm: str = "none", mask_start: str = "random", submanifold: bool = False) -> int:
     """Give every residual block of a network mask units and norms per budget, in place.
 
         network = torchvision.models.resnet50(weights="IMAGENET1K_V2")
@@ -53,6 +53,8 @@ def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "sepa
         name: what to call the network in errors.
         mask_norm: "none" or "batch" norm of the mask units' logits.
         mask_start: "random" or "activity", how the mask units start.
+        submanifold: compute a block's first layer at its mask alone, and not at the mask's dilation too (docs/method.md,
+            section 3; Graham and van der Maaten, Submanifold Sparse Convolutional Networks, 2017).
 
     Returns:
         The number of adapted blocks.
@@ -73,13 +75,18 @@ def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "sepa
         raise UserError(f"{name} cannot be adapted: {reason}; these can: {SUPPORTED}")
     blocks = [m for m in network.modules() if type(m) in BLOCKS]
     for block in blocks:
+        if submanifold and BLOCKS[type(block)].can_be_submanifold is AdaptiveBlock.can_be_submanifold:
+            raise UserError(f"submanifold=true is for basic blocks and bottlenecks of ResNets; {name} has a "
+                            f"{type(block).__name__}")
+    for block in blocks:
         block.__class__ = BLOCKS[type(block)]
         assert isinstance(block, AdaptiveBlock)
         block.add_budgets([b.name for b in budgets.adaptive], norm_affine, mask_norm, mask_start)
+        block.submanifold = submanifold and block.can_be_submanifold()
     network.__class__ = NETWORKS[type(network)]
     assert isinstance(network, AdaptiveNetwork)
     network.set_budgets(budgets)
-    network.norm_affine, network.mask_norm = norm_affine, mask_norm
+    network.norm_affine, network.mask_norm, network.submanifold = norm_affine, mask_norm, submanifold
     return len(blocks)
 
 

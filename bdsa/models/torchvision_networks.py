@@ -34,7 +34,7 @@ class AdaptiveTorchvisionBasicBlock(_OneActivation, AdaptiveBlock, BasicBlock):
 
     norm_names = AdaptiveBasicBlock.norm_names
     geometry, layers, reach = AdaptiveBasicBlock.geometry, AdaptiveBasicBlock.layers, AdaptiveBasicBlock.reach
-    masked = AdaptiveBasicBlock.masked
+    masked, can_be_submanifold = AdaptiveBasicBlock.masked, AdaptiveBasicBlock.can_be_submanifold
 
 
 class AdaptiveTorchvisionBottleneck(_OneActivation, AdaptiveBlock, Bottleneck):
@@ -43,7 +43,7 @@ class AdaptiveTorchvisionBottleneck(_OneActivation, AdaptiveBlock, Bottleneck):
     norm_names = AdaptiveBottleneck.norm_names
     geometry, layers, reach = AdaptiveBottleneck.geometry, AdaptiveBottleneck.layers, AdaptiveBottleneck.reach
     dilate, dilated_positions = AdaptiveBottleneck.dilate, AdaptiveBottleneck.dilated_positions
-    masked = AdaptiveBottleneck.masked
+    masked, can_be_submanifold = AdaptiveBottleneck.masked, AdaptiveBottleneck.can_be_submanifold
 
 
 class AdaptiveTorchvisionConvNeXtBlock(AdaptiveBlock, CNBlock):

@@ -89,7 +89,8 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] | None = 
                         f"dense network with @bdsa.register_model('my_network') and give name='my_network'")
     spec = checkpoints.ModelSpec(name, int(getattr(network, "num_classes", 0)), network.budgets.plain(),
                                  network.norm_affine, args, network.mask_norm,
-                                 list(model.out_indices) if isinstance(model, FeatureNetwork) else None)
+                                 list(model.out_indices) if isinstance(model, FeatureNetwork) else None,
+                                 network.submanifold)
     known = {"classes": None if classes is None else list(classes), "results": results, "image_size": image_size,
              "attribution": attribution}
     content = checkpoints.network_content(network, spec, **{k: v for k, v in known.items() if v is not None})

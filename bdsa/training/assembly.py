@@ -85,10 +85,10 @@ def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
     check_arguments(model.name, model.args)  # a checkpoint with others could not be opened
     arguments = with_channels(model.args, splits.channels)
     spec = ModelSpec(model.name, len(splits.classes), budgets.plain(), model.norm_affine, arguments,
-                     model.mask_norm)
+                     model.mask_norm, submanifold=model.submanifold)
     network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
-                           mask_start=model.mask_start, **arguments, **drop_path(config))
+                           mask_start=model.mask_start, submanifold=model.submanifold, **arguments, **drop_path(config))
     if model.start is not None:
         splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head,
                                    calibration_batches(config, splits))

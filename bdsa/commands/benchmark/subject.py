@@ -78,7 +78,7 @@ def _fresh_or_given(config: BenchmarkConfig) -> AdaptiveNetwork:
     torch.manual_seed(config.trainer.seed)
     network = create_model(model.name, Budgets(config.budgets.targets), None, model.pretrained, weights=model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
-                           **model.args)
+                           submanifold=model.submanifold, **model.args)
     if not model.pretrained and model.weights is None:
         wake(network)
     return network
