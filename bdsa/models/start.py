@@ -62,8 +62,8 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, clas
              else f"budget {b:g} is not in {path} and begins from its dense network"
              for b in Budgets(spec.budgets).adaptive if nearest[b.name] != b]
     if stated.submanifold != spec.submanifold:
-        notes.append(f"{path} was trained with submanifold={stated.submanifold}: at the same masks this network's blocks "
-                     f"give other outputs, and spend other MACs")
+        notes.append(f"{path} has submanifold={str(stated.submanifold).lower()}: at the same masks the blocks of this "
+                     f"network give other outputs and spend other MACs")
     if projections:
         notes.append(f"the shortcuts of {path} are padding (A) and begin here as projections (B) that do the same")
     return notes + ["the classifier is new: the data have other classes than the start"] * (order is None)

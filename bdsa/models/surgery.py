@@ -53,8 +53,8 @@ def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "sepa
         name: what to call the network in errors.
         mask_norm: "none" or "batch" norm of the mask units' logits.
         mask_start: "random" or "activity", how the mask units start.
-        submanifold: compute a block's first layer at its mask alone, and not at the mask's dilation too (docs/method.md,
-            section 3; Graham and van der Maaten, Submanifold Sparse Convolutional Networks, 2017).
+        submanifold: compute a block's first layer at its mask and not at the mask's dilation (docs/method.md, section
+            3; Graham and van der Maaten, Submanifold Sparse Convolutional Networks, 2017).
 
     Returns:
         The number of adapted blocks.

@@ -14,7 +14,7 @@ from bdsa.sparse.native import ACTIVATIONS, matrix_words
 Argument = int | float | Tensor | None  # tensors: weights
 Instruction = tuple[int, list[Argument]]
 CODES = ("pad", "convolution", "layer_norm", "mean", "subsample", "average_pool", "products", "decide", "unit",
-         "residual", "convnext", "ones", "exact")
+         "residual", "convnext", "ones", "exact", "submanifold")
 IMAGE, LOGITS = 0, 1
 NO_MATRIX: list[Argument] = [0] * 6
 # Views and memory; what computes has no place in a program.
@@ -129,21 +129,22 @@ class Follower(TorchDispatchMode):
         read = self.instructions[-1][1][2]  # what the decision before was made from has the size of the block's input
         self._add("exact", self._room(mask), self._room(logits), read, macs, dilated_macs, stride, reach)
 
-    def _basic(self, out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor,
-               w2: Tensor, b2: Tensor, *rest: Any) -> None:
-        self._bottleneck(out, x, mask, rows, stride, w1, b1, w2, b2, 0, None, None, *rest)
+    def _basic(self, out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool, w1: Tensor,
+               b1: Tensor, w2: Tensor, b2: Tensor, *rest: Any) -> None:
+        self._bottleneck(out, x, mask, rows, stride, submanifold, w1, b1, w2, b2, 0, None, None, *rest)
 
-    def _bottleneck(self, out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor,
-                    w2: Tensor, b2: Tensor, group: int, w3: Tensor | None, b3: Tensor | None, projected: Tensor | None,
-                    projection: Tensor | None, projection_bias: Tensor | None, projected_stride: int, everywhere: bool,
-                    board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+    def _bottleneck(self, out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool,
+                    w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, group: int, w3: Tensor | None, b3: Tensor | None,
+                    projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+                    projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
+                    products: Tensor | None, columns: int) -> None:
         first = matrix_words(w1, b1, x.shape[3] * (9 if w3 is None else 1))
         second = matrix_words(w2, b2, 9 * len(b1), group)
         third = NO_MATRIX if w3 is None else matrix_words(w3, b3, len(b2))
         shortcut = [-1, *NO_MATRIX, 1] if projected is None else [
             self._room(projected), *matrix_words(projection, projection_bias, projected.shape[3]), projected_stride]
-        self._add("residual", self._room(out), self._room(x), self._mask(mask, x, stride), stride, *first, *second,
-                  *third, *shortcut, int(everywhere),
+        self._add("submanifold" if submanifold else "residual", self._room(out), self._room(x),
+                  self._mask(mask, x, stride), stride, *first, *second, *third, *shortcut, int(everywhere),
                   *self._board(board, board_bias, products, columns, out.shape[3]))
 
     def _convnext(self, x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor,

@@ -141,19 +141,20 @@ def exact(mask: Tensor, left: Tensor, logits: Tensor, macs: int, dilated_macs: i
     _call("exact", operation, mask, left, logits, offsets, ahead)
 
 
-def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
-          b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool, w1: Tensor, b1: Tensor,
+          w2: Tensor, b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
           projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
           products: Tensor | None, columns: int) -> None:
     """See `operators.basic`."""
-    bottleneck(out, x, mask, rows, stride, w1, b1, w2, b2, 0, None, None, projected, projection, projection_bias,
-               projected_stride, everywhere, board, board_bias, products, columns)
+    bottleneck(out, x, mask, rows, stride, submanifold, w1, b1, w2, b2, 0, None, None, projected, projection,
+               projection_bias, projected_stride, everywhere, board, board_bias, products, columns)
 
 
-def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
-               b2: Tensor, group: int, w3: Tensor | None, b3: Tensor | None, projected: Tensor | None,
-               projection: Tensor | None, projection_bias: Tensor | None, projected_stride: int, everywhere: bool,
-               board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool, w1: Tensor,
+               b1: Tensor, w2: Tensor, b2: Tensor, group: int, w3: Tensor | None, b3: Tensor | None,
+               projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+               projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
+               products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     shortcut = (0, 0, 0, 0, None) if projected is None else (
         _at(projected), *projected.shape[1:3], projected_stride,
@@ -162,7 +163,7 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
     second = _matrix(w2, b2, 9 * len(b1), group)
     block = structures.Residual(
         _at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride, pointer(first), pointer(second),
-        None if w3 is None else pointer(_matrix(w3, b3, len(b2))), *shortcut, everywhere,
+        None if w3 is None else pointer(_matrix(w3, b3, len(b2))), *shortcut, everywhere, submanifold,
         _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
     _call(_of("residual", x), block, out, x, mask, rows, w1, b1, w2, b2, w3, b3, projected, projection, projection_bias,
           board, board_bias, products)

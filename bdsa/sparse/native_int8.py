@@ -9,11 +9,12 @@ from bdsa.sparse import structures
 from bdsa.sparse.native import _at, _board, _call, _matrix
 
 
-def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, weights: list[Tensor],
-                  biases: list[Tensor], scales: list[Tensor], bytes: list[float], projected: Tensor | None,
-                  projection: Tensor | None, projection_bias: Tensor | None, projection_scale: Tensor | None,
-                  projection_bytes: list[float], projected_stride: int, everywhere: bool, board: Tensor | None,
-                  board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool,
+                  weights: list[Tensor], biases: list[Tensor], scales: list[Tensor], bytes: list[float],
+                  projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+                  projection_scale: Tensor | None, projection_bytes: list[float], projected_stride: int,
+                  everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+                  columns: int) -> None:
     """See `operators.residual_int8`."""
     depths = [x.shape[3] * (9 if len(weights) == 2 else 1), 9 * len(biases[0]), len(biases[1])]
     matrices = [pointer(m) for m in _int8_matrices(weights, biases, scales, bytes, depths)]
@@ -23,7 +24,7 @@ def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: in
                                 [projected.shape[3]])))
     block = structures.Residual(
         _at(out), _at(x), _at(mask), *x.shape[:3], *out.shape[1:3], stride, *matrices, *[None] * (3 - len(matrices)),
-        *shortcut, everywhere, _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
+        *shortcut, everywhere, submanifold, _board(board, board_bias, products, columns, out.shape[3]), _at(rows))
     _call("residual_int8", block, out, x, mask, rows, *weights, *biases, *scales, projected, projection,
           projection_bias, projection_scale, board, board_bias, products)
 

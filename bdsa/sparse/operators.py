@@ -48,21 +48,21 @@ SCHEMAS = {
     # and moved: an `Ahead`. start: what an image may spend in all, at the first block; below zero at the others.
     "exact": "(Tensor(a!) mask, Tensor(b!) left, Tensor logits, int macs, int dilated_macs, int height, int width, "
              "int stride, int reach, Tensor offsets, Tensor ahead, float start, float scale, float moved)",
-    # Blocks at the masked positions. `rows`, int64 [2], says how many were computed at D(m) and at m. With a
-    # projection, a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else
-    # `out` holds the identity before, which is not x if `everywhere`. `group`: channels of a group of the 3x3
-    # convolution (`packing.pack_groups`), or 0. With a board, its products (the first `columns`) follow what the
-    # block changed.
-    "basic": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, Tensor w2, "
-             f"Tensor b2, {_SHORTCUT}, {_BOARD})",
-    "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, Tensor w1, Tensor b1, "
-                  f"Tensor w2, Tensor b2, int group, Tensor w3, Tensor b3, {_SHORTCUT}, {_BOARD})",
+    # Blocks at the masked positions. `rows`, int64 [2], says how many the first layer computed, and how many were
+    # computed at m. The first layer runs at D(m) or, where `submanifold`, at m with zeros elsewhere. With a projection,
+    # a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else `out` holds the
+    # identity before, which is not x if `everywhere`. `group`: channels of a group of the 3x3 convolution
+    # (`packing.pack_groups`), or 0. With a board, its products (the first `columns`) follow what the block changed.
+    "basic": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, bool submanifold, Tensor w1, "
+             f"Tensor b1, Tensor w2, Tensor b2, {_SHORTCUT}, {_BOARD})",
+    "bottleneck": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, bool submanifold, Tensor w1, "
+                  f"Tensor b1, Tensor w2, Tensor b2, int group, Tensor w3, Tensor b3, {_SHORTCUT}, {_BOARD})",
     # response: the weight of a global response norm over the active positions, whose bias is in b2.
     "convnext": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, Tensor w1, "
                 f"Tensor b1, Tensor w2, Tensor b2, Tensor? response, float response_eps, {_BOARD})",
     # The same of maps of bfloat16 with products of int8: matrices as `quantised.Quantised` has them, with their scales,
     # and two numbers for the bytes of each one's rows. Basic blocks have two, bottlenecks three.
-    "residual_int8": f"(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, {_INT8}, "
+    "residual_int8": f"(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, bool submanifold, {_INT8}, "
                      "Tensor? projected, Tensor? projection, Tensor? projection_bias, Tensor? projection_scale, "
                      f"float[] projection_bytes, int projected_stride, bool everywhere, {_BOARD})",
     "convnext_int8": "(Tensor(a!) x, Tensor mask, Tensor(b!) rows, Tensor taps, Tensor taps_bias, float eps, "

@@ -98,14 +98,14 @@ def _known_pool(layer: nn.Module) -> bool:
 
 
 class BasicPlan:
-    """3x3 with the stride at D(m), 3x3 at m."""
+    """3x3 with the stride at D(m), or at m in a submanifold block, 3x3 at m."""
 
     def __init__(self, block: AdaptiveBasicBlock, budget: str | Blend, form: Form) -> None:
         self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), form)
         self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), form)
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         self.second = _with_shortcut(self.second, self.shortcut)
-        self.stride = block.conv1.stride[0]
+        self.stride, self.submanifold = block.conv1.stride[0], block.submanifold
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """Add the residual at the masked positions to `identity`, and activate.
@@ -114,15 +114,15 @@ class BasicPlan:
             x: [B, H, W, C], which `identity` may be.
             mask: bool [B, h, w].
             identity: [B, h, w, C'], from the shortcut or x; it becomes the block's output.
-            rows: int64 [2], becomes the rows computed at D(m) and at m.
+            rows: int64 [2], becomes the rows computed by the first layer, and at m.
             following: the products that follow what changes.
         """
-        operators.basic(identity, x, mask, rows, self.stride, self.first.weight, self.first.bias, self.second.weight,
-                        self.second.bias, *_projection(self.shortcut, x), *board_of(following))
+        operators.basic(identity, x, mask, rows, self.stride, self.submanifold, self.first.weight, self.first.bias,
+                        self.second.weight, self.second.bias, *_projection(self.shortcut, x), *board_of(following))
 
 
 class BottleneckPlan:
-    """1x1 at D(m) of the input, 3x3 with the stride and 1x1 at m."""
+    """1x1 at D(m) of the input, or at m in a submanifold block, 3x3 with the stride and 1x1 at m."""
 
     def __init__(self, block: AdaptiveBottleneck, budget: str | Blend, form: Form) -> None:
         layers = ((block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3))
@@ -130,13 +130,13 @@ class BottleneckPlan:
         self.group = block.conv2.in_channels // block.conv2.groups if block.conv2.groups > 1 else 0
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         self.matrices[-1] = _with_shortcut(self.matrices[-1], self.shortcut)
-        self.stride = block.conv2.stride[0]
+        self.stride, self.submanifold = block.conv2.stride[0], block.submanifold
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`."""
         first, second, third = ((m.weight, m.bias) for m in self.matrices)
-        operators.bottleneck(identity, x, mask, rows, self.stride, *first, *second, self.group, *third,
-                             *_projection(self.shortcut, x), *board_of(following))
+        operators.bottleneck(identity, x, mask, rows, self.stride, self.submanifold, *first, *second, self.group,
+                             *third, *_projection(self.shortcut, x), *board_of(following))
 
 
 class ConvNeXtPlan:

@@ -91,7 +91,7 @@ class Int8Residual:
         layers = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
         if KINDS[type(block)] is BottleneckPlan:
             layers.append((block.conv3, block.bn3))
-        self.stride = layers[len(layers) - 2][0].stride[0]
+        self.stride, self.submanifold = layers[len(layers) - 2][0].stride[0], block.submanifold
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         layers = [(layer, budget_norm(norm, budget)) for layer, norm in layers]
         self.matrices = [quantised_layer(*each, form)[0] for each in layers[:-1]]
@@ -110,8 +110,8 @@ class Int8Residual:
         p, shortcut = self.projection, self.shortcut
         projected = (None, None, None, None, [], 1) if p is None else (
             shortcut.projected(x), p.weight, p.bias, p.scale, [p.rows.inverse, p.rows.zero], shortcut.stride)
-        operators.residual_int8(identity, x, mask, rows, self.stride, *_listed(self.matrices), *projected,
-                                shortcut is not None, *board_of(following))
+        operators.residual_int8(identity, x, mask, rows, self.stride, self.submanifold, *_listed(self.matrices),
+                                *projected, shortcut is not None, *board_of(following))
 
 
 class Int8ConvNeXt(ConvNeXtPlan):

@@ -102,14 +102,14 @@ def exact(mask: Tensor, left: Tensor, logits: Tensor, macs: int, dilated_macs: i
     left.copy_(rest)
 
 
-def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
-          b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool, w1: Tensor, b1: Tensor,
+          w2: Tensor, b2: Tensor, projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
           projected_stride: int, everywhere: bool, board: Tensor | None, board_bias: Tensor | None,
           products: Tensor | None, columns: int) -> None:
     """See `operators.basic`."""
     at_m = mask.nonzero()
-    at_d = dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
-    hidden = out.new_empty(*out.shape[:3], len(b1))
+    at_d = at_m if submanifold else dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
+    hidden = out.new_zeros(*out.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
     _project(out, projected, projection, projection_bias, projected_stride, mask)
     _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)))
@@ -117,15 +117,15 @@ def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: T
     rows.copy_(torch.tensor([len(at_d), len(at_m)]))
 
 
-def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, w1: Tensor, b1: Tensor, w2: Tensor,
-               b2: Tensor, group: int, w3: Tensor, b3: Tensor, projected: Tensor | None, projection: Tensor | None,
-               projection_bias: Tensor | None, projected_stride: int, everywhere: bool, board: Tensor | None,
-               board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool, w1: Tensor,
+               b1: Tensor, w2: Tensor, b2: Tensor, group: int, w3: Tensor, b3: Tensor, projected: Tensor | None,
+               projection: Tensor | None, projection_bias: Tensor | None, projected_stride: int, everywhere: bool,
+               board: Tensor | None, board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
     """See `operators.bottleneck`."""
     second = Packed(unpack_groups(w2, len(b2), group), b2) if group else Packed(w2, b2)
     at_m = mask.nonzero()
-    at_d = dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
-    hidden = x.new_empty(*x.shape[:3], len(b1))
+    at_d = at_m if submanifold else dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
+    hidden = x.new_zeros(*x.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
     narrow = F.relu(_windows(hidden, at_m, stride, second))
     _project(out, projected, projection, projection_bias, projected_stride, mask)

@@ -51,19 +51,21 @@ def _layers(weights: list[Tensor], biases: list[Tensor], scales: list[Tensor], b
         yield _Layer(plain[:, :count // taps, :len(bias)].double(), bias.double(), scale.double(), inverse, zero)
 
 
-def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, weights: list[Tensor],
-                  biases: list[Tensor], scales: list[Tensor], bytes: list[float], projected: Tensor | None,
-                  projection: Tensor | None, projection_bias: Tensor | None, projection_scale: Tensor | None,
-                  projection_bytes: list[float], projected_stride: int, everywhere: bool, board: Tensor | None,
-                  board_bias: Tensor | None, products: Tensor | None, columns: int) -> None:
+def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool,
+                  weights: list[Tensor], biases: list[Tensor], scales: list[Tensor], bytes: list[float],
+                  projected: Tensor | None, projection: Tensor | None, projection_bias: Tensor | None,
+                  projection_scale: Tensor | None, projection_bytes: list[float], projected_stride: int,
+                  everywhere: bool, board: Tensor | None, board_bias: Tensor | None, products: Tensor | None,
+                  columns: int) -> None:
     """See `operators.residual_int8`."""
     basic = len(weights) == 2
     depths = [x.shape[3] * (9 if basic else 1), 9 * len(biases[0]), len(biases[1])]
     first, second, *third = _layers(weights, biases, scales, bytes, depths[:len(weights)])
     at_m = mask.nonzero()
-    at_d = dilated(mask, 1 if basic else stride, tuple((mask if basic else x).shape[1:3])).nonzero()
+    inner = 1 if basic else stride, tuple((mask if basic else x).shape[1:3])
+    at_d = at_m if submanifold else dilated(mask, *inner).nonzero()
     opened = first.windows(first.bytes(x), at_d, stride) if basic else first.at(first.bytes(x[at_d.unbind(1)]))
-    hidden = x.new_full((*(mask if basic else x).shape[:3], opened.shape[1]), 0, dtype=torch.float64)
+    hidden = x.new_full((*(mask if basic else x).shape[:3], opened.shape[1]), second.zero, dtype=torch.float64)
     hidden[at_d.unbind(1)] = second.bytes(F.relu(opened))
     added = second.windows(hidden, at_m, 1 if basic else stride)
     for last in third:

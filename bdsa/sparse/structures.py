@@ -41,7 +41,7 @@ Residual = _structure(
     "Residual", ("out x mask", c_void_p), ("images height width out_height out_width stride", c_int),
     ("first second third", POINTER(Matrix)), ("projected", c_void_p),
     ("projected_height projected_width projected_stride", c_int), ("projection", POINTER(Matrix)),
-    ("everywhere", c_int), ("board", POINTER(Board)), ("rows", c_void_p))
+    ("everywhere submanifold", c_int), ("board", POINTER(Board)), ("rows", c_void_p))
 Piece = _structure("Piece", ("data", c_void_p), ("bytes", c_int64))
 Contents = _structure("Contents", ("pieces digests", c_void_p), ("count", c_int))
 ConvNext = _structure(

@@ -18,7 +18,8 @@ from bdsa.sparse.precision import distance
 from bdsa.sparse.quantised import Int8ConvNeXt, Int8Residual
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
-NAMES = ("cifar_resnet8", "cifar_resnet14", "resnet26", "resnet26d", "convnext_atto")
+NAMES = ("cifar_resnet8", "cifar_resnet14", "resnet26", "resnet26d", "convnext_atto",
+         "resnet26 submanifold")
 
 
 def quantized(name: str) -> AdaptiveNetwork:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
 FEWER = {"resnet26d": {"layers": [1, 1, 1, 1]}, "resnext50_32x4d": {"layers": [1, 1, 1, 1]}}  # every operation is there
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in
-        ("resnet26d", "resnext50_32x4d", "resnet10t", "convnextv2_atto")]
+        ("resnet26d", "resnext50_32x4d", "resnet10t", "convnextv2_atto", "resnet26 submanifold")]
 
 
 def in_python(network, x, budget, exact=False):
@@ -34,7 +34,7 @@ def spent(network, x, budget):
         return network(x, budget=budget, return_usage=True, per_image=True)[1].conditional_fraction
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_resnet14", *SLOW])
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_resnet14", "cifar_resnet14 submanifold", *SLOW])
 def test_a_program_gives_the_logits_of_python(name) -> None:
     network = network_of(name, **NETWORKS[name], **FEWER.get(name, {}))
     network.execution = "sparse"

@@ -38,9 +38,9 @@ def test_it_folds_every_norm(norms: dict[str, str]) -> None:
         assert_same(*both(network, images_of((2, 32, 32)), BUDGETS[1]))
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet26", "convnext_atto"])
+@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet26", "convnext_atto", "resnet26 submanifold"])
 def test_it_computes_the_macs_that_are_accounted_for(name: str) -> None:
-    network, images = network_of(name), images_of((2, 40, 56))
+    network, images = network_of(name, **NETWORKS[name]), images_of((2, 40, 56))
     masks = masks_like(network, images, "scattered")
     _, (_, usage) = both(network, images, BUDGETS[0], masks)
     executed = 0
@@ -48,6 +48,7 @@ def test_it_computes_the_macs_that_are_accounted_for(name: str) -> None:
         at_dilated, at_mask = rows.tolist()
         macs_dilated, macs_masked = block.macs_per_position()
         executed += at_dilated * macs_dilated + at_mask * macs_masked
+        assert at_dilated == at_mask or not block.submanifold
     conditional = sum(float(f.sum()) * t for f, t in zip(usage.block_fractions.T, totals(network, images)))
     assert executed == pytest.approx(conditional, rel=1e-12) and executed > 0
 

@@ -28,12 +28,15 @@ SHORT = {
     "resnet26d": {"layers": (1, 2, 1, 1), **NARROW},
     "resnext50_32x4d": {"layers": (1, 1, 2, 1), "cardinality": 4, "base_width": 16, **NARROW},
     "resnet10t": {"down_kernel_size": 3, "layers": (1, 2, 1, 1), **NARROW},
+    "cifar_resnet8 submanifold": {"submanifold": True},
+    "resnet26 submanifold": {"submanifold": True, "layers": (2, 2, 1, 1), **NARROW},
     "convnext_atto": {"depths": (1, 2, 1, 1), "dims": (24, 40, 96, 48)},
     "convnext_pico": {"use_grn": False, "conv_mlp": True, "depths": (1, 2, 1, 1), "dims": (16, 24, 32, 40)},
     "convnextv2_atto": {"depths": (1, 2, 1, 1), "dims": (16, 24, 32, 40)},
 }
 KINDS = ("empty", "full", "one position")
-EVERY_KIND = {"cifar_resnet8": KINDS, "resnet26": KINDS, "resnet18": ("full",), "convnextv2_atto": KINDS}
+EVERY_KIND = {"cifar_resnet8": KINDS, "resnet26": KINDS, "cifar_resnet8 submanifold": KINDS, "resnet18": ("full",),
+              "convnextv2_atto": KINDS}
 # Of those, what has kernels of its own in 16 bits: two layers in one.
 HALF = {"resnet26": {"layers": (2, 2, 1, 1), **NARROW},
         "convnext_atto": {"depths": (1, 2, 1, 1), "dims": (48, 40, 32, 96)}}

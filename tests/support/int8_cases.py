@@ -10,8 +10,10 @@ from bdsa.sparse import native, operators, reference_int8
 from bdsa.sparse.packing import rows_first, taps_first
 from bdsa.sparse.quantised import Bytes, Quantised, quantised
 
-CASES = [(kind, channels, middle, stride) for kind in ("basic", "bottleneck")
-         for channels, middle, stride in ((16, 24, 1), (40, 64, 2), (96, 72, 1), (64, 32, 2))]
+CASES = [(kind, channels, middle, stride, submanifold)
+         for kind in ("basic", "bottleneck") for submanifold in (False, True)
+         for channels, middle, stride in ((16, 24, 1), (40, 64, 2), (96, 72, 1), (64, 32, 2))
+         if kind == "basic" or stride == 1 or not submanifold]
 
 
 def matrix(generator: torch.Generator, columns: int, depth: int, kernel: int, rows: Bytes, scale: Tensor) -> Quantised:
@@ -54,10 +56,10 @@ def block(kind: str, channels: int, middle: int, stride: int, projected: bool) -
 
 def results() -> Iterator[tuple[Tensor, Tensor, list[int], list[int]]]:
     """What the kernels and what PyTorch's operators make of every case, and the rows that each counted."""
-    for kind, channels, middle, stride in CASES:
+    for kind, channels, middle, stride, submanifold in CASES:
         for projected in (False, True):
             (x, mask, step, listed, shortcut), outs = block(kind, channels, middle, stride, projected)
             rows = [torch.zeros(2, dtype=torch.int64) for _ in outs]
             for run, out, counted in zip((operators.residual_int8, reference_int8.residual_int8), outs, rows):
-                run(out, x, mask, counted, step, *listed, *shortcut, None, None, None, 0)
+                run(out, x, mask, counted, step, submanifold, *listed, *shortcut, None, None, None, 0)
             yield *outs, *(counted.tolist() for counted in rows)

@@ -74,9 +74,11 @@ class Residual:
     Attributes:
         shortcut: of a block whose identity is not its input.
         wanted: the lists that it needs.
+        submanifold: whether its first layer runs at m, not at D(m).
     """
     shortcut: GpuShortcut | None
     wanted: Wanted
+    submanifold: bool
 
     def __call__(self, x: Tensor, lists: Lists, out: Tensor, following: Following | None) -> None:
         """Make `out` the block's output: it holds the identity, or a projection makes it.
@@ -102,6 +104,15 @@ class Residual:
         """out = relu(identity + residual) at m. joins: the projection's input, weight and stride."""
         raise NotImplementedError
 
+    def opening(self, lists: Lists) -> tuple[Tensor | None, Tensor, int]:
+        """Where the first layer runs: the list, all counts and which of them is its length."""
+        return (lists.at, lists.counts, AT_M) if self.submanifold else (lists.dilated, lists.counts, AT_D)
+
+    def hidden(self, x: Tensor, shape: torch.Size, first: Matrix) -> Tensor:
+        """Where the first layer's rows go, [B, height, width, columns] for a map of a shape [B, height, width, ...]."""
+        make = x.new_zeros if self.submanifold else x.new_empty
+        return make((*shape[:3], len(first.bias)))
+
     def closing(self, last: Packed, dtype: torch.dtype) -> Matrix:
         """A block's last layer, with the bias of the projection that joins it at m."""
         matrix = Matrix.of(last, dtype)
@@ -110,20 +121,20 @@ class Residual:
 
 
 class BasicBlock(Residual):
-    """3x3 with the stride at D(m), 3x3 at m."""
+    """3x3 with the stride at D(m), or at m in a submanifold block, 3x3 at m."""
 
     def __init__(self, block: AdaptiveBasicBlock, budget: str | Blend, dtype: torch.dtype) -> None:
         self.shortcut = None if block.downsample is None else GpuShortcut(block, budget, dtype)
         self.first = Matrix.of(pack_layer(block.conv1, budget_norm(block.bn1, budget), Form()), dtype)
         self.second = self.closing(pack_layer(block.conv2, budget_norm(block.bn2, budget), Form()), dtype)
-        self.stride = block.conv1.stride[0]
-        self.wanted = Wanted(dilated=1, at_output=True, outside=self.shortcut is not None)
+        self.stride, self.submanifold = block.conv1.stride[0], block.submanifold
+        self.wanted = Wanted(dilated=int(not self.submanifold), at_output=True, outside=self.shortcut is not None)
 
     def add(self, x: Tensor, lists: Lists, out: Tensor, joins: tuple) -> None:
         """See `Residual`."""
-        hidden = x.new_empty(*out.shape[:3], len(self.first.bias))
+        hidden = self.hidden(x, out.shape, self.first)
         nothing = (None, None, 1)
-        operators.windows_at(hidden, x, lists.dilated, lists.counts, AT_D, self.first.weight, self.first.bias,
+        operators.windows_at(hidden, x, *self.opening(lists), self.first.weight, self.first.bias,
                              *lists.grid, self.stride, True, False, 0, *nothing)
         operators.windows_at(out, hidden, lists.at, lists.counts, AT_M, self.second.weight, self.second.bias,
                              *lists.grid, 1, True, joins[0] is None, 0, *joins)
@@ -140,14 +151,14 @@ class Bottleneck(Residual):
         self.first = Matrix.of(pack_layer(block.conv1, budget_norm(block.bn1, budget), Form()), dtype)
         self.second = Matrix.of(pack_layer(block.conv2, budget_norm(block.bn2, budget), Form(width)), dtype)
         self.third = self.closing(pack_layer(block.conv3, budget_norm(block.bn3, budget), Form()), dtype)
-        self.stride = block.conv2.stride[0]
-        self.wanted = Wanted(dilated=self.stride, outside=self.shortcut is not None)
+        self.stride, self.submanifold = block.conv2.stride[0], block.submanifold
+        self.wanted = Wanted(dilated=0 if self.submanifold else self.stride, outside=self.shortcut is not None)
 
     def add(self, x: Tensor, lists: Lists, out: Tensor, joins: tuple) -> None:
         """See `Residual`."""
         counts, (first, second, third) = lists.counts, (self.first, self.second, self.third)
-        hidden = x.new_empty(*x.shape[:3], len(first.bias))
-        operators.product_at(hidden, x, lists.dilated, counts, AT_D, first.weight, first.bias, len(first.bias),
+        hidden = self.hidden(x, x.shape, first)
+        operators.product_at(hidden, x, *self.opening(lists), first.weight, first.bias, len(first.bias),
                              *x.shape[1:3], "listed", 1, True, False, "relu", None, None, 1)
         if not self.group and fused_tile(len(lists.at), len(second.bias), len(third.bias), x.dtype, x.device):
             operators.windows_product_at(out, hidden, lists.at, counts, second.weight, second.bias, third.weight,

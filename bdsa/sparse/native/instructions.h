@@ -151,7 +151,8 @@ void Bound::go(const Program& program, int index, bool by_purses, const Images& 
                 thresholds_.push_back({&made->unit.offset, read.exact()});
                 break;
             }
-            case Code::RESIDUAL: {
+            case Code::RESIDUAL:
+            case Code::SUBMANIFOLD: {
                 const int64_t out = read.word();
                 Register &x = bind.at(read.word()), &mask = bind.at(read.word());
                 const int stride = read.integer();
@@ -174,6 +175,7 @@ void Bound::go(const Program& program, int index, bool by_purses, const Images& 
                 }
                 Register& y = bind.takes(out, x.images, mask.grid(), last->columns, sizeof(E));
                 block.out = data(y), block.everywhere = everywhere, block.rows = rows_;
+                block.submanifold = code == Code::SUBMANIFOLD;
                 block.board = board(read, y, true);
                 std::vector<Used> used{{Map::OUT, data(y)}, {Map::X, block.x}, {Map::MASK, bytes(mask)}};
                 if (projected) used.push_back({Map::PROJECTED, block.projected});

@@ -41,6 +41,14 @@ inline int list_active(const uint8_t* mask, int images, Grid grid, Position* out
     return count;
 }
 
+// Fill the rows of a line of a map, `bytes` each, with a byte where its mask is zero.
+inline void clear_inactive(const uint8_t* mask, int width, size_t bytes, int byte, void* rows) {
+    for (int start = 0, end; start < width; start = end + 1) {
+        for (end = start; end < width && !mask[end];) end++;
+        std::memset((char*)rows + start * bytes, byte, (end - start) * bytes);
+    }
+}
+
 // D(m): the input positions that a 3x3 convolution of padding 1 and this stride reads for the active outputs.
 // scratch: output rows * (width + 2) bytes. mask: [images][h][w]; out: [images][H][W].
 inline void dilate(const uint8_t* mask, int images, Grid from, Grid to, int stride, uint8_t* scratch, uint8_t* out) {

@@ -22,7 +22,7 @@ struct Refused : std::runtime_error {
 
 enum class Code : int64_t {
     PAD, CONVOLUTION, LAYER_NORM, MEAN, SUBSAMPLE, AVERAGE_POOL, PRODUCTS, DECIDE, UNIT, RESIDUAL, CONVNEXT, ONES,
-    EXACT
+    EXACT, SUBMANIFOLD
 };
 
 struct Program {

@@ -4,7 +4,8 @@
 #include "board.h"
 
 // A basic block (3x3 with the stride at D(m), 3x3 at m) or, with a third matrix, a bottleneck (1x1 at D(m) of the
-// input, 3x3 with the stride and 1x1 at m); the sum is activated by a relu.
+// input, 3x3 with the stride and 1x1 at m); the sum is activated by a relu. In a submanifold block the first layer is
+// computed at m too, where the second one, of stride 1, reads zeros elsewhere.
 //
 // Without a projection, `out` holds the identity. With one, it is computed here, at m as part of the last layer, whose
 // bias then includes its own, and elsewhere alone.
@@ -21,8 +22,9 @@ struct Residual {
     int projected_height, projected_width, projected_stride;
     const Matrix<W>* projection;
     int everywhere;      // whether the identity is not x: all of the board's products are new
+    int submanifold;
     const Board<E>* board;  // of the mask units that will look at the output, or null
-    int64_t* rows;       // how many rows were computed at D(m) and at m
+    int64_t* rows;       // how many rows were computed by the first layer, and at m
 
     void run(int threads) const;
     size_t weights() const {
@@ -56,7 +58,7 @@ void Residual<E, W>::run(int threads) const {
     const Matrix<W>& last = third ? *third : *second;
     Position* active = own.active.at_least((size_t)group * to.size());
     Position* passive = projection ? own.passive.at_least((size_t)group * to.size()) : nullptr;
-    Position* dilated = own.dilated.at_least((size_t)group * inner.size());
+    Position* dilated = submanifold ? active : own.dilated.at_least((size_t)group * inner.size());
     W* hidden = own.first.at_least((size_t)group * inner.size() * middle);
     const Rows<W> narrow(third ? own.second.at_least(Rows<W>::size((size_t)group * to.size(), second->columns)) : nullptr,
                          second->columns);
@@ -72,19 +74,20 @@ void Residual<E, W>::run(int threads) const {
     const bool at_once = third && weights <= NEAR_BYTES;  // 3x3 and 1x1 of some rows, while they are near
     int actives = 0, passives = 0, dilations = 0;
     rows[0] = rows[1] = 0;
-    in_parallel(threads, (ROUNDED ? 5 : 4) * ((images + group - 1) / group), [&](Team team) {
+    in_parallel(threads, (ROUNDED ? 6 : 5) * ((images + group - 1) / group), [&](Team team) {
         const Registers<W> registers;
         for (int start = 0; start < images; start += group) {
             const int count = std::min(group, images - start);
             const int64_t at = (int64_t)start * to.size();
             const E* input = x + (size_t)start * from.size() * channels;
             E* result = out + (size_t)at * last.columns;
-            if (team.thread == 0) {
+            if (team.thread == 0 && !submanifold) {
                 dilate(mask + at, count, to, inner, step, scratch, map);
                 rows[0] += dilations = list_active(map, count, inner, dilated);
             }
             if (team.thread == team.threads - 1) {
                 rows[1] += actives = list_active(mask + at, count, to, active);
+                if (submanifold) rows[0] += dilations = actives;
                 if (projection) passives = list_active(mask + at, count, to, passive, true);
             }
             if constexpr (ROUNDED)
@@ -92,6 +95,11 @@ void Residual<E, W>::run(int threads) const {
                     const int lines = count * height, line = width * channels;
                     team.share(lines, [&](int y) { quantise(input + (size_t)y * line, line, first->rows, whole + (size_t)y * line); });
                 }
+            if (submanifold)
+                team.share(count * to.height, [&](int y) {
+                    clear_inactive(mask + at + (size_t)y * to.width, to.width, middle * sizeof(W), (int)second->rows.zero,
+                                   hidden + (size_t)y * to.width * middle);
+                });
             team.wait();
 
             Part<W> opening = part_of(Source<E>{Source<E>::POSITIONS, input}, first);
