@@ -129,7 +129,8 @@ def register_block(dense: type[nn.Module]) -> Callable[[type[AdaptiveBlock]], ty
             def masked(self, x, mask, budget): ...  # identity + mask * residual(x)
 
     It inherits from `bdsa.AdaptiveBlock`, then from the block, keeps the block's attributes and adds none. Norms are
-    called as `self.bn1(x, budget)`. In sparse execution such a block runs masked, in the midst of others.
+    called as `self.bn1(x, budget)`. In sparse execution such a block runs masked, in the midst of others. Where its
+    `layers` and `masked` heed `self.submanifold`, let its `can_be_submanifold()` be True.
 
     Args:
         dense: the block's class; exactly its instances are adapted.

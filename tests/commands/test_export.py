@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "a"
     outcome = run(train_main, [*TINY, f"out={folder.parent}", f"name={folder.name}", "recipe.epochs=1",
-                               "budgets.targets=[0.4,0.8]", "model.mask_norm=batch", "budgets.control_gain=2"])
+                               "budgets.targets=[0.4,0.8]", "model.mask_norm=batch", "budgets.control_gain=2",
+                               "model.submanifold=true"])
     assert outcome.code == 0, outcome.err
     return folder
 
@@ -60,13 +61,14 @@ def test_it_says_what_it_is_and_nothing_of_the_machine(trained, exported):
     assert str(trained.parent) not in stated
     content = json.loads(stated)
     assert content["attribution"] == "after someone, MIT" and content["model"]["mask_norm"] == "batch"
+    assert content["model"]["submanifold"] is True
     assert content["config"]["recipe"]["epochs"] == 1 and content["results"]["rows"][0]["budget"] == 0.4
 
 
 def test_a_training_goes_on_from_the_file_with_some_of_its_budgets(trained, exported):
     command = [*TINY, f"out={trained.parent}", "recipe.epochs=1", "recipe.lr=1e-12", "recipe.schedule=constant",
                "budgets.targets=[0.8]",
-               "model.mask_norm=batch", "recipe.weight_decay=0", "budgets.calibrate=false"]
+               "model.mask_norm=batch", "model.submanifold=true", "recipe.weight_decay=0", "budgets.calibrate=false"]
     outcome = run(train_main, [*command, "name=on", f"model.start={exported}"])
     assert outcome.code == 0, outcome.err
     assert run(export_main, [f"checkpoint={trained.parent}/on/checkpoints/best.pt"]).code == 0

@@ -60,6 +60,7 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
                            [i / 10_000 for i in range(11, 9_000)], [0.3]],
     ("model", "norm_affine"): [None, 3, "both", ["separate"], {}],
     ("model", "mask_norm"): [None, 3, "layer", {"none": 1}],
+    ("model", "submanifold"): [None, 1, "true", [True]],
     ("model", "args"): [None, [], "pretrained", {1: 2}, {"pretrained": True}, {"pretrained_cfg": {"url": "http://x"}},
                         {"checkpoint_path": "/etc/passwd"}, {"cache_dir": "/tmp"}, {"width": HUGE}, {"width": 10**9},
                         {"width": -4}, {"width": 0}, {"width": "16"}, {"width": [16]}, {"shortcut": "C"},
