@@ -173,8 +173,8 @@ class AdaptiveBlock(nn.Module):
         return residual if self.drop_path is None else self.drop_path(residual)
 
 
-class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
-    """3x3 (stride s), 3x3."""
+class BasicWays(AdaptiveBlock):
+    """3x3 (stride s), 3x3: of timm's block and of torchvision's."""
 
     norm_names = ("bn1", "bn2")
     norms_follow = True
@@ -197,8 +197,12 @@ class AdaptiveBasicBlock(AdaptiveBlock, BasicBlock):
         return self.act2(y * mask + self.identity(x, budget))
 
 
-class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
-    """1x1, 3x3 (stride s, grouped in ResNeXt), 1x1."""
+class AdaptiveBasicBlock(BasicWays, BasicBlock):
+    """timm's."""
+
+
+class BottleneckWays(AdaptiveBlock):
+    """1x1, 3x3 (stride s, grouped in ResNeXt), 1x1: of timm's block and of torchvision's."""
 
     norm_names = ("bn1", "bn2", "bn3")
     norms_follow = True
@@ -232,6 +236,10 @@ class AdaptiveBottleneck(AdaptiveBlock, Bottleneck):
         y = self.act2(self.bn2(self.conv2(y * mask if self.submanifold else y), budget))
         y = self.dropped(self.bn3(self.conv3(y), budget))
         return self.act3(y * mask + self.identity(x, budget))
+
+
+class AdaptiveBottleneck(BottleneckWays, Bottleneck):
+    """timm's."""
 
 
 class AdaptiveConvNeXtBlock(AdaptiveBlock, ConvNeXtBlock):

@@ -61,7 +61,7 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, clas
     notes = [f"budget {b:g} is not in {path} and begins from its {from_:g}" if (from_ := nearest[b.name]) is not None
              else f"budget {b:g} is not in {path} and begins from its dense network"
              for b in Budgets(spec.budgets).adaptive if nearest[b.name] != b]
-    if stated.submanifold != spec.submanifold:
+    if of_budgets and stated.submanifold != spec.submanifold:
         notes.append(f"{path} has submanifold={str(stated.submanifold).lower()}: at the same masks the blocks of this "
                      f"network give other outputs and spend other MACs")
     if projections:

@@ -69,6 +69,8 @@ def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "sepa
         raise UserError(f"mask_norm '{mask_norm}' is neither none nor batch{nearest(mask_norm, MASK_NORMS)}")
     if mask_start not in MASK_STARTS:
         raise UserError(f"mask_start '{mask_start}' is neither random nor activity{nearest(mask_start, MASK_STARTS)}")
+    if not isinstance(submanifold, bool):
+        raise UserError(f"submanifold {submanifold!r} is neither True nor False")
     make_adaptable(network, name)
     reason = _why_not(network)
     if reason:

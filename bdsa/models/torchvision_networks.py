@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock, ConvNeXt
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock, AdaptiveBottleneck, AdaptiveConvNeXtBlock
+from bdsa.models.blocks import AdaptiveBlock, AdaptiveConvNeXtBlock, BasicWays, BottleneckWays
 from bdsa.models.network import AdaptiveNetwork
 
 
@@ -29,21 +29,12 @@ class _OneActivation:
     act2 = act3 = act1
 
 
-class AdaptiveTorchvisionBasicBlock(_OneActivation, AdaptiveBlock, BasicBlock):
-    """3x3 (stride s), 3x3."""
-
-    norm_names = AdaptiveBasicBlock.norm_names
-    geometry, layers, reach = AdaptiveBasicBlock.geometry, AdaptiveBasicBlock.layers, AdaptiveBasicBlock.reach
-    masked, can_be_submanifold = AdaptiveBasicBlock.masked, AdaptiveBasicBlock.can_be_submanifold
+class AdaptiveTorchvisionBasicBlock(_OneActivation, BasicWays, BasicBlock):
+    """torchvision's."""
 
 
-class AdaptiveTorchvisionBottleneck(_OneActivation, AdaptiveBlock, Bottleneck):
-    """1x1, 3x3 (stride s, grouped in ResNeXt), 1x1."""
-
-    norm_names = AdaptiveBottleneck.norm_names
-    geometry, layers, reach = AdaptiveBottleneck.geometry, AdaptiveBottleneck.layers, AdaptiveBottleneck.reach
-    dilate, dilated_positions = AdaptiveBottleneck.dilate, AdaptiveBottleneck.dilated_positions
-    masked, can_be_submanifold = AdaptiveBottleneck.masked, AdaptiveBottleneck.can_be_submanifold
+class AdaptiveTorchvisionBottleneck(_OneActivation, BottleneckWays, Bottleneck):
+    """torchvision's."""
 
 
 class AdaptiveTorchvisionConvNeXtBlock(AdaptiveBlock, CNBlock):

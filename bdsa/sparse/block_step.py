@@ -31,7 +31,7 @@ class BlockStep:
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
         scorer: where its mask unit's logits come from; None in the dense network.
         break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
-        rows: of the last sparse run: the rows that the first layer computed, and those computed at m, int64 [2].
+        rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2]; without layers at D(m) none there.
         ran_masked: whether the last run was masked.
         folded: what runs then, made when it first does.
     """

@@ -98,7 +98,7 @@ class Executor:
 
     @property
     def rows(self) -> list[Tensor | None]:
-        """Of the last call, for each block: rows of its first layer and rows at m, int64 [2]; None: it ran masked."""
+        """Of the last call, for each block: the rows computed at D(m) and at m, int64 [2]; None where it ran masked."""
         return [None if step.ran_masked and not self.played else step.rows for step in self.blocks()]
 
     def classify(self, x: Tensor, given: Sequence[Tensor] | None, count: bool, head: Callable[[Tensor], Tensor],

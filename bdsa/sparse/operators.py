@@ -48,9 +48,9 @@ SCHEMAS = {
     # and moved: an `Ahead`. start: what an image may spend in all, at the first block; below zero at the others.
     "exact": "(Tensor(a!) mask, Tensor(b!) left, Tensor logits, int macs, int dilated_macs, int height, int width, "
              "int stride, int reach, Tensor offsets, Tensor ahead, float start, float scale, float moved)",
-    # Blocks at the masked positions. `rows`, int64 [2], says how many the first layer computed, and how many were
-    # computed at m. The first layer runs at D(m) or, where `submanifold`, at m with zeros elsewhere. With a projection,
-    # a 1x1 convolution of `projected`, that is the identity, and the last bias includes its own; else `out` holds the
+    # Blocks at the masked positions. The first layer runs at D(m) or, where `submanifold`, at m with zeros elsewhere.
+    # `rows`, int64 [2], says how many were computed at D(m), which are none then, and at m. With a projection, a 1x1
+    # convolution of `projected`, that is the identity, and the last bias includes its own; else `out` holds the
     # identity before, which is not x if `everywhere`. `group`: channels of a group of the 3x3 convolution
     # (`packing.pack_groups`), or 0. With a board, its products (the first `columns`) follow what the block changed.
     "basic": "(Tensor(a!) out, Tensor x, Tensor mask, Tensor(b!) rows, int stride, bool submanifold, Tensor w1, "

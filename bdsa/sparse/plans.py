@@ -114,7 +114,7 @@ class BasicPlan:
             x: [B, H, W, C], which `identity` may be.
             mask: bool [B, h, w].
             identity: [B, h, w, C'], from the shortcut or x; it becomes the block's output.
-            rows: int64 [2], becomes the rows computed by the first layer, and at m.
+            rows: int64 [2], becomes the rows computed at D(m), if there are such layers, and at m.
             following: the products that follow what changes.
         """
         operators.basic(identity, x, mask, rows, self.stride, self.submanifold, self.first.weight, self.first.bias,

@@ -109,12 +109,12 @@ def basic(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, subma
     """See `operators.basic`."""
     at_m = mask.nonzero()
     at_d = at_m if submanifold else dilated(mask, 1, tuple(mask.shape[1:])).nonzero()
-    hidden = out.new_zeros(*out.shape[:3], len(b1))
+    hidden = (out.new_zeros if submanifold else out.new_empty)(*out.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(_windows(x, at_d, stride, Packed(w1, b1)))
     _project(out, projected, projection, projection_bias, projected_stride, mask)
     _add(out, at_m, _windows(hidden, at_m, 1, Packed(w2, b2)))
     _look_again(out, at_m, everywhere, board, products, columns)
-    rows.copy_(torch.tensor([len(at_d), len(at_m)]))
+    rows.copy_(torch.tensor([0 if submanifold else len(at_d), len(at_m)]))
 
 
 def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, submanifold: bool, w1: Tensor,
@@ -125,13 +125,13 @@ def bottleneck(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: int, 
     second = Packed(unpack_groups(w2, len(b2), group), b2) if group else Packed(w2, b2)
     at_m = mask.nonzero()
     at_d = at_m if submanifold else dilated(mask, stride, tuple(x.shape[1:3])).nonzero()
-    hidden = x.new_zeros(*x.shape[:3], len(b1))
+    hidden = (x.new_zeros if submanifold else x.new_empty)(*x.shape[:3], len(b1))
     hidden[at_d.unbind(1)] = F.relu(x[at_d.unbind(1)] @ Packed(w1, b1).plain()[0] + b1)
     narrow = F.relu(_windows(hidden, at_m, stride, second))
     _project(out, projected, projection, projection_bias, projected_stride, mask)
     _add(out, at_m, narrow @ Packed(w3, b3).plain()[0] + b3)
     _look_again(out, at_m, everywhere, board, products, columns)
-    rows.copy_(torch.tensor([len(at_d), len(at_m)]))
+    rows.copy_(torch.tensor([0 if submanifold else len(at_d), len(at_m)]))
 
 
 def convnext(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float, w1: Tensor, b1: Tensor,

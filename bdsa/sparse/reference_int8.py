@@ -78,7 +78,7 @@ def residual_int8(out: Tensor, x: Tensor, mask: Tensor, rows: Tensor, stride: in
         identity = shortcut.at(source[at_m.unbind(1)]) - shortcut.bias.float()  # which is in the last layer's
     out[at_m.unbind(1)] = F.relu(identity + added).to(out.dtype)
     _look_again(out, board, board_bias, products)
-    rows.copy_(torch.tensor([len(at_d), len(at_m)]))
+    rows.copy_(torch.tensor([0 if submanifold else len(at_d), len(at_m)]))
 
 
 def convnext_int8(x: Tensor, mask: Tensor, rows: Tensor, taps: Tensor, taps_bias: Tensor, eps: float,

@@ -55,6 +55,21 @@ def test_torchvisions_networks_are_adaptive_and_sparse_under_their_own_names(nam
     assert torch.equal(copied(images, budget=0.7), network(images, budget=0.7))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@torch.inference_mode()
+def test_torchvisions_networks_cost_what_timms_do(name):
+    network, images = torchvision_network(name), images_of((2, 65, 77))
+    bdsa.adapt(network, BUDGETS)
+    twin = bdsa.create_model(name, BUDGETS, 5).eval()
+    twin.load_state_dict(network.state_dict())
+    for options in ({}, {"per_image": True}):
+        (logits, used), (expected, wanted) = (
+            each(images, budget=0.4, return_usage=True, **options) for each in (network, twin))
+        torch.testing.assert_close(logits, expected)
+        assert torch.equal(used.macs, wanted.macs) and torch.equal(used.block_fractions, wanted.block_fractions)
+    assert (used.conditional_fraction > 0.1).all()
+
+
 def test_what_the_stages_of_torchvisions_networks_give_is_known():
     for name in TORCHVISION:
         network = torchvision_network(name)

@@ -29,10 +29,10 @@ def masks_for(network: nn.Module, images: torch.Tensor, share: float) -> list[to
     return [torch.rand(mask.shape, generator=generator) < share for mask in masks]
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet26", "torchvision"])
+@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet26", "torchvision resnet18", "torchvision resnet50"])
 def test_with_every_position_active_it_is_the_dense_network(name: str) -> None:
-    if name == "torchvision":
-        network = torchvision.models.resnet18(num_classes=3).eval()
+    if name.startswith("torchvision"):
+        network = getattr(torchvision.models, name.split()[1])(num_classes=3).eval()
         bdsa.adapt(network, [0.5], submanifold=True)
     else:
         network = network_of(name)
@@ -40,6 +40,7 @@ def test_with_every_position_active_it_is_the_dense_network(name: str) -> None:
     with torch.inference_mode():
         every = [torch.ones_like(mask) for mask in masks_for(network, images, 1.0)]
         logits, usage = network(images, budget=0.5, masks=every, return_usage=True)
+        assert any(block.submanifold for block in network.adaptive_blocks())
         assert torch.equal(logits, network(images, budget=1.0)) and (usage.conditional_fraction == 1).all()
         fewer = network(images, budget=0.5, masks=masks_for(network, images, 0.5))
     assert not torch.equal(logits, fewer)
@@ -73,6 +74,8 @@ def test_networks_without_such_a_form_say_so() -> None:
     with pytest.raises(UserError, match="submanifold=true is for basic blocks and bottlenecks of ResNets; "
                                         "convnext_atto has a ConvNeXtBlock"):
         bdsa.create_model("convnext_atto", [0.5], submanifold=True)
+    with pytest.raises(UserError, match="submanifold 'false' is neither True nor False"):
+        bdsa.create_model("cifar_resnet8", [0.5], submanifold="false")
 
 
 def test_files_carry_it_and_others_do_not_name_it(tmp_path: Path) -> None:
@@ -93,3 +96,7 @@ def test_a_start_with_other_blocks_keeps_its_weights_and_is_said(tmp_path: Path)
     (note,) = start_from(network, wanted, tmp_path / "start.pt")
     assert "submanifold=false" in note and network.layer1[0].submanifold
     assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), start.state_dict().values()))
+    dense = ModelSpec("cifar_resnet8", 3, [1.0])
+    save(tmp_path / "dense.pt", network_content(dense.build(), dense))
+    (note,) = start_from(network, wanted, tmp_path / "dense.pt")
+    assert "begins from its dense network" in note

@@ -42,7 +42,9 @@ def packed(weight: Tensor, bias: Tensor, by_rows: bool = False) -> Iterator[Pack
 
 @pytest.mark.parametrize("channels, middle", [(16, 24), (40, 64), (64, 16), (96, 80)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_blocks_give_what_pytorch_gives_position_by_position(channels: int, middle: int, stride: int) -> None:
+@pytest.mark.parametrize("submanifold", [False, True])
+def test_blocks_give_what_pytorch_gives_position_by_position(channels: int, middle: int, stride: int,
+                                                             submanifold: bool) -> None:
     generator = torch.Generator().manual_seed(channels)
     size = (9 - 1) // stride + 1, (13 - 1) // stride + 1
     x, mask = whole(generator, 3, 9, 13, channels), torch.rand(3, *size, generator=generator) < 0.6
@@ -54,8 +56,8 @@ def test_blocks_give_what_pytorch_gives_position_by_position(channels: int, midd
         w2 = list(packed(second / 64, torch.ones(middle), middle <= 64))[form]
         out, counted = identity.to(dtype, copy=True), torch.zeros(2, dtype=torch.int64)
         run = (reference if form == 0 else operators).basic
-        run(out, x.to(dtype), mask, counted, stride, w1.weight, w1.bias, w2.weight, w2.bias, None, None, None, 1, False,
-            None, None, None, 0)
+        run(out, x.to(dtype), mask, counted, stride, submanifold, w1.weight, w1.bias, w2.weight, w2.bias, None, None,
+            None, 1, False, None, None, None, 0)
         found.append(out.float())
         rows.append(counted.tolist())
     assert rows[0] == rows[1] and rows[0][1] == mask.sum()
@@ -64,7 +66,8 @@ def test_blocks_give_what_pytorch_gives_position_by_position(channels: int, midd
 
 
 @pytest.mark.parametrize("channels, group", [(64, 4), (96, 24), (48, 16)])
-def test_grouped_convolutions_read_their_own_channels(channels: int, group: int) -> None:
+@pytest.mark.parametrize("submanifold", [False, True])
+def test_grouped_convolutions_read_their_own_channels(channels: int, group: int, submanifold: bool) -> None:
     generator = torch.Generator().manual_seed(group)
     x, mask = whole(generator, 2, 7, 9, channels), torch.rand(2, 7, 9, generator=generator) < 0.5
     outer, grouped = whole(generator, channels, channels, 1, 1) / 4, whole(generator, channels, group, 3, 3) / 4
@@ -74,8 +77,8 @@ def test_grouped_convolutions_read_their_own_channels(channels: int, group: int)
         w2 = pack_groups(grouped, torch.zeros(channels), group, form)
         out = torch.zeros(2, 7, 9, channels, dtype=dtype)
         run = (reference if dtype == torch.float32 else operators).bottleneck
-        run(out, x.to(dtype), mask, torch.zeros(2, dtype=torch.int64), 1, w1.weight, w1.bias, w2.weight, w2.bias, group,
-            w3.weight, w3.bias, None, None, None, 1, False, None, None, None, 0)
+        run(out, x.to(dtype), mask, torch.zeros(2, dtype=torch.int64), 1, submanifold, w1.weight, w1.bias, w2.weight,
+            w2.bias, group, w3.weight, w3.bias, None, None, None, 1, False, None, None, None, 0)
         found.append(out.float())
     assert torch.allclose(found[1], found[0], rtol=1 / 32, atol=0.15) and found[0].abs().max() > 1
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sparse_cases import images_of, network_of
+from sparse_cases import NETWORKS, images_of, network_of
 
 from bdsa.commands.benchmark import gpu_latency
 from bdsa.sparse.auto import ALWAYS, NEVER
@@ -156,10 +156,11 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available() or device.unavailable(tor
 
 
 @gpu
-@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnext50_32x4d", "convnext_atto", "convnextv2_atto"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnext50_32x4d", "convnext_atto", "convnextv2_atto",
+                                  "cifar_resnet14 submanifold", "resnet26 submanifold", "resnext50_32x4d submanifold"])
 def test_sparse_equals_masked_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    network, images = network_of(name).cuda(), images_of((3, 65, 96)).cuda()
+    network, images = network_of(name, **NETWORKS[name]).cuda(), images_of((3, 65, 96)).cuda()
     with torch.inference_mode():
         expected, usage = network(images, budget=0.4, return_usage=True)
         for network.execution in ("sparse", "auto"):

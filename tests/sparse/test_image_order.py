@@ -22,7 +22,8 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet26d", "convnextv2_atto", "convnext_pico", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", ["cifar_resnet8", "resnet26d", "convnextv2_atto", "convnext_pico", "resnext50_32x4d",
+                                  "cifar_resnet14 submanifold", "resnet26 submanifold"])
 def test_each_image_gets_what_the_batch_together_gives(name: str, precision: str) -> None:
     network = network_of(name, **NETWORKS[name])
     network.execution, network.precision = "sparse", precision

@@ -30,6 +30,8 @@ SHORT = {
     "resnet10t": {"down_kernel_size": 3, "layers": (1, 2, 1, 1), **NARROW},
     "cifar_resnet8 submanifold": {"submanifold": True},
     "resnet26 submanifold": {"submanifold": True, "layers": (2, 2, 1, 1), **NARROW},
+    "resnext50_32x4d submanifold": {"submanifold": True, "layers": (2, 1, 1, 1), "cardinality": 4, "base_width": 16,
+                                    **NARROW},
     "convnext_atto": {"depths": (1, 2, 1, 1), "dims": (24, 40, 96, 48)},
     "convnext_pico": {"use_grn": False, "conv_mlp": True, "depths": (1, 2, 1, 1), "dims": (16, 24, 32, 40)},
     "convnextv2_atto": {"depths": (1, 2, 1, 1), "dims": (16, 24, 32, 40)},
@@ -39,6 +41,7 @@ EVERY_KIND = {"cifar_resnet8": KINDS, "resnet26": KINDS, "cifar_resnet8 submanif
               "convnextv2_atto": KINDS}
 # Of those, what has kernels of its own in 16 bits: two layers in one.
 HALF = {"resnet26": {"layers": (2, 2, 1, 1), **NARROW},
+        "resnet26 submanifold": {"submanifold": True, "layers": (2, 1, 1, 1), **NARROW},
         "convnext_atto": {"depths": (1, 2, 1, 1), "dims": (48, 40, 32, 96)}}
 
 

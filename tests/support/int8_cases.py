@@ -32,7 +32,7 @@ def block(kind: str, channels: int, middle: int, stride: int, projected: bool) -
     x = torch.randint(-9, 60, (3, 9, 13, channels), generator=generator).bfloat16()
     mask = torch.rand(3, *grid, generator=generator) < 0.6
     columns = middle if kind == "basic" else 2 * middle
-    signed, plain = Bytes(2.0, 20.0), Bytes(0.5, 0.0)
+    signed, plain = Bytes(2.0, 20.0), Bytes(0.5, 3.0)
 
     def scale(count: int, least: int) -> Tensor:
         return 2.0 ** -torch.randint(least, least + 3, (count,), generator=generator).double()

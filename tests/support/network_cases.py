@@ -51,10 +51,11 @@ def randomise(network: nn.Module, chosen) -> None:
 
 
 def adaptive(name: str, budgets=(0.3, 0.6), affine: str = "separate") -> AdaptiveNetwork:
-    """An adaptive copy of `dense(name)`, in eval mode."""
-    network = copy.deepcopy(dense(name))
+    """An adaptive copy of `dense(name)`, in eval mode; "submanifold" at the name's end makes its blocks such."""
+    plain = name.removesuffix(" submanifold")
+    network = copy.deepcopy(dense(plain))
     torch.manual_seed(0)  # fresh mask units
-    adapt(network, Budgets(budgets), affine, name)
+    adapt(network, Budgets(budgets), affine, name, submanifold=plain != name)
     return network
 
 

@@ -141,7 +141,10 @@ class BasicBlock(Residual):
 
 
 class Bottleneck(Residual):
-    """1x1 at D(m) of the input, 3x3 with the stride and 1x1 at m: these two in one kernel where they are narrow."""
+    """1x1 at D(m) of the input, or at m in a submanifold block, then 3x3 with the stride and 1x1 at m.
+
+    These two are one kernel where they are narrow.
+    """
 
     def __init__(self, block: AdaptiveBottleneck, budget: str | Blend, dtype: torch.dtype) -> None:
         self.shortcut = None if block.downsample is None else GpuShortcut(block, budget, dtype)

@@ -216,7 +216,7 @@ void Bound::go(const Program& program, int index, bool by_purses, const Images& 
                 purses_.add(call(block, {{Map::MASK, block.mask}, {Map::LOGITS, block.logits}}));
                 break;
             }
-            default: throw Refused("the program is damaged: no such operation");
+            default: throw Refused("the program has an operation that this library does not know: it is damaged, or of a later version");
         }
     }
     if (exact) purses_.reckon(program, index, images);

@@ -24,7 +24,7 @@ struct Residual {
     int everywhere;      // whether the identity is not x: all of the board's products are new
     int submanifold;
     const Board<E>* board;  // of the mask units that will look at the output, or null
-    int64_t* rows;       // how many rows were computed by the first layer, and at m
+    int64_t* rows;       // how many rows were computed at D(m), none of a submanifold block, and at m
 
     void run(int threads) const;
     size_t weights() const {
@@ -87,7 +87,7 @@ void Residual<E, W>::run(int threads) const {
             }
             if (team.thread == team.threads - 1) {
                 rows[1] += actives = list_active(mask + at, count, to, active);
-                if (submanifold) rows[0] += dilations = actives;
+                if (submanifold) dilations = actives;
                 if (projection) passives = list_active(mask + at, count, to, passive, true);
             }
             if constexpr (ROUNDED)
