@@ -30,6 +30,7 @@ LONGEST = 4.0         # that one step moves the thresholds
 SEEN = 256            # images by which it is chosen who serves, about
 NEAR = 0.02           # of the fraction at which they are compared
 TRIES = 5             # until it is met
+WORSE = 4 / 3         # times the other's divergence: up to there the lower of two budgets serves those between
 
 
 def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dict[str, Curve]:
@@ -84,7 +85,7 @@ def _serves_up(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, fol
 
     Halfway between, the answers of both are compared with those of the next budget, the more accurate of the two. That
     needs no labels, and says more than the accuracy on images that were trained on. The next one serves where its
-    divergence is less than half of the other's: moved by little, it is near to itself.
+    divergence is less than three quarters of the other's: moved by little, it is near to itself.
     """
     few = batches[:max(1, SEEN // len(batches[0]))]
     wanted, middle = _answers(network, few, network.point(following))[0].exp(), (own + following) / 2
@@ -97,7 +98,7 @@ def _serves_up(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, fol
             answers, fraction = _answers(network, few, Point(name, offset, None, blend))
             tried.append((offset, fraction))
         apart.append(float(kl_div(answers, wanted, reduction="batchmean")))
-    return apart[0] <= 2 * apart[1]
+    return apart[0] <= WORSE * apart[1]
 
 
 def _answers(network: AdaptiveNetwork, batches: list[Tensor], point: Point) -> tuple[Tensor, float]:
