@@ -242,13 +242,8 @@ class AdaptiveBottleneck(BottleneckWays, Bottleneck):
     """timm's."""
 
 
-class AdaptiveConvNeXtBlock(AdaptiveBlock, ConvNeXtBlock):
-    """Depthwise 7x7, norm, 1x1, GELU, (v2: global response norm), 1x1, (v1: layer scale).
-
-    The global response norm of ConvNeXt v2 looks at all positions of a map. Here it looks at the
-    active ones: the inactive are zeroed before it, so that sparse execution needs no others, and
-    with every position active it is the dense layer.
-    """
+class ConvNeXtWays(AdaptiveBlock):
+    """Depthwise 7x7, norm, 1x1, GELU, 1x1, layer scale: of timm's block and of torchvision's."""
 
     norm_names = ("norm",)
 
@@ -257,6 +252,15 @@ class AdaptiveConvNeXtBlock(AdaptiveBlock, ConvNeXtBlock):
 
     def layers(self) -> tuple[list[nn.Module], list[nn.Module]]:
         return [], [self.conv_dw, self.mlp.fc1, self.mlp.fc2]
+
+
+class AdaptiveConvNeXtBlock(ConvNeXtWays, ConvNeXtBlock):
+    """timm's, with (v2) a global response norm behind the GELU or (v1) a layer scale.
+
+    The global response norm of ConvNeXt v2 looks at all positions of a map. Here it looks at the
+    active ones: the inactive are zeroed before it, so that sparse execution needs no others, and
+    with every position active it is the dense layer.
+    """
 
     def masked(self, x: Tensor, mask: Tensor, budget: str | Blend) -> Tensor:
         y = self.conv_dw(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock, ConvNeXt
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from bdsa.models.blocks import AdaptiveBlock, AdaptiveConvNeXtBlock, BasicWays, BottleneckWays
+from bdsa.models.blocks import AdaptiveBlock, BasicWays, BottleneckWays, ConvNeXtWays
 from bdsa.models.network import AdaptiveNetwork
 
 
@@ -37,12 +37,10 @@ class AdaptiveTorchvisionBottleneck(_OneActivation, BottleneckWays, Bottleneck):
     """torchvision's."""
 
 
-class AdaptiveTorchvisionConvNeXtBlock(AdaptiveBlock, CNBlock):
-    """Depthwise 7x7, norm, 1x1, GELU, 1x1, layer scale."""
+class AdaptiveTorchvisionConvNeXtBlock(ConvNeXtWays, CNBlock):
+    """torchvision's."""
 
-    norm_names = ("norm",)
     use_conv_mlp = False
-    geometry, layers = AdaptiveConvNeXtBlock.geometry, AdaptiveConvNeXtBlock.layers
 
     @property
     def conv_dw(self) -> nn.Module:
