@@ -1,9 +1,9 @@
 """Any budget from those that were trained: an offset on a trained budget's thresholds (docs/method.md, section 8).
 
 Masks rank the positions and the threshold says how many of them run, so a trained budget's masks serve the budgets
-above it too once their thresholds are moved, with norms that go over to the next trained budget's on the way. Where
-that answers far worse, the next one's masks and norms serve, with thresholds moved down. Curves say how far, and
-which: they are measured on training images, after training. What else was tried is in experiments/LOG.md.
+above it too once their thresholds are moved, with norms that go over to the next trained budget's on the way. From
+where that answers far worse, the next one's masks and norms serve, with thresholds moved down. Curves say how far,
+and from where: they are measured on training images, after training. What else was tried is in experiments/LOG.md.
 """
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Curve:
         fractions: the conditional fraction at each, ascending, with the blend that such a fraction has.
         blocks: each block's own fraction at each.
         images: how many it is the mean of.
-        upwards: whether it serves the budgets up to the next trained one, with norms that go over to that one's on the
-            way; else the next one does, with its thresholds moved down.
+        crossover: the share of the way to the next trained budget, 0 to 1, up to which it serves the budgets between,
+            with norms that go over to that one's on the way; beyond the next one does, with its thresholds moved down.
 
     Raises:
         ValueError: for what no measurement gives.
@@ -61,7 +61,7 @@ class Curve:
     fractions: tuple[float, ...]
     blocks: tuple[tuple[float, ...], ...]
     images: int
-    upwards: bool = True
+    crossover: float = 1.0
 
     def __post_init__(self) -> None:
         columns = (self.offsets, self.fractions, self.blocks)
@@ -76,8 +76,8 @@ class Curve:
             raise ValueError("its offsets or fractions do not ascend")
         if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
             raise ValueError("it is of no images")
-        if not isinstance(self.upwards, bool):
-            raise ValueError("whether it serves upwards is neither true nor false")
+        if isinstance(self.crossover, bool) or not 0 <= self.crossover <= 1:
+            raise ValueError("its crossover is no number from 0 to 1")
 
     def reaches(self, fraction: float) -> bool:
         """Whether the fraction lies within what was measured, or so near that the difference is not seen."""
@@ -94,23 +94,28 @@ class Curve:
         o1, o2 = self.offsets[after - 1:after + 1]
         return o1 + (o2 - o1) * (log_odds(fraction) - low) / (high - low) if high > low else o2
 
+    def serves_to(self, own: float, following: float) -> float:
+        """The largest budget between a curve's own and the next trained one that its own masks serve."""
+        return own + self.crossover * (following - own)
+
     def plain(self) -> dict[str, Any]:
         """Lists and numbers, for files; see `curve_of`."""
         return {"offsets": list(self.offsets), "fractions": list(self.fractions),
                 "blocks": [list(row) for row in self.blocks], "images": self.images,
-                "upwards": self.upwards}
+                "crossover": self.crossover}
 
 
 def curve_of(plain: Mapping[str, Any]) -> Curve:
-    """The curve that `Curve.plain` wrote.
+    """The curve that `Curve.plain` wrote, or an earlier version with `upwards`, which was all of the way or nothing.
 
     Raises:
         ValueError: for anything else.
     """
     try:
+        crossover = plain["crossover"] if "crossover" in plain else {True: 1.0, False: 0.0}[plain.get("upwards", True)]
         return Curve(tuple(map(float, plain["offsets"])), tuple(map(float, plain["fractions"])),
                      tuple(tuple(map(float, row)) for row in plain["blocks"]), plain["images"],
-                     plain.get("upwards", True))
+                     crossover)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError("it is not offsets, fractions, blocks and images") from error
 
@@ -121,8 +126,12 @@ def log_odds(fraction: float) -> float:
     return math.log(clipped / (1 - clipped))
 
 
-
 def share_at(fraction: float, own: float, following: float) -> float:
     """The share of the next trained budget's norms for a fraction between two trained ones: the nearest quarter."""
-    return round(min(max((fraction - own) / (following - own), 0.0), 1.0) * SHARES) / SHARES
+    return next((step for step in range(SHARES) if fraction <= last_with(step, own, following)), SHARES) / SHARES
+
+
+def last_with(step: int, own: float, following: float) -> float:
+    """The largest budget between two trained ones that has so many quarters of the next one's norms."""
+    return own + min((step + 0.5) / SHARES, 1.0) * (following - own)
 

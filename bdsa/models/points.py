@@ -39,7 +39,7 @@ def find_point(trained: Budgets, curves: Mapping[str, Curve], value: float, extr
             raise UserError(f"{error}{_lacking(trained, budget, extrapolate)}") from None
     check_reach(trained, budget, extrapolate)
     base, following = neighbours(trained, budget)
-    if following is not None and not curves[base.name].upwards:
+    if following is not None and budget > curves[base.name].serves_to(base, following):
         base, following = following, None
     share = 0.0 if following is None else share_at(budget, base, following)
     curve = curves[base.name]
@@ -69,9 +69,9 @@ def _lacking(trained: Budgets, budget: float, extrapolate: bool) -> str:
 
 
 def neighbours(trained: Budgets, budget: float) -> tuple[Budget, Budget | None]:
-    """The trained budgets below 1 around another: the one whose masks serve it, and the next, if there is one.
+    """The trained budgets below 1 around another: the one below it, and the next, if there is one.
 
-    Below the smallest that one serves, alone; above the largest that one.
+    Below the smallest it is that one, alone; above the largest that one.
     """
     below = [b for b in trained.adaptive if b <= budget]
     if not below:

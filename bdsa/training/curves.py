@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div
 
 from bdsa.budgets import Budget
 from bdsa.errors import UserError
-from bdsa.method.curves import Curve, Point, log_odds, share_at
+from bdsa.method.curves import SHARES, Curve, Point, log_odds, share_at
 from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import next_offset
@@ -28,8 +28,8 @@ STEPS = 40            # points on one side of a trained budget, at most
 TRIALS = 2            # of blends at one offset, at most
 LONGEST = 4.0         # that one step moves the thresholds
 SEEN = 256            # images by which it is chosen who serves, about
-NEAR = 0.02           # of the fraction at which they are compared
-TRIES = 5             # until it is met
+NEAR = 0.01           # of the fraction at which they are compared
+TRIES = 6             # until it is met
 WORSE = 4 / 3         # times the other's divergence: up to there the lower of two budgets serves those between
 
 
@@ -55,14 +55,14 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
     training = network.training
     network.eval()
     try:
-        upwards = [_serves_up(network, images, *pair) for pair in pairwise(budgets)]
-        curves = {}
-        for i, (budget, up, served) in enumerate(zip(budgets, [*upwards, True], [True, *upwards])):
-            following = budgets[i + 1] if up and i < len(upwards) else None
-            low = budget * LOWEST if i == 0 else budget if served else budgets[i - 1]
-            high = following or (HIGHEST if up else budget)
-            curve = replace(_measure(network, images, budget, following, low, high), upwards=up)
-            curves[budget.name] = curve
+        curves: dict[str, Curve] = {}
+        low = budgets[0] * LOWEST
+        for budget, following in zip_longest(budgets, budgets[1:]):
+            crossover = _crossover(network, images, budget, following) if following else 1.0
+            high = budget + crossover * (following - budget) if following else HIGHEST
+            curve = _measure(network, images, budget, following if crossover else None, low, high)
+            curves[budget.name] = curve = replace(curve, crossover=crossover)
+            low = high
             log.info("budget %s: thresholds moved by %+.2f to %+.2f give fractions %.2f to %.2f", budget.name,
                      min(curve.offsets), max(curve.offsets), min(curve.fractions), max(curve.fractions))
     finally:
@@ -80,25 +80,28 @@ def budgets_between(network: AdaptiveNetwork) -> list[Budget]:
 
 
 @torch.inference_mode()
-def _serves_up(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, following: Budget) -> bool:
-    """Whether a trained budget serves those up to the next, with blended norms; else the next one serves them.
+def _crossover(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, following: Budget) -> float:
+    """The share of the way to the next trained budget up to which a trained one serves, with blended norms.
 
-    Halfway between, the answers of both are compared with those of the next budget, the more accurate of the two. That
-    needs no labels, and says more than the accuracy on images that were trained on. The next one serves where its
-    divergence is less than three quarters of the other's: moved by little, it is near to itself.
+    At a quarter of the way, halfway and at three quarters the answers of both are compared with those of the next
+    budget, the more accurate of the two. That needs no labels, and says more than the accuracy on images that were
+    trained on. The next one serves from where its divergence is less than three quarters of the other's: moved by
+    little, it is near to itself.
     """
     few = batches[:max(1, SEEN // len(batches[0]))]
-    wanted, middle = _answers(network, few, network.point(following))[0].exp(), (own + following) / 2
-    apart = []
-    for name, blend in ((own.name, Blend(own.name, following.name, share_at(middle, own, following))),
-                        (following.name, None)):
-        tried: list[tuple[float, float]] = []
-        while len(tried) < TRIES and (not tried or abs(tried[-1][1] - middle) > NEAR):
-            offset = next_offset(tried, middle, LONGEST) if tried else FIRST if blend else -FIRST
-            answers, fraction = _answers(network, few, Point(name, offset, None, blend))
-            tried.append((offset, fraction))
-        apart.append(float(kl_div(answers, wanted, reduction="batchmean")))
-    return apart[0] <= WORSE * apart[1]
+    wanted = _answers(network, few, network.point(following))[0].exp()
+    for step in range(1, SHARES):
+        budget, apart = own + (following - own) * step / SHARES, []
+        for name, blend in ((own.name, Blend(own.name, following.name, step / SHARES)), (following.name, None)):
+            tried: list[tuple[float, float]] = []
+            while len(tried) < TRIES and (not tried or abs(tried[-1][1] - budget) > NEAR):
+                offset = next_offset(tried, budget, LONGEST) if tried else FIRST if blend else -FIRST
+                answers, fraction = _answers(network, few, Point(name, offset, None, blend))
+                tried.append((offset, fraction))
+            apart.append(float(kl_div(answers, wanted, reduction="batchmean")))
+        if apart[0] > WORSE * apart[1]:
+            return (step - 0.5) / SHARES if step > 1 else 0.0  # where the blend before it ends
+    return 1.0
 
 
 def _answers(network: AdaptiveNetwork, batches: list[Tensor], point: Point) -> tuple[Tensor, float]:

@@ -23,15 +23,18 @@ def test_a_curve_gives_the_offset_of_what_was_measured_and_ascends_between() -> 
     assert [CURVE.offset_at(f) for f in CURVE.fractions] == pytest.approx(CURVE.offsets)
     between = [CURVE.offset_at(0.1 + 0.42 * i / 50) for i in range(51)]
     assert between == sorted(between)
-    for curve in (CURVE, replace(CURVE, upwards=False)):
+    for curve in (CURVE, replace(CURVE, crossover=0.375)):
         assert curve_of(json.loads(json.dumps(curve.plain()))) == curve
-    assert curve_of({k: v for k, v in CURVE.plain().items() if k != "upwards"}) == CURVE, "of files from before"
+    before = {k: v for k, v in CURVE.plain().items() if k != "crossover"}
+    assert curve_of(before) == curve_of({**before, "upwards": True}) == CURVE, "of files from before"
+    assert curve_of({**before, "upwards": False}) == replace(CURVE, crossover=0.0), "of files from before"
 
 
 @pytest.mark.parametrize("broken", [
     {"offsets": [0.0, 0.0, 0.5, 1.0]}, {"fractions": [0.1, 0.3, 0.2, 0.5]}, {"fractions": [0.1, 0.3, 0.4]},
     {"fractions": [0.1, 0.3, 0.4, 1.5]}, {"blocks": [[0.1], [0.2], [0.3], []]}, {"images": 0}, {"images": True},
-    {"upwards": 1}, {"offsets": [0.0, 1.0, 2.0, float("nan")]}, {"offsets": "abcd"}, {"offsets": None}, {"blocks": 3}])
+    {"crossover": True}, {"crossover": 1.5}, {"crossover": "0.5"}, {"crossover": float("nan")},
+    {"offsets": [0.0, 1.0, 2.0, float("nan")]}, {"offsets": "abcd"}, {"offsets": None}, {"blocks": 3}])
 def test_what_is_no_curve_is_refused(broken: dict) -> None:
     with pytest.raises(ValueError, match="."):
         curve_of({**CURVE.plain(), **broken})
@@ -45,15 +48,20 @@ def test_a_trained_budget_is_itself_and_another_one_lies_between_its_neighbours(
     assert (budget.name, point.name, point.budget) == ("b042", "b030", 0.42)
     assert CURVE.offsets[2] < point.offset < CURVE.offsets[3]
     assert point.blend is not None and (point.blend.first, point.blend.second) == ("b030", "b050")
-    down = {**CURVES, "b030": replace(CURVE, upwards=False), "b050": replace(CURVE, fractions=(0.3, 0.35, 0.5, 0.6))}
+    down = {**CURVES, "b030": replace(CURVE, crossover=0.0), "b050": replace(CURVE, fractions=(0.3, 0.35, 0.5, 0.6))}
     point = find_point(TRAINED, down, 0.42)[1]
     assert (point.name, point.blend) == ("b050", None) and 0.0 < point.offset < 0.5, "the next one's, moved down"
+    down["b030"] = replace(CURVE, crossover=0.375)
+    served = {budget: find_point(TRAINED, down, budget)[1] for budget in (0.31, 0.35, 0.37, 0.38, 0.45)}
+    assert [point.name for point in served.values()] == ["b030"] * 3 + ["b050"] * 2, "each up to the crossover"
+    assert [point.blend and point.blend.share for point in served.values()] == [None, 0.25, 0.25, None, None]
     assert find_point(TRAINED, CURVES, 0.9)[1].blend is None, "above the largest there is no other to blend with"
 
 
 def test_norms_go_over_to_the_next_budget_in_quarters() -> None:
     shares = [share_at(0.3 + 0.2 * i / 100, 0.3, 0.5) for i in range(101)]
     assert shares == sorted(shares) and sorted({*shares}) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [share_at(0.3 + 0.2 * i / 4, 0.3, 0.5) for i in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 @pytest.mark.parametrize(("budget", "curves", "says"), [

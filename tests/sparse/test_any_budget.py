@@ -13,11 +13,13 @@ from support.sparse_cases import BUDGETS, NETWORKS, assert_same, both, images_of
 from torch import Tensor
 
 from bdsa.errors import UserError
+from bdsa.method.curves import Point
 from bdsa.method.norms import BudgetNorm
 from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import auto, native, reference
 from bdsa.sparse.execution import executor_of
+from bdsa.training import curves
 from bdsa.training.curves import calibrate_curves
 
 SIZE = (4, 33, 47)
@@ -57,15 +59,38 @@ def test_who_serves_between_two_budgets_is_measured() -> None:
     norms = [m for m in network.modules() if isinstance(m, BudgetNorm)]
     for each in (*(block.mask_units for block in network.adaptive_blocks()), *(norm.per_budget for norm in norms)):
         each["b040"].load_state_dict(each["b070"].state_dict())
-    assert calibrate_curves(network, [images])["b040"].upwards, "the same, whoever serves"
+    assert calibrate_curves(network, [images])["b040"].crossover == 1, "the same, whoever serves"
     for norm in norms:
         torch.nn.init.normal_(norm.per_budget["b040"].weight, std=5)
-    assert not calibrate_curves(network, [images])["b040"].upwards
+    assert calibrate_curves(network, [images])["b040"].crossover == 0
     assert network.point(0.5).name == network.point(0.6).name == "b070"
     for budget in (0.5, 0.6):
         expected, found = both(network, images, budget)
         assert_same(expected, found)
         assert float(found[1].conditional_fraction.mean()) == pytest.approx(budget, abs=0.03)
+
+
+@pytest.mark.parametrize(("lower", "crossover"), [
+    ((1, 1, 1), 1.0), ((1, 1, 9), 0.625), ((1, 9, 9), 0.375), ((1, 9, 1), 0.375), ((9, 1, 1), 0.0)])
+def test_the_next_budget_serves_from_where_it_is_clearly_nearer(lower: tuple[float, ...], crossover: float,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = network_of("cifar_resnet8"), images_of(SIZE)
+    upper, measure = 4, curves._answers
+
+    def answers(network: AdaptiveNetwork, batches: list[Tensor], point: Point) -> tuple[Tensor, float]:
+        """As far from the upper budget's, which are (0.5, 0.5), as the table says."""
+        made, fraction = measure(network, batches, point)
+        wrong = lower[round(4 * point.blend.share) - 1] if point.blend else upper if point.offset else 0
+        return torch.tensor([float(wrong), 0.0]).log_softmax(0).expand(len(made), 2), fraction
+
+    monkeypatch.setattr(curves, "_answers", answers)
+    assert calibrate_curves(network, [images])["b040"].crossover == crossover
+    end = network.curves["b040"].serves_to(0.4, 0.7)
+    for budget in (0.41, 0.47, 0.5, 0.55, 0.6, 0.65, 0.69):
+        point = network.point(budget)
+        assert point.name == ("b040" if budget <= end else "b070")
+        fraction = network(images, budget=budget, return_usage=True)[1].conditional_fraction.mean()
+        assert float(fraction) == pytest.approx(budget, abs=0.03)
 
 
 @torch.inference_mode()
