@@ -82,7 +82,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     results["checkpoint"] = config.checkpoint or config.model.weights
     results["precision"] = config.precision
     if is_main():
-        if config.trainer.latency and not config.cascade:  # a median of single images would be of one look
+        if config.trainer.latency:
             add_latency(results, network, dataset, device)
         _write(results, folder, network, dataset, splits, evaluation, device,
                config.trainer.pictures)

@@ -38,6 +38,8 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
         raise UserError("budgets.targets is for format=pt2, aoti and onnx: a safetensors file has all budgets")
     if config.per_image:
         raise UserError("per_image=true is for format=pt2, aoti and onnx: bdsa.load's network takes per_image as it is")
+    if config.cascade:
+        raise UserError("cascade=true is for format=pt2, aoti and onnx: bdsa.load's network takes it as it is")
     write_weights_file(path, content, config.attribution)
     names = ", ".join(f"{b:g}" for b in Budgets(content["model"]["budgets"]))
     print(f"{content['model']['name']} for budgets {names}: "

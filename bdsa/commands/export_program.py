@@ -43,8 +43,8 @@ def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict
     host = HOSTS[config.format]
     host.check()
     images = _images(config, network, content, named)
-    program = program_of(network.eval(), config.budgets.targets, config.precision,
-                         config.between)
+    network.cascade = config.cascade
+    program = program_of(network.eval(), config.budgets.targets, config.precision, config.between)
     host.write(program, images[:1].repeat(2, 1, 1, 1), path, config.per_image)
     run = host.load(path)
     try:
@@ -56,6 +56,7 @@ def export_program(config: ExportConfig, network: AdaptiveNetwork, content: dict
     names = ", ".join(f"{b:g}" for b in program.budgets)
     names += ", any from {:g} to {:g}".format(*program.between) if program.between else ""
     names += ", as a mean or of each image" if config.per_image else ""
+    names += ", as a mean by a second look at unsure images" if program.cascade else ""
     print(f"{content['model']['name']} for {host.program_name}, budgets {names}, {program.precision}\n"
           f"logits as in Python on {counted(len(images), 'image')}: at most {apart:.1e} of their spread away\n")
     _print_speed(config.format, program, network, images, run, config.per_image)
@@ -102,7 +103,7 @@ def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Ru
 def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner,
                  per_image: bool = False) -> None:
     """Milliseconds of one image at each budget beside Python's and the dense network's in the same host."""
-    inputs = [image[None] for image in images[:BATCH]]
+    inputs = [image[None] for image in (images if program.cascade else images[:BATCH])]
     engines: dict[str, Engine] = {}
     for budget in program.budgets:
         exact = [False] if per_image else []
@@ -117,9 +118,10 @@ def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: 
     else:
         dense_run = _folded(dense, inputs)
     ms = {name: median(each) for name, each in
-          time_engines({**engines, "dense": dense_run}, len(inputs), ROUNDS, SECONDS).items()}
+          time_engines({**engines, "dense": dense_run}, len(inputs), ROUNDS, SECONDS, whole=program.cascade).items()}
     host = "ONNX Runtime" if form == "onnx" else "PyTorch"
-    print(f"one image of {images.shape[2]}x{images.shape[3]}, {counted(torch.get_num_threads(), 'thread')}, "
+    of = f", the mean of {len(inputs)}" if program.cascade else ""
+    print(f"one image of {images.shape[2]}x{images.shape[3]}{of}, {counted(torch.get_num_threads(), 'thread')}, "
           f"{processor()}; the dense network in {host}: {ms['dense']:.2f} ms\n\n"
           f"budget | exported | in Python | speedup over dense{' | of each image' * per_image}\n"
           f"------ | -------- | --------- | ------------------{' | -------------' * per_image}")

@@ -157,7 +157,8 @@ def onnx_library() -> Path:
 def stated(program: Program, per_image: bool) -> str:
     """What a file says of itself, JSON."""
     return json.dumps({"budgets": program.budgets, "between": program.between, "classes": program.classes,
-                       "precision": program.precision, **({"per_image": True} if per_image else {})})
+                       "precision": program.precision, **({"per_image": True} if per_image else {}),
+                       **({"cascade": True} if program.cascade else {})})
 
 
 @contextlib.contextmanager

@@ -64,6 +64,8 @@ class ExportConfig:
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     between: bool = setting(False, "also any budget between, by curves: the weights five times for each two budgets")
     per_image: bool = setting(False, "a further input, per_image: whether a budget is what no image exceeds")
+    cascade: bool = setting(False, "a budget is a mean over images, of which those with an unsure answer get a second "
+                                   "look")
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))     # default: the training's
     images: int = setting(32, "of the data, that an exported sparse network is compared and timed on", at_least=1,
                           at_most=1e5)
@@ -78,6 +80,10 @@ class ExportConfig:
             raise UserError("bdsa-export needs checkpoint=PATH, such as runs/NAME/checkpoints/best.pt")
         if self.out is not None and not self.out.endswith(FORMATS[self.format]):
             raise UserError(f"out={self.out} must end in {FORMATS[self.format]}, as format={self.format} does")
+        for name in ("per_image", "between"):
+            if self.cascade and getattr(self, name):
+                raise UserError(f"cascade=true takes any budget as a mean over images, which {name}=true contradicts: "
+                                f"leave out one of them")
 
 
 @dataclass

@@ -28,10 +28,9 @@ def check_cascade(network: AnyBudget, budget: object, others: dict[str, Any]) ->
     """
     if network.training:
         raise UserError("cascade=True is for inference: call network.eval() before")
-    if is_exporting():
-        raise UserError("a cascade is two calls, and an export holds one: export the network, call it at "
-                        "network.confidence.budgets, and again where bdsa.method.cascade.confidence(logits) is below "
-                        "network.confidence.threshold(budget)")
+    if is_exporting() and network.execution == "masked":
+        raise UserError("a masked network's export is one look, and a cascade is two: network.execution = 'sparse', or "
+                        "bdsa.portable(network, cascade=True), exports both")
     for name, value in others.items():
         if value is not None and value is not False:
             raise UserError(f"cascade=True meets one budget as a mean over images, which {name} contradicts: leave out "

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
@@ -170,6 +170,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if (self.cascade if cascade is None else cascade) and is_mean(budget, latency_ms):
             check_cascade(self, budget, {"per_image": self.per_image if per_image is None else per_image,
                                          "latency_ms": latency_ms, "masks": masks})
+            if is_exporting() and not return_usage:
+                return call(self, x, budget, False, extrapolate, cascade=True)
             return look_twice(self, x, budget, return_usage, extrapolate)
         if is_compiling() and masks is None and not return_usage and latency_ms is None and one_node(self, budget):
             return call(self, x, budget, per_image, extrapolate)

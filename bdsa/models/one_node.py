@@ -33,9 +33,11 @@ def one_node(network: Any, budget: object) -> bool:
     return not torch.is_grad_enabled() and (budget is None or isinstance(budget, (int, float)))
 
 
-def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | None, extrapolate: bool | None
-         ) -> Tensor:
+def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | None, extrapolate: bool | None,
+         cascade: bool = False) -> Tensor:
     """Logits [B, classes] of images [B, C, H, W]; the rest as `AdaptiveNetwork.forward` takes it.
+
+    A cascade is called so in exports alone.
 
     Raises:
         UserError: for what cannot be exported.
@@ -46,7 +48,7 @@ def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | N
                                        network.num_classes)
     if is_dynamo_compiling():
         raise UserError("torch.export takes a sparse network with strict=False alone; or export bdsa.portable(network)")
-    return sparse_execution().exported(network, images, budget, per_image)
+    return sparse_execution().exported(network, images, budget, per_image, cascade)
 
 
 @torch.compiler.assume_constant_result

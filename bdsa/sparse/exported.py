@@ -17,7 +17,7 @@ INSTEAD = "torch.export.export(bdsa.portable(network), (images, torch.tensor(0.5
 
 
 def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
-             per_image: bool | Tensor | None = None) -> Tensor:
+             per_image: bool | Tensor | None = None, cascade: bool = False) -> Tensor:
     """Logits [B, classes] in a graph that torch.export traces: one operator, with the packed weights as a constant.
 
     Args:
@@ -25,6 +25,7 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
         budget: a number, which is then fixed; or a tensor of one number, an input of what is exported: one of those
             that the network was trained for, or 1.
         per_image: as in `AdaptiveNetwork.forward`, which is then fixed; or a tensor of one bool, an input likewise.
+        cascade: as there; any mean budget is then an input's.
 
     Raises:
         UserError: for what has no program (`program_of`), and where the weights cannot be seen.
@@ -41,7 +42,8 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
 
     def make() -> tuple[Portable, Tensor, Tensor | None]:
         with torch.nn.utils.stateless._reparametrize_module(network, dict(zip((name for name, _ in state), real))):
-            made = portable(network, chosen, kind, per_image=None if isinstance(per_image, Tensor) else per_image)
+            made = portable(network, chosen, kind, cascade=cascade,
+                            per_image=None if isinstance(per_image, Tensor) else per_image)
         return made, torch.tensor(made.budgets[0]), made.per_image
 
     with ThreadPoolExecutor(1) as elsewhere:  # another thread has none of the modes that trace

@@ -34,9 +34,10 @@ class Turn:
         engine: what runs.
         inputs: how many inputs there are.
         seconds: that a turn lasts at least.
+        whole: a turn takes every input as often as any other.
     """
 
-    def __init__(self, engine: Engine, inputs: int, seconds: float) -> None:
+    def __init__(self, engine: Engine, inputs: int, seconds: float, whole: bool = False) -> None:
         self.engine, self.inputs, self.next = engine, inputs, 0
         self.once()  # what is compiled, packed or planned at first use
         self.once()
@@ -45,6 +46,8 @@ class Turn:
             self.once()
             runs += 1
         self.repetitions = max(1, math.ceil(seconds * runs / (time.perf_counter() - started)))
+        if whole:
+            self.repetitions = math.ceil(self.repetitions / inputs) * inputs
 
     def once(self) -> None:
         """One inference on the next input."""
@@ -57,7 +60,7 @@ class Turn:
 
 
 def time_engines(engines: Mapping[str, Engine], inputs: int, rounds: int, seconds: float,
-                 on_turn: Callable[[], None] = lambda: None) -> dict[str, list[float]]:
+                 on_turn: Callable[[], None] = lambda: None, whole: bool = False) -> dict[str, list[float]]:
     """Milliseconds of an inference in every round, for each engine; they take turns.
 
     Args:
@@ -66,9 +69,10 @@ def time_engines(engines: Mapping[str, Engine], inputs: int, rounds: int, second
         rounds: rounds that are timed, after one that is not.
         seconds: that a turn lasts at least; the mean of its inferences is the round's figure.
         on_turn: called after every turn, for progress.
+        whole: every round takes each input equally often: where some take much longer than others, as in a cascade.
     """
     with torch.inference_mode():
-        turns = {name: Turn(engine, inputs, seconds) for name, engine in engines.items()}
+        turns = {name: Turn(engine, inputs, seconds, whole) for name, engine in engines.items()}
 
         def settle(name: str) -> None:
             time.sleep(REST)
@@ -104,7 +108,8 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
     A second or a few; bdsa-benchmark what=latency compares with further engines and takes its time.
 
     Args:
-        network: on the CPU; its mode, weights and execution stay as they are.
+        network: on the CPU; its mode, weights and execution stay as they are. One whose `cascade` is set is timed as a
+            cascade, every image equally often.
         images: [N, 3, H, W], of the data that it is for; N at least `batch_size`.
         budgets: budgets that it has.
         batch_size: images of an inference: one, because a latency is what a single image waits.
@@ -112,9 +117,10 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         rounds, seconds: see `time_engines`.
 
     Returns:
-        What the figures are of (batch_size, threads, processor, dense_ms, dense_engine, execution, precision), and for
-        every budget latency_ms, the median of an inference, and speedup, against the fastest of PyTorch's dense
-        network as it is ("eager"), with its batch norms folded ("folded") and, where this one may round, in bfloat16.
+        What the figures are of (batch_size, threads, processor, dense_ms, dense_engine, execution, precision; of a
+        cascade also images, how many), and for every budget latency_ms, the median of an inference (a cascade's mean
+        over the images), and speedup, against the fastest of PyTorch's dense network as it is ("eager"), with its batch
+        norms folded ("folded") and, where this one may round, in bfloat16.
     """
     training, before, watched = network.training, network.execution, network.watch_weights
     network.eval()
@@ -127,13 +133,16 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         rivals.update({f"{name} in bfloat16": each and copy.deepcopy(each).bfloat16() for name, each in rivals.items()})
     engines.update({name: _plain(each, inputs) for name, each in rivals.items() if each is not None})
     try:
-        ms = {name: median(each) for name, each in time_engines(engines, len(inputs), rounds, seconds).items()}
+        timed = time_engines(engines, len(inputs), rounds, seconds, whole=network.cascade)
+        ms = {name: median(each) for name, each in timed.items()}
     finally:
         network.train(training)
         network.execution, network.watch_weights = before, watched
     best = min((name for name in ms if name in rivals), key=ms.__getitem__)
     about = {"batch_size": batch_size, "threads": torch.get_num_threads(), "processor": processor(),
              "dense_ms": ms[best], "dense_engine": best, "execution": execution, "precision": network.precision}
+    if network.cascade:
+        about["images"] = len(inputs) * batch_size
     return about, {b: {"latency_ms": ms[b], "speedup": ms[best] / ms[b]} for b in budgets}
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
 from bdsa.errors import UserError
-from bdsa.method.curves import NEAR, SHARES, Point
+from bdsa.method.cascade import Confidence
+from bdsa.method.curves import NEAR, SHARES, Curve, Point, last_with
 from bdsa.method.exact import ExactBudget, Expected
 from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.models.points import HOW
+from bdsa.models.points import HOW, find_point, mean_budget
 from bdsa.sparse import native
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import AsItIs
@@ -41,6 +42,8 @@ class Program:
         channels: of its images.
         precision: of its maps and weights.
         between: from which to which budget it can be asked for any; None: for `budgets` alone.
+        cascade: whether it looks twice at images whose first answer is unsure, and a budget is what that costs as a
+            mean over images.
     """
     data: Tensor
     budgets: tuple[float, ...]
@@ -48,12 +51,13 @@ class Program:
     channels: int
     precision: str
     between: tuple[float, float] | None = None
+    cascade: bool = False
 
 
 @torch.inference_mode(False)  # whatever the caller's mode is
 @torch.no_grad()
 def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
-               between: bool = False) -> Program:
+               between: bool = False, cascade: bool | None = None) -> Program:
     """The program of a network in evaluation mode.
 
     Args:
@@ -62,6 +66,8 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         precision: float32 or bfloat16.
         between: any budget above the smallest trained one too, by the network's curves. Between two trained ones
             norms are blended in quarters, each of which takes the weights once more.
+        cascade: whether the program is the network's cascade (`bdsa.models.cascades`), which takes any mean budget and
+            has the weights of its two looks and of the dense network; None: as the network's attribute says.
 
     Raises:
         UserError: for what the kernels cannot compute, with the layer's name, and for budgets that cannot be met.
@@ -74,8 +80,14 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         raise UserError(f"a program needs the native kernels, which are not here: {reason}")
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
-    asked = sorted({float(network.require(b)) for b in ([*network.budgets, DENSE] if budgets is None else budgets)})
-    ranges = [Range(budget, budget, network.point(budget)) for budget in asked]
+    known = None
+    if network.cascade if cascade is None else cascade:
+        mean_budget(known := network.confidence, network.budgets.values[0])  # says what is missing
+    if known and between:
+        raise UserError("a cascade takes any mean budget as it is: leave out between=true")
+    asked = _asked(network, budgets, known)
+    packed = sorted({*known.budgets, float(DENSE)}) if known else asked
+    ranges = [Range(budget, budget, network.point(budget)) for budget in packed]
     ranges += _between(network) if between else []
     form, channels = native.form(getattr(torch, precision)), network.channels()
     pool, codes, follower, blocks = Pool(), [], None, len(network.adaptive_blocks())
@@ -88,10 +100,22 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         _check(executor, network)
         follower = Follower(follower.registers if follower else None)
         codes.append(encoded(_followed(executor, follower, channels, point, network), pool))
-    header = Header(len(follower.registers), form.width, precision, network.num_classes, channels, blocks)
+    header = Header(len(follower.registers), form.width, precision, network.num_classes, channels, blocks, known)
     words = worded(ranges, codes, header, network.curves)
     reach = (ranges[len(asked)].first, ranges[-1].last) if between else None
-    return Program(joined(words, pool), tuple(asked), network.num_classes, channels, precision, reach)
+    if known:
+        reach = known.budgets[0], known.most
+    data = joined(words, pool)
+    return Program(data, tuple(asked), network.num_classes, channels, precision, reach, known is not None)
+
+
+def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: Confidence | None) -> list[float]:
+    """The budgets that a program is wanted for, ascending; by themselves those that were trained, and 1."""
+    given = [*network.budgets, DENSE] if budgets is None else budgets
+    if cascade is None:
+        return sorted({float(find_point(network.budgets, network.curves, b, network.extrapolate)[0]) for b in given})
+    within = [b for b in given if budgets is not None or b == DENSE or b <= cascade.most]
+    return sorted({float(mean_budget(cascade, b)) for b in within})
 
 
 def _between(network: AdaptiveNetwork) -> list[Range]:
@@ -101,21 +125,24 @@ def _between(network: AdaptiveNetwork) -> list[Range]:
         raise UserError(f"budgets between need the network's curves: {HOW}")
     ranges = []
     for base, following in zip(trained, [*trained[1:], None]):
-        curve, serving = network.curves[base.name], base
-        first, last = float(base), 1.0 if following is None else float(following)
-        if following and not curve.upwards:  # then the next one serves, with its thresholds moved down
-            curve, serving, following = network.curves[following.name], following, None
-        low, high = curve.fractions[0] - NEAR, min(curve.fractions[-1] + NEAR, 1.0)
-        steps = range(SHARES + 1) if following else range(1)
-        for step in steps:
-            share = step / SHARES
-            if following:
-                first, last = (base + (following - base) * min(max((step + half) / SHARES, 0.0), 1.0)
-                               for half in (-0.5, 0.5))
-            blend = Blend(base.name, following.name, share) if share else None
-            if max(first, low) < min(last, high):
-                ranges.append(Range(max(first, low), min(last, high), Point(serving.name, 0.0, None, blend), curve))
+        curve = network.curves[base.name]
+        if following is None:
+            ranges += _served(curve, float(base), 1.0, Point(base.name))
+            continue
+        first, end = float(base), curve.serves_to(base, following)
+        for step in range(SHARES + 1):
+            last = last_with(step, base, following)
+            blend = Blend(base.name, following.name, step / SHARES) if step else None
+            ranges += _served(curve, first, min(last, end), Point(base.name, blend=blend))
+            first = last
+        ranges += _served(network.curves[following.name], end, float(following), Point(following.name))
     return ranges
+
+
+def _served(curve: Curve, first: float, last: float, point: Point) -> list[Range]:
+    """The part of these budgets that a curve reaches, served at a point: one range, or none."""
+    low, high = max(first, curve.fractions[0] - NEAR), min(last, curve.fractions[-1] + NEAR)
+    return [Range(low, high, point, curve)] if low < high else []
 
 
 def _check(executor: Executor, network: nn.Module) -> None:

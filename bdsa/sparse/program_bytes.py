@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bdsa.method.cascade import Confidence
 from bdsa.method.curves import Curve, Point
 from bdsa.method.exact import running
 from bdsa.sparse.follower import Instruction
 
-MAGIC, VERSION = 0x4D52504153444221, 2
+MAGIC, VERSION = 0x4D52504153444221, 3
 ALIGNED = 64
-HEADER, ROW = 11, 7
+HEADER, ROW = 12, 7
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Header:
-    """What holds for all of a program: registers, columns of a panel, precision, and the network's sizes."""
+    """What holds for all of a program: registers, columns of a panel, precision, and the network's sizes.
+
+    cascade: how sure first answers are, where the program looks twice at those that are unsure.
+    """
     registers: int
     width: int
     precision: str
     classes: int
     channels: int
     blocks: int
+    cascade: Confidence | None = None
 
 
 class Pool:
@@ -94,9 +99,13 @@ def worded(ranges: list[Range], codes: list[Words], header: Header, curves: Mapp
         rows += [each.first, each.last, place + len(words), len(code), place if words else 0, purses[name],
                  float(each.point.offset)]
         behind += [*words, *code]
+    cascade, known = 0, header.cascade
+    if known is not None:
+        cascade = start + len(behind)
+        behind += [*known.budgets, *known.fractions, len(known.levels), *known.levels]
     value = 2 if header.precision == "bfloat16" else 4
     return [MAGIC, VERSION, 0, 0, 0, value, header.width, header.classes, header.channels, header.registers,
-            len(ranges), *rows, *behind]
+            len(ranges), cascade, *rows, *behind]
 
 
 def _purse(curve: Curve | None, blocks: int) -> Words:

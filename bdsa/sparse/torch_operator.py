@@ -103,12 +103,16 @@ def call_network(images: Tensor, program: Tensor, budget: Tensor, classes: int, 
 
 
 def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
-             between: bool = False, per_image: bool | None = None) -> Portable:
+             between: bool = False, per_image: bool | None = None, cascade: bool | None = None) -> Portable:
     """A network in evaluation mode as one torch operator; see `program_of`.
 
     Args:
         per_image: whether budgets are what no image may exceed where a call does not say; None: as the network's
             attribute says.
+        cascade: whether budgets are what a cascade costs as a mean over images; None: likewise.
     """
-    made = program_of(network, budgets, precision, between)
-    return Portable(made, network.per_image if per_image is None else per_image)
+    exactly = network.per_image if per_image is None else per_image
+    if exactly and (network.cascade if cascade is None else cascade):
+        raise UserError("cascade=True meets one budget as a mean over images, which per_image contradicts: leave out "
+                        "one of them")
+    return Portable(program_of(network, budgets, precision, between, cascade), exactly)

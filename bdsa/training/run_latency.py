@@ -13,6 +13,7 @@ from bdsa.report.terminal import counted
 from bdsa.sparse.latency import latency_of
 
 IMAGES = 16  # that take turns: the cost of an inference depends on the image
+OF_CASCADE = 128  # of which a tenth may be looked at twice
 
 
 def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Dataset, device: torch.device) -> None:
@@ -33,7 +34,8 @@ def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Data
         results["latency"] = {"note": f"latency is not measured while {world()} processes share the machine: "
                                       f"bdsa-benchmark what=latency measures the checkpoint"}
     else:
-        images = torch.stack([dataset[i][0] for i in range(min(IMAGES, len(dataset)))])
+        count = min(OF_CASCADE if network.cascade else IMAGES, len(dataset))
+        images = torch.stack([dataset[i][0] for i in range(count)])
         results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]])
         for row in results["rows"]:
             row.update(rows[row["budget"]])
@@ -44,6 +46,7 @@ def latency_line(results: Mapping[str, Any]) -> str | None:
     about = results.get("latency")
     if about is None or "note" in about:
         return about and about["note"]
-    return (f"latency: of {counted(about['batch_size'], 'image')}, {about['execution']} execution, "
+    of = f", the mean of {about['images']}" if results.get("cascade") else ""
+    return (f"latency: of {counted(about['batch_size'], 'image')}{of}, {about['execution']} execution, "
             f"{counted(about['threads'], 'thread')}; speedup: over PyTorch's dense network ({about['dense_engine']}), "
             f"{about['dense_ms']:.2f} ms")

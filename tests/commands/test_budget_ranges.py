@@ -100,12 +100,14 @@ def test_a_training_measures_how_sure_its_network_is_and_its_file_runs_as_a_casc
     path, images = trained / "checkpoints/best.pt", torch.randn(5, 3, 32, 32)
     stated = read_checkpoint(path)["confidence"]
     assert (stated["budgets"], stated["images"]) == ([0.4, 0.8], 40) and results(trained)["confidence"] == stated
-    asked = ["cascade=true", "budgets.targets=[0.4,0.55,0.9,1.0]", "execution=masked"]
+    asked = ["cascade=true", "budgets.targets=[0.4,0.55,0.9,1.0]", "execution=masked", "trainer.latency=true"]
     outcome = run(evaluate_main, [f"checkpoint={path}", *asked, f"out={tmp_path}/a"])
     assert outcome.code == 0 and "note: the checkpoint" not in outcome.out, outcome.err
     made = results(tmp_path / "a")
     fractions = [row["conditional_fraction"] for row in made["rows"]]
     assert made["cascade"] and fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert all(row["latency_ms"] > 0 for row in made["rows"]) and made["latency"]["images"] > 16
+    assert f"the mean of {made['latency']['images']}, " in outcome.out
     low, high = stated["fractions"]
     assert low + 0.02 < fractions[1] < fractions[2] - 0.02 and fractions[2] < low + high + 0.1
 

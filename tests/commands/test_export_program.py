@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import run
-from sparse_cases import BUDGETS, network_of
+from sparse_cases import BUDGETS, images_of, network_of
 from torch import nn
 
 import bdsa
@@ -101,6 +101,25 @@ def test_a_program_in_cpp_gives_the_logits_of_python(stored, images, exported, t
         assert float(done.stderr.split()[-2]) > 0 and done.stderr.endswith(" ms\n")
     failed = ran([*command, 0.5, *([1] if form == "aoti" else [])])
     assert failed.returncode == 1 and "budget 0.5 is not in this program" in failed.stderr
+
+
+def test_a_cascade_leaves_python_as_one_file(images, tmp_path) -> None:
+    network = network_of("cifar_resnet8")
+    bdsa.calibrate_confidence(network, [images_of((24, 32, 32))])
+    bdsa.save(network, tmp_path / "network.safetensors")
+    path = tmp_path / "cascade.pt2"
+    outcome = run(export_main, [f"checkpoint={tmp_path}/network.safetensors", "format=pt2", f"out={path}", "images=6",
+                                "cascade=true", "budgets.targets=[0.5,0.6,1]", *DATA])
+    assert outcome.code == 0 and "at most 0.0e+00" in outcome.out and "the mean of 6, " in outcome.out, outcome.err
+    assert "budgets 0.5, 0.6, 1, any from 0.4 to 1, as a mean by a second look at unsure images, " in outcome.out
+    torch.export.load(path, extra_files=(said := {"bdsa.json": ""}))
+    assert json.loads(said["bdsa.json"])["cascade"] is True
+    runner, network.execution = HOSTS["pt2"].load(path), "sparse"
+    with torch.inference_mode():
+        for budget in (0.45, 0.7, 1.0):
+            assert torch.equal(runner(images, budget), network(images, budget=budget, cascade=True))
+    with pytest.raises(Exception, match="budget 0.2 is none of this cascade"):
+        runner(images, 0.2)
 
 
 def test_an_exported_network_that_is_slower_than_the_dense_one_is_said(stored, images, monkeypatch, capsys) -> None:
@@ -198,6 +217,9 @@ def test_a_masked_export_knows_exact_budgets_at_one_size(images) -> None:
     (["format=pt2"], "which data? give data=cluttered_digits"),
     (["budgets.targets=[0.4]"], "budgets.targets is for format=pt2, aoti and onnx"),
     (["per_image=true"], "per_image=true is for format=pt2, aoti and onnx"),
+    (["cascade=true"], "cascade=true is for format=pt2, aoti and onnx"),
+    (["format=pt2", "cascade=true", "per_image=true"], "which per_image=true contradicts"),
+    (["format=pt2", "cascade=true", *DATA[:1]], "bdsa-evaluate cascade=true, measures it"),
     (["format=onnx", "precision=auto"], "precision"),
     (["format=onnx", "images=0"], "images"),
 ])

@@ -124,10 +124,10 @@ def test_what_contradicts_a_mean_budget_is_refused(network: AdaptiveNetwork, how
         network(IMAGES, cascade=True, **how)
 
 
-def test_a_cascade_is_for_inference_and_no_export(network: AdaptiveNetwork) -> None:
+def test_a_cascade_is_for_inference_and_its_export_is_sparse(network: AdaptiveNetwork) -> None:
     with pytest.raises(UserError, match="network.eval"):
         network.train()(IMAGES, budget=0.5, cascade=True)
-    with pytest.raises(Exception, match="a cascade is two calls"):
+    with pytest.raises(Exception, match="a masked network's export is one look"):
         torch.export.export(network.eval(), (IMAGES,), {"budget": 0.5, "cascade": True}, strict=False)
     assert network_of("cifar_resnet8").confidence is None
     with pytest.raises(UserError, match="calibrate_confidence"):

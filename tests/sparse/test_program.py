@@ -125,6 +125,69 @@ def test_bytes_and_images_that_do_not_fit_are_refused(small) -> None:
     assert run_program(program, x[:0], 0.4).shape == (0, 10)
 
 
+@pytest.fixture(scope="module")
+def unsure():
+    """A network that knows how sure its first answers on some images are, and those images."""
+    network, images = network_of("cifar_resnet8"), images_of((24, 32, 32))
+    network.execution = "sparse"
+    bdsa.calibrate_confidence(network, [images])
+    return network, images
+
+
+@torch.inference_mode()
+def test_a_cascade_is_one_program(unsure) -> None:
+    network, images = unsure
+    network.precision = "float32"
+    first, most = network.confidence.budgets[0], network.confidence.most
+    program = program_of(network, cascade=True)
+    assert program.cascade and program.budgets[-1] == 1.0 and program.between == (first, most)
+    packed = program_of(network, [first, network.confidence.budgets[1], 1.0]).data.numel()
+    assert packed <= program.data.numel() < packed + 10_000, "the weights of its looks, once"
+    middle = (first + most) / 2
+    for x in (images, images[:1], images[5:12].contiguous(memory_format=torch.channels_last), images[:, :, :, ::2]):
+        for budget in (first, middle, (middle + most) / 2, most, 1.0):
+            expected = network(x.contiguous(), budget=budget, cascade=True)
+            assert torch.equal(run_program(program, x, budget), expected), budget
+    looks = [network(images, budget=budget) for budget in network.confidence.budgets]
+    made = run_program(program, images, middle)
+    again = (made == looks[1]).all(dim=1)
+    assert 0 < again.sum() < len(images) and torch.equal(made[~again], looks[0][~again])
+    for x in (images[:0], images[:1] * torch.nan):
+        assert torch.equal(run_program(program, x, middle).isnan(), torch.ones(len(x), 10, dtype=torch.bool))
+
+
+def test_what_a_cascades_program_cannot_do_is_said(unsure) -> None:
+    network, images = unsure
+    program = program_of(network, cascade=True)
+    for budget, exact, says in ((0.2, False, "budget 0.2 is none of this cascade, which has any from 0.4 to"),
+                                (0.5, True, "per_image must be false")):
+        with pytest.raises(UserError, match=says):
+            run_program(program, images[:1], budget, exact)
+    with pytest.raises(UserError, match="calibrate_confidence"):
+        program_of(network_of("cifar_resnet8"), cascade=True)
+    with pytest.raises(UserError, match="leave out between"):
+        program_of(network, between=True, cascade=True)
+    with pytest.raises(UserError, match="which per_image contradicts"):
+        bdsa.portable(network, cascade=True, per_image=True)
+    with pytest.raises(UserError, match="budget 0.2 is below 0.4"):
+        program_of(network, [0.2], cascade=True)
+
+
+@torch.inference_mode()
+def test_a_cascade_is_exported_as_one_operator(unsure) -> None:
+    network, images = unsure
+    budget = (network.confidence.budgets[0] + network.confidence.most) / 2
+    expected = network(images, budget=budget, cascade=True)
+    asked = torch.tensor(budget)
+    assert torch.equal(bdsa.portable(network, cascade=True)(images, asked), expected)
+    one = {"budget": budget, "cascade": True}
+    with torch.inference_mode(False), torch.no_grad():
+        fixed = torch.export.export(network, (images,), one, strict=False)
+        open_ = torch.export.export(network, (images, torch.tensor(1.0)), {"cascade": True}, strict=False)
+    assert torch.equal(fixed.module()(images, **one), expected)
+    assert torch.equal(open_.module()(images, asked, cascade=True), expected)
+
+
 def test_any_budget_where_the_network_has_curves() -> None:
     network = bdsa.load(ROOT / "experiments/cifar10_resnet20/cifar_resnet20.safetensors")
     network.execution = "sparse"
@@ -143,9 +206,10 @@ def test_any_budget_where_the_network_has_curves() -> None:
     lower, upper = network.curves["b030"], network.curves["b050"]
     down = replace(upper, offsets=(upper.offsets[0] - 2, *upper.offsets), fractions=(0.3, *upper.fractions),
                    blocks=(upper.blocks[0], *upper.blocks))
-    network.curves = {**network.curves, "b030": replace(lower, upwards=False), "b050": down}
-    program = program_of(network, between=True)
-    for budget in (0.3, 0.32, 0.42, 0.5, 0.61):
-        assert network.point(budget).name != "b030" or budget == 0.3
-        for exact in (False, True):
-            assert torch.equal(run_program(program, x, budget, exact), in_python(network, x, budget, exact)), budget
+    for crossover in (0.0, 0.375):
+        network.curves = {**network.curves, "b030": replace(lower, crossover=crossover), "b050": down}
+        program, end = program_of(network, between=True), network.curves["b030"].serves_to(0.3, 0.5)
+        for budget in (0.3, 0.32, 0.325, 0.36, end, 0.42, 0.5, 0.61):
+            assert (network.point(budget).name == "b030") == (budget <= end)
+            for exact in (False, True):
+                assert torch.equal(run_program(program, x, budget, exact), in_python(network, x, budget, exact)), budget

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #endif
 
+#include "cascade.h"
 #include "instructions.h"
 
 // What one caller at a time has: memory for maps, and the programs bound to it.
@@ -66,6 +67,29 @@ public:
     // logits: [images][classes]. An image that holds what is infinite or not a number gets logits that are none.
     // per_image: the budget is what no image may exceed, not a mean over them.
     void run(const Images& images, double budget, bool per_image, float* logits, int threads) {
+        const Cascade cascade(program);
+        if (!cascade || Program::rounded(budget) == 1) return once(images, budget, per_image, logits, threads);
+        if (per_image) throw Refused("a cascade meets its budget as a mean over images: per_image must be false");
+        const double threshold = cascade.threshold(Program::rounded(budget));
+        once(images, cascade.budget(0), false, logits, threads);
+        const int64_t classes = program.word(Program::CLASSES);
+        std::vector<int> rows;
+        for (int image = 0; image < images.images; image++)
+            if (Cascade::confidence(logits + image * classes, classes) < threshold) rows.push_back(image);
+        if (rows.empty()) return;
+        const std::vector<float> taken = taken_of(images, rows);
+        const int64_t plane = (int64_t)images.height * images.width;
+        const Images few{taken.data(), (int)rows.size(), images.height, images.width, images.channels,
+                         {plane * images.channels, images.width, 1, plane}};
+        std::vector<float> answers(rows.size() * classes);
+        once(few, cascade.budget(1), false, answers.data(), threads);
+        for (size_t row = 0; row < rows.size(); row++)
+            std::copy_n(&answers[row * classes], classes, logits + rows[row] * classes);
+    }
+
+private:
+    // One look at every image; see `run`.
+    void once(const Images& images, double budget, bool per_image, float* logits, int threads) {
         const int64_t classes = program.word(Program::CLASSES);
         if (images.channels != program.word(Program::CHANNELS))
             throw Refused("images of " + std::to_string(images.channels) + " channels, and the network reads " +
@@ -82,7 +106,19 @@ public:
                 std::fill_n(logits + image * classes, classes, std::numeric_limits<float>::quiet_NaN());
     }
 
-private:
+    // Some of the images, [rows][channels][height][width].
+    static std::vector<float> taken_of(const Images& images, const std::vector<int>& rows) {
+        std::vector<float> taken;
+        taken.reserve(rows.size() * images.channels * images.height * images.width);
+        for (int row : rows)
+            for (int c = 0; c < images.channels; c++)
+                for (int y = 0; y < images.height; y++) {
+                    const float* line = images.data + row * images.strides[0] + y * images.strides[1] + c * images.strides[3];
+                    for (int x = 0; x < images.width; x++) taken.push_back(line[x * images.strides[2]]);
+                }
+        return taken;
+    }
+
     const int64_t digests_[2] = {program.word(Program::DIGEST), program.word(Program::DIGEST_2)};
     std::mutex mutex_;
     std::vector<std::unique_ptr<Session>> idle_;

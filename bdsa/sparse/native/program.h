@@ -26,9 +26,9 @@ enum class Code : int64_t {
 };
 
 struct Program {
-    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 2;  // "!BDSAPRM"
+    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 3;  // "!BDSAPRM"
     enum Word { MAGIC_WORD, VERSION_WORD, BYTES, DIGEST, DIGEST_2, VALUE_BYTES, PANEL_COLUMNS, CLASSES, CHANNELS, REGISTERS,
-                POINTS, HEADER };
+                POINTS, CASCADE, HEADER };  // CASCADE: the first of its words, or 0
     // Of a budget or range: from which to which, its instructions' first word and number of words, the words of its curve
     // and of its purses, or 0, and the offset that its thresholds hold already.
     enum Row { FIRST, LAST, CODE, WORDS, CURVE, PURSES, OFFSET, POINT };
@@ -65,6 +65,8 @@ struct Program {
 
     int64_t row(int point) const { return HEADER + (int64_t)point * POINT; }
 
+    static double rounded(double budget) { return std::round(budget * 1e6) / 1e6; }  // callers have it in float32
+
     // Where the network runs at a budget: a point, and how far its thresholds move.
     struct Place {
         int point;
@@ -73,7 +75,7 @@ struct Program {
 
     // Raises Refused for a budget that is not in the program.
     Place place(double budget) const {
-        budget = std::round(budget * 1e6) / 1e6;  // callers have it in float32
+        budget = rounded(budget);
         std::string known;
         for (int i = 0; i < word(POINTS); i++) {
             const double first = number(row(i) + FIRST), last = number(row(i) + LAST);
