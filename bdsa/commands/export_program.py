@@ -28,7 +28,7 @@ from bdsa.sparse.latency import Engine, network_engine, time_engines
 from bdsa.sparse.program import Program, program_of
 
 APART = 1e-4  # of the logits' spread: further is no rounding
-BATCH = 16
+BATCH, OF_CASCADE = 16, 256  # images that are timed one by one
 ROUNDS, SECONDS = 7, 0.02
 WITHIN = 1.02  # of the dense network's time: noise
 
@@ -103,7 +103,7 @@ def _compare(program: Program, network: AdaptiveNetwork, images: Tensor, run: Ru
 def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: Tensor, run: Runner,
                  per_image: bool = False) -> None:
     """Milliseconds of one image at each budget beside Python's and the dense network's in the same host."""
-    inputs = [image[None] for image in (images if program.cascade else images[:BATCH])]
+    inputs = [image[None] for image in images[:OF_CASCADE if program.cascade else BATCH]]
     engines: dict[str, Engine] = {}
     for budget in program.budgets:
         exact = [False] if per_image else []
@@ -118,7 +118,8 @@ def _print_speed(form: str, program: Program, network: AdaptiveNetwork, images: 
     else:
         dense_run = _folded(dense, inputs)
     ms = {name: median(each) for name, each in
-          time_engines({**engines, "dense": dense_run}, len(inputs), ROUNDS, SECONDS, whole=program.cascade).items()}
+          time_engines({**engines, "dense": dense_run}, len(inputs), ROUNDS, SECONDS,
+                       whole=engines if program.cascade else ()).items()}
     host = "ONNX Runtime" if form == "onnx" else "PyTorch"
     of = f", the mean of {len(inputs)}" if program.cascade else ""
     print(f"one image of {images.shape[2]}x{images.shape[3]}{of}, {counted(torch.get_num_threads(), 'thread')}, "

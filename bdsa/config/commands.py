@@ -80,10 +80,11 @@ class ExportConfig:
             raise UserError("bdsa-export needs checkpoint=PATH, such as runs/NAME/checkpoints/best.pt")
         if self.out is not None and not self.out.endswith(FORMATS[self.format]):
             raise UserError(f"out={self.out} must end in {FORMATS[self.format]}, as format={self.format} does")
-        for name in ("per_image", "between"):
-            if self.cascade and getattr(self, name):
-                raise UserError(f"cascade=true takes any budget as a mean over images, which {name}=true contradicts: "
-                                f"leave out one of them")
+        if self.cascade and self.per_image:
+            raise UserError("cascade=true takes any budget as a mean over images, which per_image=true contradicts: "
+                            "leave out one of them")
+        if self.cascade and self.between:
+            raise UserError("cascade=true takes any mean budget as it is: leave out between=true")
 
 
 @dataclass

@@ -73,8 +73,8 @@ class Confidence:
 
     @property
     def most(self) -> float:
-        """The mean budget at which every image is looked at twice; 1 at most."""
-        return min(sum(self.fractions), 1.0)
+        """The mean budget at which every image is looked at twice; 1 at most. Six digits, as budgets have."""
+        return min(math.floor(sum(self.fractions) * 1e6) / 1e6, 1.0)
 
     def share(self, budget: float) -> float:
         """The share of images that a mean budget pays a second look for."""

@@ -96,7 +96,7 @@ class Curve:
 
     def serves_to(self, own: float, following: float) -> float:
         """The largest budget between a curve's own and the next trained one that its own masks serve."""
-        return own + self.crossover * (following - own)
+        return at_share(own, following, self.crossover)
 
     def plain(self) -> dict[str, Any]:
         """Lists and numbers, for files; see `curve_of`."""
@@ -133,5 +133,10 @@ def share_at(fraction: float, own: float, following: float) -> float:
 
 def last_with(step: int, own: float, following: float) -> float:
     """The largest budget between two trained ones that has so many quarters of the next one's norms."""
-    return own + min((step + 0.5) / SHARES, 1.0) * (following - own)
+    return at_share(own, following, min((step + 0.5) / SHARES, 1.0))
+
+
+def at_share(own: float, following: float, share: float) -> float:
+    """What lies a share of the way from one trained budget to the next."""
+    return own + share * (following - own)
 

@@ -170,7 +170,9 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if (self.cascade if cascade is None else cascade) and is_mean(budget, latency_ms):
             check_cascade(self, budget, {"per_image": self.per_image if per_image is None else per_image,
                                          "latency_ms": latency_ms, "masks": masks})
-            if is_exporting() and not return_usage:
+            if is_exporting():
+                if return_usage:
+                    raise UserError("an exported cascade gives logits alone: leave out return_usage")
                 return call(self, x, budget, False, extrapolate, cascade=True)
             return look_twice(self, x, budget, return_usage, extrapolate)
         if is_compiling() and masks is None and not return_usage and latency_ms is None and one_node(self, budget):

@@ -10,6 +10,8 @@ from bdsa.method.curves import Curve, Point, share_at
 from bdsa.method.norms import Blend
 
 HOW = "bdsa.calibrate_curves(network, batches of training images), or bdsa-evaluate, measures them"
+NO_CONFIDENCE = ("a cascade needs to know how sure first answers are: bdsa.calibrate_confidence(network, batches of "
+                 "images that it was not trained on), or bdsa-evaluate cascade=true, measures it")
 
 
 def find_point(trained: Budgets, curves: Mapping[str, Curve], value: float, extrapolate: bool = False
@@ -89,8 +91,7 @@ def mean_budget(known: Confidence | None, value: float) -> Budget:
     if budget.is_dense:
         return budget
     if known is None:
-        raise UserError("a cascade needs to know how sure first answers are: bdsa.calibrate_confidence(network, "
-                        "batches of images that it was not trained on), or bdsa-evaluate cascade=true, measures it")
+        raise UserError(NO_CONFIDENCE)
     if budget < known.budgets[0]:
         raise UserError(f"budget {budget:g} is below {known.budgets[0]:g}, at which this cascade looks at every image")
     if budget > known.most:

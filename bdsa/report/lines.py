@@ -140,7 +140,8 @@ def latency_conditions(table: DataTable) -> list[str]:
             if run.results is None or not isinstance(how := run.results.get("latency"), dict):
                 continue
             dense = f"{how['dense_ms']:.2f} ms" if isinstance(how.get("dense_ms"), (int, float)) else "not measured"
-            text = (f"batch {how.get('batch_size', '?')}, {how.get('threads', '?')} threads of "
+            mean = f", the mean of {how['images']} images" if how.get("images") else ""
+            text = (f"batch {how.get('batch_size', '?')}{mean}, {how.get('threads', '?')} threads of "
                     f"{how.get('processor', 'an unknown processor')}; dense: {dense}"
                     f"{', ' + str(how['dense_engine']) if how.get('dense_engine') else ''}")
             names = ways.setdefault(text, [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -60,7 +60,7 @@ class Turn:
 
 
 def time_engines(engines: Mapping[str, Engine], inputs: int, rounds: int, seconds: float,
-                 on_turn: Callable[[], None] = lambda: None, whole: bool = False) -> dict[str, list[float]]:
+                 on_turn: Callable[[], None] = lambda: None, whole: Collection[Any] = ()) -> dict[str, list[float]]:
     """Milliseconds of an inference in every round, for each engine; they take turns.
 
     Args:
@@ -69,10 +69,11 @@ def time_engines(engines: Mapping[str, Engine], inputs: int, rounds: int, second
         rounds: rounds that are timed, after one that is not.
         seconds: that a turn lasts at least; the mean of its inferences is the round's figure.
         on_turn: called after every turn, for progress.
-        whole: every round takes each input equally often: where some take much longer than others, as in a cascade.
+        whole: engines that take each input equally often in a round: where some take much longer than others, as in a
+            cascade.
     """
     with torch.inference_mode():
-        turns = {name: Turn(engine, inputs, seconds, whole) for name, engine in engines.items()}
+        turns = {name: Turn(engine, inputs, seconds, name in whole) for name, engine in engines.items()}
 
         def settle(name: str) -> None:
             time.sleep(REST)
@@ -100,7 +101,7 @@ def network_engine(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
     return infer
 
 
-def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float], batch_size: int = 1,
+def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Collection[float], batch_size: int = 1,
                execution: str = "auto", rounds: int = 9, seconds: float = 0.02
                ) -> tuple[dict[str, Any], dict[float, dict[str, float]]]:
     """Measure a network with its own masks on its own images, against itself run densely by PyTorch.
@@ -133,7 +134,7 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Iterable[float
         rivals.update({f"{name} in bfloat16": each and copy.deepcopy(each).bfloat16() for name, each in rivals.items()})
     engines.update({name: _plain(each, inputs) for name, each in rivals.items() if each is not None})
     try:
-        timed = time_engines(engines, len(inputs), rounds, seconds, whole=network.cascade)
+        timed = time_engines(engines, len(inputs), rounds, seconds, whole=budgets if network.cascade else ())
         ms = {name: median(each) for name, each in timed.items()}
     finally:
         network.train(training)

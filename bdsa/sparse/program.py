@@ -18,7 +18,7 @@ from bdsa.method.curves import NEAR, SHARES, Curve, Point, last_with
 from bdsa.method.exact import ExactBudget, Expected
 from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.models.points import HOW, find_point, mean_budget
+from bdsa.models.points import HOW, NO_CONFIDENCE, find_point, mean_budget
 from bdsa.sparse import native
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import AsItIs
@@ -80,13 +80,15 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         raise UserError(f"a program needs the native kernels, which are not here: {reason}")
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
-    known = None
-    if network.cascade if cascade is None else cascade:
-        mean_budget(known := network.confidence, network.budgets.values[0])  # says what is missing
+    known = network.confidence if (network.cascade if cascade is None else cascade) else None
+    if cascade and known is None:
+        raise UserError(NO_CONFIDENCE)
     if known and between:
         raise UserError("a cascade takes any mean budget as it is: leave out between=true")
     asked = _asked(network, budgets, known)
     packed = sorted({*known.budgets, float(DENSE)}) if known else asked
+    if between:  # what was trained is served unmoved
+        packed = sorted({*asked, *map(float, network.budgets), float(DENSE)})
     ranges = [Range(budget, budget, network.point(budget)) for budget in packed]
     ranges += _between(network) if between else []
     form, channels = native.form(getattr(torch, precision)), network.channels()
@@ -102,7 +104,7 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         codes.append(encoded(_followed(executor, follower, channels, point, network), pool))
     header = Header(len(follower.registers), form.width, precision, network.num_classes, channels, blocks, known)
     words = worded(ranges, codes, header, network.curves)
-    reach = (ranges[len(asked)].first, ranges[-1].last) if between else None
+    reach = (ranges[len(packed)].first, ranges[-1].last) if between else None
     if known:
         reach = known.budgets[0], known.most
     data = joined(words, pool)
@@ -114,7 +116,7 @@ def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: C
     given = [*network.budgets, DENSE] if budgets is None else budgets
     if cascade is None:
         return sorted({float(find_point(network.budgets, network.curves, b, network.extrapolate)[0]) for b in given})
-    within = [b for b in given if budgets is not None or b == DENSE or b <= cascade.most]
+    within = [b for b in given if budgets is not None or b == DENSE or cascade.budgets[0] <= b <= cascade.most]
     return sorted({float(mean_budget(cascade, b)) for b in within})
 
 

@@ -88,7 +88,7 @@ class Portable(nn.Module):
 
         Args:
             images: float32 [B, C, H, W].
-            budget: one of `budgets`, a tensor of one number.
+            budget: one of `budgets`, a tensor of one number; any within the program's reach, if it has one.
             per_image: a tensor of one bool: the budget is what no image may exceed, not a mean over images. None: as
                 the module was made.
         """
@@ -111,8 +111,9 @@ def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, p
             attribute says.
         cascade: whether budgets are what a cascade costs as a mean over images; None: likewise.
     """
+    made = program_of(network, budgets, precision, between, cascade)
     exactly = network.per_image if per_image is None else per_image
-    if exactly and (network.cascade if cascade is None else cascade):
+    if exactly and made.cascade:
         raise UserError("cascade=True meets one budget as a mean over images, which per_image contradicts: leave out "
                         "one of them")
-    return Portable(program_of(network, budgets, precision, between, cascade), exactly)
+    return Portable(made, exactly)

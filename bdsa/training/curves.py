@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div
 
 from bdsa.budgets import Budget
 from bdsa.errors import UserError
-from bdsa.method.curves import SHARES, Curve, Point, log_odds, share_at
+from bdsa.method.curves import SHARES, Curve, Point, at_share, log_odds, share_at
 from bdsa.method.norms import Blend
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import next_offset
@@ -59,7 +59,7 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
         low = budgets[0] * LOWEST
         for budget, following in zip_longest(budgets, budgets[1:]):
             crossover = _crossover(network, images, budget, following) if following else 1.0
-            high = budget + crossover * (following - budget) if following else HIGHEST
+            high = at_share(budget, following, crossover) if following else HIGHEST
             curve = _measure(network, images, budget, following if crossover else None, low, high)
             curves[budget.name] = curve = replace(curve, crossover=crossover)
             low = high
@@ -91,7 +91,7 @@ def _crossover(network: AdaptiveNetwork, batches: list[Tensor], own: Budget, fol
     few = batches[:max(1, SEEN // len(batches[0]))]
     wanted = _answers(network, few, network.point(following))[0].exp()
     for step in range(1, SHARES):
-        budget, apart = own + (following - own) * step / SHARES, []
+        budget, apart = at_share(own, following, step / SHARES), []
         for name, blend in ((own.name, Blend(own.name, following.name, step / SHARES)), (following.name, None)):
             tried: list[tuple[float, float]] = []
             while len(tried) < TRIES and (not tried or abs(tried[-1][1] - budget) > NEAR):

@@ -13,13 +13,14 @@ from bdsa.report.terminal import counted
 from bdsa.sparse.latency import latency_of
 
 IMAGES = 16  # that take turns: the cost of an inference depends on the image
-OF_CASCADE = 128  # of which a tenth may be looked at twice
+OF_CASCADE, ROUNDS_OF_CASCADE = 128, 3  # of which a tenth may be looked at twice: each is timed in every round
 
 
 def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Dataset, device: torch.device) -> None:
-    """Measure, in a few seconds, and add `latency` to the results and `latency_ms` and `speedup` to their rows.
+    """Measure, and add `latency` to the results and `latency_ms` and `speedup` to their rows.
 
-    Where it cannot be measured, `latency` says why, under "note", and the rows stay as they are.
+    It takes some seconds, for the cascade of a large network a minute. Where it cannot be measured, `latency` says
+    why, under "note", and the rows stay as they are.
 
     Args:
         results: the content of results.json.
@@ -36,7 +37,8 @@ def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Data
     else:
         count = min(OF_CASCADE if network.cascade else IMAGES, len(dataset))
         images = torch.stack([dataset[i][0] for i in range(count)])
-        results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]])
+        rounds = {"rounds": ROUNDS_OF_CASCADE} if network.cascade else {}
+        results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]], **rounds)
         for row in results["rows"]:
             row.update(rows[row["budget"]])
 
@@ -46,7 +48,7 @@ def latency_line(results: Mapping[str, Any]) -> str | None:
     about = results.get("latency")
     if about is None or "note" in about:
         return about and about["note"]
-    of = f", the mean of {about['images']}" if results.get("cascade") else ""
+    of = f", the mean of {about['images']}" if "images" in about else ""
     return (f"latency: of {counted(about['batch_size'], 'image')}{of}, {about['execution']} execution, "
             f"{counted(about['threads'], 'thread')}; speedup: over PyTorch's dense network ({about['dense_engine']}), "
             f"{about['dense_ms']:.2f} ms")

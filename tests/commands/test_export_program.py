@@ -123,7 +123,7 @@ def test_a_cascade_leaves_python_as_one_file(images, tmp_path) -> None:
 
 
 def test_an_exported_network_that_is_slower_than_the_dense_one_is_said(stored, images, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(export_program, "time_engines", lambda engines, *_: {
+    monkeypatch.setattr(export_program, "time_engines", lambda engines, *_, **__: {
         name: [{"dense": 0.58, "0.4": 0.92}.get(name, 0.5)] for name in engines})
     network = bdsa.load(stored)
     export_program._print_speed("pt2", program_of(network), network, images, lambda x, budget: x)

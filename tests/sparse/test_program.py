@@ -1,6 +1,7 @@
 """A network as a program: C++ alone computes what Python computes, at any batch, size, budget and thread count."""
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -152,6 +153,18 @@ def test_a_cascade_is_one_program(unsure) -> None:
     made = run_program(program, images, middle)
     again = (made == looks[1]).all(dim=1)
     assert 0 < again.sum() < len(images) and torch.equal(made[~again], looks[0][~again])
+    alike = replace(network.confidence, budgets=(0.4, 0.7), fractions=(0.3, 0.5))  # whose `most` is below 1
+    dense = replace(network.confidence, budgets=(0.4, 1.0), fractions=(0.4, 1.0))
+    for other in (alike, dense):
+        copied = copy.deepcopy(network)
+        copied.confidence = other
+        again = program_of(copied, cascade=True)
+        assert again.between == (0.4, other.most)
+        for budget in (0.4, 0.41, 0.65, other.most):
+            assert torch.equal(run_program(again, images, budget), copied(images, budget=budget, cascade=True)), budget
+    copied.confidence = alike
+    with pytest.raises(UserError, match="budget 0.81 is none of this cascade, which has any from 0.4 to 0.8 as a mean"):
+        run_program(program_of(copied, cascade=True), images, 0.81)
     for x in (images[:0], images[:1] * torch.nan):
         assert torch.equal(run_program(program, x, middle).isnan(), torch.ones(len(x), 10, dtype=torch.bool))
 
@@ -171,6 +184,14 @@ def test_what_a_cascades_program_cannot_do_is_said(unsure) -> None:
         bdsa.portable(network, cascade=True, per_image=True)
     with pytest.raises(UserError, match="budget 0.2 is below 0.4"):
         program_of(network, [0.2], cascade=True)
+    later = copy.deepcopy(network)
+    later.confidence = replace(network.confidence, budgets=(0.7, 1.0), fractions=(0.7, 1.0))
+    assert program_of(later, cascade=True).budgets == (0.7, 1.0), "not those below its first look"
+    single = bdsa.create_model("cifar_resnet8", [1.0], 10).eval()
+    with pytest.raises(UserError, match="calibrate_confidence"):
+        program_of(single, cascade=True)
+    with pytest.raises(Exception, match="leave out return_usage"):
+        torch.export.export(network, (images,), {"budget": 0.5, "cascade": True, "return_usage": True}, strict=False)
 
 
 @torch.inference_mode()
@@ -198,6 +219,9 @@ def test_any_budget_where_the_network_has_curves() -> None:
         for images in (several, other):
             assert torch.equal(run_program(program, images, budget, True), in_python(network, images, budget, True))
             assert (spent(network, images, budget) <= budget).all(), budget
+    some = program_of(network, [0.42], between=True)
+    for budget in (0.42, 0.5, 0.7, 1.0):
+        assert torch.equal(run_program(some, x, budget), in_python(network, x, budget)), "as trained, if unasked"
     alone = program_of(network, [0.42])  # packed with its thresholds moved
     assert torch.equal(run_program(alone, several, 0.42, True), in_python(network, several, 0.42, True))
     assert not torch.equal(run_program(alone, several, 0.42, True), run_program(alone, several, 0.42))

@@ -17,7 +17,7 @@
 
 // What one caller at a time has: memory for maps, and the programs bound to it.
 struct Session {
-    static constexpr size_t SIZES = 8;  // of images, batches and budgets that take turns
+    static constexpr size_t SIZES = 12;  // of images, batches and budgets that take turns
     std::vector<Register> registers;
     std::list<std::unique_ptr<Bound>> bound;  // the last used in front
 
@@ -70,7 +70,7 @@ public:
         const Cascade cascade(program);
         if (!cascade || Program::rounded(budget) == 1) return once(images, budget, per_image, logits, threads);
         if (per_image) throw Refused("a cascade meets its budget as a mean over images: per_image must be false");
-        const double threshold = cascade.threshold(Program::rounded(budget));
+        const float threshold = cascade.threshold(Program::rounded(budget));
         once(images, cascade.budget(0), false, logits, threads);
         const int64_t classes = program.word(Program::CLASSES);
         std::vector<int> rows;
@@ -78,11 +78,13 @@ public:
             if (Cascade::confidence(logits + image * classes, classes) < threshold) rows.push_back(image);
         if (rows.empty()) return;
         const std::vector<float> taken = taken_of(images, rows);
-        const int64_t plane = (int64_t)images.height * images.width;
-        const Images few{taken.data(), (int)rows.size(), images.height, images.width, images.channels,
-                         {plane * images.channels, images.width, 1, plane}};
+        const int64_t plane = (int64_t)images.height * images.width, size = plane * images.channels;
         std::vector<float> answers(rows.size() * classes);
-        once(few, cascade.budget(1), false, answers.data(), threads);
+        for (size_t from = 0, few; from < rows.size(); from += few) {  // powers of two: of few sizes, which stay bound
+            for (few = 1; 2 * few <= rows.size() - from;) few *= 2;
+            once({&taken[from * size], (int)few, images.height, images.width, images.channels, {size, images.width, 1, plane}},
+                 cascade.budget(1), false, &answers[from * classes], threads);
+        }
         for (size_t row = 0; row < rows.size(); row++)
             std::copy_n(&answers[row * classes], classes, logits + rows[row] * classes);
     }
