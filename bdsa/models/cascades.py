@@ -31,12 +31,17 @@ def check_cascade(network: AnyBudget, budget: object, others: dict[str, Any]) ->
     if is_exporting() and network.execution == "masked":
         raise UserError("a masked network's export is one look, and a cascade is two: network.execution = 'sparse', or "
                         "bdsa.portable(network, cascade=True), exports both")
+    check_mean(others)
+    if network.several(budget):
+        raise UserError("cascade=True meets one budget as a mean over images: give one, not one an image")
+
+
+def check_mean(others: dict[str, Any]) -> None:
+    """Raise UserError where what is asked for beside a cascade, by name, contradicts it: all must be None or False."""
     for name, value in others.items():
         if value is not None and value is not False:
             raise UserError(f"cascade=True meets one budget as a mean over images, which {name} contradicts: leave out "
                             f"one of them")
-    if network.several(budget):
-        raise UserError("cascade=True meets one budget as a mean over images: give one, not one an image")
 
 
 @torch.compiler.disable

@@ -80,7 +80,8 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         raise UserError(f"a program needs the native kernels, which are not here: {reason}")
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
-    known = network.confidence if (network.cascade if cascade is None else cascade) else None
+    cascade = network.cascade if cascade is None else cascade
+    known = network.confidence if cascade else None
     if cascade and known is None:
         raise UserError(NO_CONFIDENCE)
     if known and between:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.errors import UserError
+from bdsa.models.cascades import check_mean
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.build import Unavailable, extension, library
 from bdsa.sparse.compiling import torch_flags
@@ -113,7 +114,6 @@ def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, p
     """
     made = program_of(network, budgets, precision, between, cascade)
     exactly = network.per_image if per_image is None else per_image
-    if exactly and made.cascade:
-        raise UserError("cascade=True meets one budget as a mean over images, which per_image contradicts: leave out "
-                        "one of them")
+    if made.cascade:
+        check_mean({"per_image": exactly})
     return Portable(made, exactly)

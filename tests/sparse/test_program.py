@@ -178,6 +178,10 @@ def test_what_a_cascades_program_cannot_do_is_said(unsure) -> None:
             run_program(program, images[:1], budget, exact)
     with pytest.raises(UserError, match="calibrate_confidence"):
         program_of(network_of("cifar_resnet8"), cascade=True)
+    without = network_of("cifar_resnet8")
+    without.cascade = True
+    with pytest.raises(UserError, match="calibrate_confidence"):
+        program_of(without)
     with pytest.raises(UserError, match="leave out between"):
         program_of(network, between=True, cascade=True)
     with pytest.raises(UserError, match="which per_image contradicts"):
