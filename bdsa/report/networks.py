@@ -83,6 +83,11 @@ class Network:
         return [] if self.single else next((run.between for run in self.runs if run.between), [])
 
     @property
+    def cascade(self) -> list[dict[str, Any]]:
+        """Rows of the cascade: of the first of its runs where it was measured."""
+        return [] if self.single else next((run.cascade for run in self.runs if run.cascade), [])
+
+    @property
     def kind(self) -> str:
         """How many networks it takes, in words."""
         return "a network a budget" if self.single else f"one for {', '.join(f'{b:g}' for b in self.trained)}"

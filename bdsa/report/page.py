@@ -56,7 +56,7 @@ def _table_section(table: DataTable, number: int, budgets: list[float]) -> str:
     costs = [("macs", "MACs", True)]
     if any(line.latency_ms is not None for line in lines):
         costs.append(("latency", "latency", False))
-    if any(n.between for n in table.networks):
+    if any(n.between or n.cascade for n in table.networks):
         costs.append(("budget", "budget", False))
     radios = "".join(f"<label><input type='radio' name='cost{number}' value='{v}'{' checked' * on}> {name}</label>"
                      for v, name, on in costs)

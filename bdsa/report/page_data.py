@@ -46,7 +46,8 @@ def _plot(table: DataTable, lines: list[Line]) -> dict[str, Any]:
             "networks": [{"group": group_of[id(n)], "single": n.single,
                           "points": [_point(line) for line in lines
                                      if line.network is n and line.top1 is not None and not line.untrained],
-                          "between": [_between(n, row) for row in n.between]}
+                          "between": [_measured(n, row, ", between those that were trained") for row in n.between],
+                          "cascade": [_measured(n, row, ", as a cascade") for row in n.cascade]}
                          for n in table.networks],
             "published": [{"model": m, "points": [[b, round(macs), top1] for b, macs, top1 in points]}
                           for m, points in sorted(by_model.items())]}
@@ -69,9 +70,9 @@ def _point(line: Line) -> dict[str, Any]:
             "bar": [low, high], "tip": "\n".join(says)}
 
 
-def _between(network: Network, row: dict[str, Any]) -> dict[str, Any]:
-    """A budget that was not trained: a point of the line, without a bar."""
-    says = [network.title, f"budget {row['budget']:g}, between those that were trained: {row['top1']:.2f} %",
+def _measured(network: Network, row: dict[str, Any], how: str) -> dict[str, Any]:
+    """What bdsa-evaluate measured afterwards: a point of a line, without a bar."""
+    says = [network.title, f"budget {row['budget']:g}{how}: {row['top1']:.2f} %",
             f"fraction {row['conditional_fraction']:.3f}, {human_count(row['macs'])} MACs"]
     latency = row.get("latency_ms")
     return {"budget": row["budget"], "macs": row["macs"], "latency": latency, "top1": row["top1"], "bar": None,

@@ -46,9 +46,9 @@ def write_plots(tables: list[DataTable], folder: Path) -> list[Path]:
 
 
 def _accuracy_cost(table: DataTable, key: str) -> Figure | None:
-    """Top-1 over MACs, latency or, where some between were measured, budgets; None where no network has them."""
+    """Top-1 over MACs, latency or, where bdsa-evaluate measured further ones, budgets; None where there is none."""
     measured = [n for n in table.networks if any(c.mean(key) is not None for c in n.cells.values())]
-    if key == "budget" and not any(n.between for n in measured):
+    if key == "budget" and not any(n.between or n.cascade for n in measured):
         return None
     if not measured:
         return None
@@ -65,6 +65,9 @@ def _accuracy_cost(table: DataTable, key: str) -> Figure | None:
     if any(DENSE in n.trained for n in measured):
         handles.append(Line2D([], [], color=GREY, marker="*", markersize=10, linestyle="none",
                               label="dense (budget 1)"))
+    if any(row.get(key) is not None for n in measured for row in n.cascade):
+        handles.append(Line2D([], [], color=GREY, linestyle=":", marker="o", markersize=2,
+                              label="the same as a cascade"))
     if key == "macs":
         handles += _published(axes, measured, table)
     axes.set(xlabel={"macs": "MACs an image (mean)", "latency_ms": "latency, ms"}.get(key, key),
@@ -92,6 +95,9 @@ def _network_line(axes: Axes, network: Network, key: str, style: dict[str, Any],
               linewidth=0.8 if thin else 1.4, alpha=0.5 if thin else 1)
     if between:
         axes.plot(*zip(*between), color=style["color"], marker="o", markersize=2, linestyle="none")
+    if cascade := sorted((row[key], row["top1"]) for row in network.cascade if row.get(key) is not None):
+        axes.plot(*zip(*cascade), color=style["color"], marker="o", markersize=2, linestyle=":",
+                  linewidth=0.8 if thin else 1.4, alpha=0.5 if thin else 1)
     for cost, top1, cell in zip(x, y, cells):
         dense = Budget(cell.budget).is_dense
         low, high = cell.top1_interval()

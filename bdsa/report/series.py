@@ -11,7 +11,7 @@ from bdsa.report.published import published_points
 def top1_range(table: DataTable, published: bool) -> tuple[float, float]:
     """The ends of an axis of top-1 with every error bar on it and, if asked for, the published points."""
     bars = [cell.top1_interval() for n in table.networks for b, cell in n.cells.items() if not untrained_dense(n, b)]
-    bars += [wilson(row["top1"], row["images"]) for n in table.networks for row in n.between]
+    bars += [wilson(row["top1"], row["images"]) for n in table.networks for row in (*n.between, *n.cascade)]
     points = [top1 for n in table.networks for *_, top1 in published_points(table, n)] if published else []
     return accuracy_range([*filter(None, bars), *zip(points, points)])
 

@@ -19,7 +19,7 @@ from typing import Any
 from bdsa.budgets import Budgets
 from bdsa.errors import UserError, nearest
 from bdsa.runs import contents, failures
-from bdsa.runs.between import between_rows
+from bdsa.runs.evaluations import between_rows, cascade_rows
 from bdsa.runs.name import decisive_settings, default_settings
 
 _NOT_SEARCHED = {"checkpoints", "pictures", "wandb", "csv", "tensorboard", "mlflow", "evaluations", "visualizations",
@@ -78,6 +78,11 @@ class Run:
     def between(self) -> list[dict[str, Any]]:
         """Rows of budgets between those that it trained, where bdsa-evaluate measured some."""
         return [] if self.results is None else between_rows(self.folder, self.results)
+
+    @cached_property
+    def cascade(self) -> list[dict[str, Any]]:
+        """Rows of its cascade, where bdsa-evaluate measured it."""
+        return [] if self.results is None else cascade_rows(self.folder, self.results)
 
     @cached_property
     def masks(self) -> dict[str, Any] | None:

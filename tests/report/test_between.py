@@ -1,4 +1,4 @@
-"""Budgets between those that were trained, in a report: a line of dots, and stops of the slider."""
+"""What bdsa-evaluate measured afterwards, in a report: budgets between, a cascade."""
 from __future__ import annotations
 
 import json
@@ -22,7 +22,7 @@ def row_at(budget: float, **more: object) -> dict:
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """A run of 0.3 and 0.7, and its evaluation at 0.4 and 0.6; one on other images, which is not its own."""
+    """A run of 0.3 and 0.7, its evaluation at 0.4 and 0.6, its cascade; one on other images, which is not its own."""
     folder = write_run(tmp_path / "runs/a", (0.3, 0.7))
     write_masks(folder / "pictures/masks.json", (0.3, 0.4, 0.6, 0.7))
     results = json.loads((folder / "results.json").read_text())
@@ -44,6 +44,8 @@ def test_the_page_has_the_points_between_and_a_slider_with_their_stops(
     data = json.loads(re.search(r"id='data'>(.*?)</script>", page)[1])
     network = data["tables"][0]["networks"][0]
     assert [p["budget"] for p in network["between"]] == [0.4, 0.6] and all(p["small"] for p in network["between"])
+    assert [(p["budget"], p["top1"], p["bar"]) for p in network["cascade"]] == [(0.5, row_at(0.5)["top1"], None)]
+    assert "as a cascade" in network["cascade"][0]["tip"]
     assert [p["budget"] for p in network["points"]] == [0.3, 0.7], "columns of tables are those that were trained"
     assert "value='budget'" in page
     stops = data["viewers"][0]["stops"]
@@ -52,6 +54,9 @@ def test_the_page_has_the_points_between_and_a_slider_with_their_stops(
     for name, costs in (("accuracy_budget", [0.3, 0.4, 0.6, 0.7]), ("accuracy_macs", None)):
         line = figures[name].axes[0].lines[0]
         assert len(line.get_xdata()) == 4 and (costs is None or list(line.get_xdata()) == costs)
+        dotted = [list(line.get_ydata()) for line in figures[name].axes[0].lines if line.get_linestyle() == ":"]
+        assert [row_at(0.5)["top1"]] in dotted, "the cascade has its own line"
+        assert any(text.get_text() == "the same as a cascade" for text in figures[name].legends[0].get_texts())
 
 
 def test_without_an_evaluation_between_nothing_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

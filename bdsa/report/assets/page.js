@@ -3,6 +3,7 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const MARKERS = ["circle", "square", "diamond", "up", "down", "cross", "star"];
+const CASCADE = "as a cascade, which looks again where its first answer is unsure";
 const byId = id => document.getElementById(id);
 
 function element(kind, properties = {}, ...children) {
@@ -43,11 +44,14 @@ function accuracyCost(section, table) {
     const groups = [...new Set(measured.map(n => n.group))];
     const look = name => ({colour: `var(--s${groups.indexOf(name)})`, marker: MARKERS[groups.indexOf(name)]});
     const crowded = measured.length > groups.length;
+    const along = points => points.filter(p => p[cost] !== null).map(p => ({
+      x: p[cost], y: p.top1, bar: p.bar, star: p.budget === 1 && !p.small, small: p.small, tip: p.tip}))
+      .sort((a, b) => a.x - b.x);
     const series = measured.map(n => ({
       name: n.group, ...look(n.group), dash: n.single ? "6 4" : "", hollow: n.single, faint: crowded,
-      points: [...n.points, ...n.between].filter(p => p[cost] !== null).map(p => ({
-        x: p[cost], y: p.top1, bar: p.bar, star: p.budget === 1, small: p.small, tip: p.tip}))
-        .sort((a, b) => a.x - b.x)}));
+      points: along([...n.points, ...n.between])}));
+    const cascades = measured.filter(n => n.cascade.length).map(n => ({
+      name: CASCADE, ...look(n.group), dash: "1 3", faint: crowded, points: along(n.cascade)}));
     const published = cost !== "macs" ? [] : table.published.map((p, i) => ({
       name: `${p.model}, published, a network a budget`, colour: "var(--grey)", dash: "2 4",
       marker: ["cross", "up", "down", "diamond", "square"][i % 5], hollow: i > 0,
@@ -59,9 +63,10 @@ function accuracyCost(section, table) {
       y: {label: "top-1, %", low, high},
       x: {label: {macs: "MACs an image (mean)", latency: "latency, ms", budget: "budget"}[cost], zero: true,
         counts: cost === "macs"},
-      series: [...published, ...series]});
+      series: [...published, ...series, ...cascades]});
     const shown = groups.map(g => series.find(s => s.name === g));
-    legend(list, [...shown, ...published]);
+    const dotted = cascades.length ? [{name: CASCADE, colour: "var(--grey)", dash: "1 3", marker: null}] : [];
+    legend(list, [...shown, ...dotted, ...published]);
   };
   radios.forEach(r => r.addEventListener("change", draw));
   draw();

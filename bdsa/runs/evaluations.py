@@ -1,0 +1,48 @@
+"""What bdsa-evaluate measured of a run on the images of its results: budgets between, and its cascade."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bdsa.errors import UserError
+from bdsa.runs import contents
+
+_SAME = ("data", "split", "image_size", "classes", "model", "dense_macs")  # of images and network alike
+
+
+def between_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of untrained budgets below 1, ascending, from the newest evaluations below a run's folder.
+
+    Args:
+        folder: the run's.
+        results: the content of its results.json.
+    """
+    return _by_budget(row for row in _rows(folder, results, cascade=False)
+                      if row["budget"] not in results["trained_budgets"] and row["budget"] < 1)
+
+
+def cascade_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the cascade, ascending by budget, from the newest evaluations of it; arguments as of `between_rows`."""
+    return _by_budget(_rows(folder, results, cascade=True))
+
+
+def _by_budget(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last row of each budget, ascending."""
+    found = {row["budget"]: row for row in rows}
+    return [found[budget] for budget in sorted(found)]
+
+
+def _rows(folder: Path, results: dict[str, Any], cascade: bool) -> Iterator[dict[str, Any]]:
+    """Rows of the evaluations by one look or by a cascade, on as many of the same images, the newest last."""
+    images = {row["images"] for row in results["rows"]}
+    paths = folder.glob(f"evaluations/*/{contents.RESULTS}")
+    for path in sorted(paths, key=lambda p: (p.stat().st_mtime, str(p))):
+        try:
+            made = contents.read_results(path.parent)
+        except UserError:
+            continue  # a report shows what there is
+        if made is None or made.get("per_image") or bool(made.get("cascade")) != cascade:
+            continue
+        if all(made.get(key) == results.get(key) for key in _SAME):
+            yield from (row for row in made["rows"] if row["images"] in images)
