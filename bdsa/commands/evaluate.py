@@ -15,6 +15,7 @@ from bdsa.commands.asked_data import data_settings, labelled
 from bdsa.commands.missing_confidence import lacks_confidence, measure_confidence
 from bdsa.commands.missing_curves import lacks_curves, measure_curves
 from bdsa.commands.missing_ranges import measure_ranges
+from bdsa.commands.result_folders import evaluation_folder
 from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
 from bdsa.config.data import for_network
@@ -56,8 +57,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     distributed.start()
     device = distributed.together(lambda: choose_device(config.trainer))
     distributed.check_devices(device)
-    name, network, splits, split, budgets, workers = distributed.together(lambda: _subject(config, named))
-    network.to(device)
+    name, network, splits, split, budgets, workers = distributed.together(lambda: _subject(config, named, device))
     dataset = splits.train_eval if split == "train" else get_split(splits, split)
     dataset.draw()
     dataset = limited(dataset, config.trainer.limit_eval_images)
@@ -67,8 +67,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     network.execution, network.precision = config.execution, config.precision
     network.per_image = config.per_image
     reference = None if config.precision == "float32" else in_float32(network)
-    folder = _folder(config, name, splits.name, split)
-    distributed.together(lambda: check_writable(folder))
+    folder = evaluation_folder(config, splits.name, split)
     if config.execution == "auto" and (found := _kept_execution(folder, len(network.adaptive_blocks()))):
         use_break_even(network, found)
     with progress_bar() as bar:
@@ -89,9 +88,9 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     return results
 
 
-def _subject(config: EvaluateConfig,
-             named: Collection[str]) -> tuple[str, AdaptiveNetwork, Splits, str, list[float], int]:
-    """What is measured: the network and its name, the data, the split's name, the budgets and reading processes.
+def _subject(config: EvaluateConfig, named: Collection[str], device: torch.device
+             ) -> tuple[str, AdaptiveNetwork, Splits, str, list[float], int]:
+    """What is measured: the network, on the device, and its name, the data, the split, the budgets, reading processes.
 
     Raises:
         UserError: for the first thing in the config that cannot be.
@@ -108,7 +107,7 @@ def _subject(config: EvaluateConfig,
     if network is None:
         asked = [Budgets([DENSE]).require(budget) for budget in Budgets(asked or [DENSE])]
     missing = network is not None and lacks_curves(network, asked)
-    unsure = network is not None and lacks_confidence(network)
+    unsure = network is not None and lacks_confidence(network, asked)
     if network is not None and not missing and not unsure:
         evaluated_budgets(network, asked)
     data = data_settings(config.data, content, named, "held_out" if unsure else config.split)
@@ -123,6 +122,8 @@ def _subject(config: EvaluateConfig,
     if config.checkpoint is not None:
         splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     check_image_size(network, name, splits.image_size)
+    check_writable(evaluation_folder(config, splits.name, split))
+    network.to(device)
     if missing:
         measure_curves(network, splits, config, data.workers)
     if unsure:
@@ -152,9 +153,9 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
     """Leave results and pictures in the folder, and print the table."""
     if network.execution == "auto" and (found := break_even(network)) is not None:
         write_json(folder / EXECUTION, found)
+    write_json(folder / "results.json", results)
     if pictures:
         draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
-    write_json(folder / "results.json", results)
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     print(f"{splits.name}, split {results['split']}")
@@ -174,14 +175,3 @@ def _dense_network(model: ModelConfig, classes: int, channels: int) -> AdaptiveN
                         f"model.pretrained=true")
     return create_model(model.name, [DENSE], classes, model.pretrained, weights=model.weights,
                         **with_channels(model.args, channels))
-
-
-def _folder(config: EvaluateConfig, name: str, data: str, split: str) -> Path:
-    """Where results go: as asked, else beside the run's checkpoints, else under runs/; never over a training's."""
-    if config.out is not None:
-        return Path(config.out)
-    if config.checkpoint is None:
-        return Path("runs") / "evaluations" / f"{name}-{data}-{split}"
-    path = Path(config.checkpoint)
-    home = path.parents[1] if path.parent.name == "checkpoints" else Path("runs")
-    return home / "evaluations" / f"{path.stem}-{data}-{split}{'-cascade' * config.cascade}"

@@ -44,4 +44,5 @@ def measure_curves(network: AdaptiveNetwork, splits: Splits, config: EvaluateCon
     images = limited(splits.train_eval, min(count, config.curve_images))
     print(f"note: the checkpoint has no curves for budgets between; they are measured on {len(images):,} training "
           f"images and written to results.json, from where bdsa-export curves=PATH puts them into a file")
-    calibrate_curves(network, [x for x, _ in eval_loader(images, config.trainer.eval_batch_size, workers)])
+    device = next(network.parameters()).device
+    calibrate_curves(network, [x.to(device) for x, _ in eval_loader(images, config.trainer.eval_batch_size, workers)])

@@ -8,6 +8,7 @@ from typing import Any
 
 from bdsa.commands.answers import Answer, ask, image_row, masked_budgets, mean_row
 from bdsa.commands.asked_data import data_settings, labelled
+from bdsa.commands.result_folders import home_of
 from bdsa.commands.shown_images import ShownImages, from_files, from_split, imagenet_synsets
 from bdsa.config import loaded
 from bdsa.config.data import for_network
@@ -136,9 +137,8 @@ def _folder(config: VisualizeConfig, source: str) -> Path:
     """Where pictures go: as asked, else visualizations/ in the run's folder, else under runs/."""
     if config.out is not None:
         return Path(config.out)
-    path = Path(config.checkpoint)
-    home = path.parents[1] if path.parent.name == "checkpoints" else Path("runs")
-    return home / "visualizations" / f"{path.name.partition('.')[0]}-{source}"
+    home, name = home_of(config.checkpoint)
+    return home / "visualizations" / f"{name}-{source}"
 
 
 def _draw_all(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[Answer],

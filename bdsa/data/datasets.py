@@ -4,6 +4,8 @@ A further data set is a function from DataSpec to Sources under `@register_datas
 """
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -113,6 +115,12 @@ class Splits:
         sources = {"train": self.train.source, "val": self.val.source}
         return {split: fingerprint(source.source if isinstance(source, Rows) else source, self.classes)
                 for split, source in sources.items()}
+
+    def digest(self, split: str) -> str:
+        """Of the images of a split, as `fingerprint` tells them apart: equal where they are the same."""
+        source = (self.train_eval if split == "train" else get_split(self, split)).source
+        images = fingerprint(source.source if isinstance(source, Rows) else source, self.classes)
+        return hashlib.blake2b(json.dumps(images, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
     def choice(self) -> str:

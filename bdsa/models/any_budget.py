@@ -105,7 +105,7 @@ class AnyBudget(nn.Module):
             raise UserError(f"{len(values)} budgets for {len(x)} images: give one budget, or one an image")
         places: dict[Budget, list[int]] = {}
         for i, value in enumerate(values):
-            places.setdefault(self.require(value, more["extrapolate"]), []).append(i)
+            places.setdefault(self._find(value, more["extrapolate"])[0], []).append(i)
         if len(places) == 1:
             return self.forward(x, next(iter(places)), return_usage, masks=masks, **more)
         parts, used = [], []

@@ -103,6 +103,12 @@ def asked_around(network: nn.Module) -> Asked | None:
     return asked if asked is not None and asked.network == id(network) else None
 
 
+def one_look_asked(network: nn.Module) -> bool:
+    """Whether `at_budget` around this call asks for one look below 1."""
+    asked = asked_around(network)
+    return asked is not None and asked.calls is None and asked.point.name is not None
+
+
 def _say_dense() -> None:
     message = ("blocks of an adaptive network were called without a budget, and run densely: name it by "
                "`with network.at_budget(0.5):` around the call, or by the argument budget of forward_features and "

@@ -205,7 +205,7 @@ def fitting_confidence(confidence: Mapping[str, Any] | None, network: AdaptiveNe
     try:
         found = check_confidence(confidence)
         for budget in found.budgets if found else ():
-            network.point(budget)
+            network.point(budget, extrapolate=True)
     except (ValueError, UserError) as error:
         raise UserError(f"{source} holds no confidence of this network: {error}; measure it anew with "
                         f"bdsa.calibrate_confidence") from error

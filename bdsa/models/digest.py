@@ -11,6 +11,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
+from torch import nn
+
 from bdsa.errors import UserError
 
 MARK = b"bdsa sha256 "
@@ -51,6 +54,15 @@ class Digesting:
     def _put(self, data: bytes | memoryview) -> None:
         self.digest.update(data)
         self.file.write(data)
+
+
+def state_digest(network: nn.Module) -> str:
+    """Of a network's weights and statistics, wherever they are: equal where they are the same to the last bit."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def with_digest(content: bytes) -> bytes:

@@ -16,7 +16,7 @@ from bdsa.config.names import EXECUTIONS, PRECISIONS
 from bdsa.errors import UserError, unknown
 from bdsa.method.curves import Point
 from bdsa.models.any_budget import AnyBudget, Asking
-from bdsa.models.asking import asked_around, asking
+from bdsa.models.asking import asked_around, asking, one_look_asked
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.cascades import check_cascade, is_mean, look_twice
 from bdsa.models.features import FeatureMethods, sparse_execution
@@ -167,7 +167,11 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if isinstance(budget, fx.Proxy):
             raise UserError("torch.fx cannot trace a network whose budget is an argument: use forward_intermediates(x, "
                             "budget=0.5), or an extractor of modules within network.at_budget(0.5)")
-        if (self.cascade if cascade is None else cascade) and is_mean(budget, latency_ms):
+        twice = self.cascade if cascade is None else cascade
+        if twice and budget is None and one_look_asked(self):
+            raise UserError("a cascade takes its budget from the call, and at_budget gives one look: "
+                            "network(x, budget=0.5, cascade=True), or cascade=False")
+        if twice and is_mean(budget, latency_ms):
             check_cascade(self, budget, {"per_image": self.per_image if per_image is None else per_image,
                                          "latency_ms": latency_ms, "masks": masks})
             if is_exporting():
@@ -181,7 +185,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
             budget, per_image = self.planned(latency_ms, x, budget)
         if self.several(budget):
             more = {"per_image": per_image, "extrapolate": extrapolate, "temperature": temperature, "noise": noise,
-                    "differentiable_dilation": differentiable_dilation, "published_cost": published_cost}
+                    "differentiable_dilation": differentiable_dilation, "published_cost": published_cost,
+                    "cascade": False}
             return self.each(x, budget, return_usage, masks, more)
         if budget is None:
             around = asked_around(self)

@@ -60,7 +60,8 @@ def _number_of(network: Any) -> int:
 
 def _run(images: Tensor, network: int, budget: float | None, per_image: bool | None, extrapolate: bool | None,
          classes: int) -> Tensor:
-    logits = _known[network].forward(images, budget, per_image=per_image, extrapolate=extrapolate)
+    logits = _known[network].forward(images, budget, per_image=per_image, extrapolate=extrapolate,
+                                     cascade=False)  # a cascade is no node of a compiled graph
     return logits.contiguous()
 
 

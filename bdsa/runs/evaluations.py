@@ -8,7 +8,8 @@ from typing import Any
 from bdsa.errors import UserError
 from bdsa.runs import contents
 
-_SAME = ("data", "split", "image_size", "classes", "model", "dense_macs")  # of images and network alike
+_SAME = ("data", "split", "image_size", "classes", "model", "dense_macs", "weights_digest", "images_digest")
+_PRECISION = "float32"  # of a training's results
 
 
 def between_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,5 +45,7 @@ def _rows(folder: Path, results: dict[str, Any], cascade: bool) -> Iterator[dict
             continue  # a report shows what there is
         if made is None or made.get("per_image") or bool(made.get("cascade")) != cascade:
             continue
-        if all(made.get(key) == results.get(key) for key in _SAME):
+        if made.get("precision", _PRECISION) != results.get("precision", _PRECISION):
+            continue
+        if all(made.get(key) == results[key] for key in _SAME if key in results):  # old runs have no digests
             yield from (row for row in made["rows"] if row["images"] in images)

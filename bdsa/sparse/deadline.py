@@ -48,10 +48,13 @@ def plan(network: AdaptiveNetwork, latency_ms: float, batch_size: int = 1, image
         The plan: its budget, and the table, which stays with the network (`network.plans`).
 
     Raises:
-        UserError: for a network in training mode, and for a deadline below the fastest budget's time, which it names.
+        UserError: for a network in training mode or with `cascade`, and for a deadline below the fastest budget's
+            time, which it names.
     """
     if network.training:
         raise UserError("a plan is for inference: call network.eval() before")
+    if network.cascade:
+        raise UserError("a deadline is for one look, and a cascade takes two at some images: network.cascade = False")
     if not latency_ms > 0 or not 0 < percentile <= 100 or batch_size < 1 or not seconds > 0:
         raise UserError(f"latency_ms={latency_ms:g}, percentile={percentile:g}, batch_size={batch_size}, seconds="
                         f"{seconds:g}: all must be above zero, and the percentile at most 100")

@@ -52,7 +52,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
     """Shift each budget's thresholds until its realised fraction equals the budget.
 
     Args:
-        network: an adaptive network; only its mask units' biases change.
+        network: an adaptive network; only its mask units' biases change. Curves and confidence are dropped.
         batches: training images as inference sees them, each [B, 3, H, W], or whatever `call` takes.
         call: what runs the network once on a batch; None: the network itself.
         tolerance: stop when the fraction is this near to the budget.
@@ -64,7 +64,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
     """
     training = network.training
     network.eval()
-    report, network.curves = {}, {}  # those were of other thresholds
+    report, network.curves, network.confidence = {}, {}, None  # those were of other thresholds
     for budget in network.budgets.adaptive:
         current = 0.0
 

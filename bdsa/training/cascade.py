@@ -20,11 +20,12 @@ log = logging.getLogger(__name__)
 IMAGES = 5000  # that confidence is measured on, at most: the standard error of a share is 0.7 points then, at most
 
 
-def unseen_batches(splits: Splits, batch_size: int, workers: int | None) -> Iterator[Tensor]:
-    """Images that were not trained on, as inference sees them, each [B, 3, H, W]: of the split that chose the epoch."""
+def unseen_batches(splits: Splits, batch_size: int, workers: int | None, at_most: int | None = None
+                   ) -> Iterator[Tensor]:
+    """Images that were not trained on, as inference sees them, [B, 3, H, W] each: of what chose the epoch."""
     unseen = get_split(splits, splits.validated_on)
     unseen.draw()
-    yield from (images for images, _ in eval_loader(limited(unseen, IMAGES), batch_size, workers))
+    yield from (images for images, _ in eval_loader(limited(unseen, min(IMAGES, at_most or IMAGES)), batch_size, workers))
 
 
 @torch.inference_mode()

@@ -30,10 +30,15 @@ class Evaluation:
 
 
 def evaluated_budgets(network: AdaptiveNetwork, asked: Iterable[float] | None = None) -> list[Budget]:
-    """The budgets to measure: those asked for, which the network must reach, or all that were trained, and dense."""
+    """The budgets to measure: those asked for, which the network must reach, or all that were trained, and dense.
+
+    Of a cascade that nobody names budgets for, those that it reaches.
+    """
     if asked is not None:
         return [network.require(value) for value in Budgets(asked)]
-    return sorted({*network.budgets, DENSE})
+    known = network.confidence if network.cascade else None
+    return sorted(budget for budget in {*network.budgets, DENSE}
+                  if known is None or budget.is_dense or known.budgets[0] <= budget <= known.most)
 
 
 def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],

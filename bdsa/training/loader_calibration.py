@@ -23,7 +23,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tol
 
     Training meets a budget with noise and batch statistics, inference has neither, so that the realised fraction
     drifts. Only the biases of mask units change (and, with `augmented`, statistics of the dense path). Without `call`
-    the curves for the budgets between are measured too.
+    the curves for the budgets between are measured too. A cascade's confidence is dropped: `calibrate_confidence`, on
+    images that were not trained on, measures it anew.
 
     Args:
         model: an adaptive network, or a module that holds one.

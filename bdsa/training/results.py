@@ -19,6 +19,7 @@ from bdsa.distributed import shard, share, share_state
 from bdsa.errors import UserError
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
+from bdsa.models.digest import state_digest
 from bdsa.models.filling import fill_in, hold
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights import load_completely
@@ -122,7 +123,8 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
     if len(assembly.network.budgets.values) > 1:
         try:
             calibrate_confidence(assembly.network,
-                                 (x.to(device) for x in unseen_batches(assembly.splits, size, workers)))
+                                 (x.to(device) for x in unseen_batches(assembly.splits, size, workers,
+                                                                       config.trainer.limit_eval_images)))
         except UserError as error:  # the network is as good without
             log.warning("no cascade: %s", error)
     share_state(assembly.network)
@@ -135,6 +137,7 @@ def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, ev
     return {"model": name, "parameters": sum(p.numel() for p in network.parameters()),
             "dense_macs": network.dense_macs(height_width(splits.image_size)),
             "data": splits.name, "split": split, "classes": len(splits.classes), "image_size": splits.image_size,
+            "weights_digest": state_digest(network), "images_digest": splits.digest(split),
             "trained_budgets": network.budgets.plain(), "rows": evaluation.rows,
             **({"curves": checkpoints.plain_curves(network)} if network.curves else {}),
             **({"confidence": network.confidence.plain()} if network.confidence else {})}
@@ -179,7 +182,8 @@ def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budge
     mask_picture(shown, columns, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
                  max_images=count, pdf=evaluation is not None)
     if evaluation is not None:
-        further = [b for b in budgets_between(network) if b not in budgets]  # for the page's slider
+        between = [] if network.cascade else budgets_between(network)  # for the page's slider, which shows one look
+        further = [b for b in between if b not in budgets]
         columns += [_column(network, images.to(device), budget, splits) for budget in further]
         write_mask_set(path.with_name(MASK_SET), shown, columns, labels=labels, densities=evaluation.densities,
                        measured=evaluation.rows[0]["images"])

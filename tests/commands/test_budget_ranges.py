@@ -121,16 +121,28 @@ def test_a_training_measures_how_sure_its_network_is_and_its_file_runs_as_a_casc
     with torch.inference_mode():
         assert torch.equal(bdsa.load(whole)(images, budget=0.55, cascade=True),
                            bdsa.load(path)(images, budget=0.55, cascade=True))
+    for wrong, says in (("budgets.targets=[0.2,0.5]", "budget 0.2 is below 0.4"), (f"out={bare}", "bare.safetensors")):
+        outcome = run(evaluate_main, [f"checkpoint={bare}", "cascade=true", wrong])
+        assert outcome.code == 1 and says in outcome.err and "measured on" not in outcome.out, outcome
+
+    content["confidence"] = {**stated, "fractions": [0.3, 0.4]}  # 0.8 is more than both looks take
+    write_weights_file(bare, content)
+    outcome = run(evaluate_main, [f"checkpoint={bare}", "cascade=true", "execution=masked", f"out={tmp_path}/c"])
+    assert outcome.code == 0 and (tmp_path / "c/pictures/masks.png").exists(), outcome.err
+    assert [row["budget"] for row in results(tmp_path / "c")["rows"]] == [0.4, 1.0]
 
 
 @pytest.mark.slow
 def test_a_training_whose_network_can_be_no_cascade_ends_all_the_same(tmp_path: Path, monkeypatch) -> None:
-    def refuse(*_) -> None:
+    taken = []
+
+    def refuse(network, batches) -> None:
+        taken.append(sum(map(len, batches)))
         raise UserError("no cheaper first look")
 
     monkeypatch.setattr("bdsa.training.results.calibrate_confidence", refuse)
-    outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=a", "recipe.epochs=1"])
-    assert outcome.code == 0, outcome.err
+    outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=a", "recipe.epochs=1", "trainer.limit_eval_images=8"])
+    assert outcome.code == 0 and taken == [8], outcome.err
     assert "confidence" not in results(tmp_path / "a")
     assert "no cascade: no cheaper" in (tmp_path / "a/train.log").read_text()
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bdsa.errors import UserError
 from bdsa.method.cascade import confidence
 from bdsa.method.curves import Point
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.training.evaluation import evaluated_budgets
 
 IMAGES = images_of((24, 32, 32))
 BUDGET = 0.6  # of looks at 0.4 and 0.7
@@ -91,6 +93,38 @@ def test_the_attribute_says_what_a_call_does_not(network: AdaptiveNetwork) -> No
     assert torch.equal(network(IMAGES, budget=BUDGET, per_image=False), expected), "both looks heed the call"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("execution", ["masked", "sparse"])
+@torch.inference_mode()
+def test_a_call_that_says_no_looks_once_whatever_the_attribute_says(network: AdaptiveNetwork, execution: str) -> None:
+    network.execution = execution
+    once = [network(IMAGES, budget=budget) for budget in (0.4, 0.7)]
+    assert not torch.equal(once[1], network(IMAGES, budget=0.7, cascade=True))
+    network.cascade = True
+    rows = torch.arange(len(IMAGES)) % 2
+    mixed = network(IMAGES, budget=[(0.4, 0.7)[row] for row in rows.tolist()], cascade=False)
+    torch.testing.assert_close(mixed, torch.where(rows[:, None] == 0, *once))
+    compiled = torch.compile(network, backend="eager")
+    torch.testing.assert_close(compiled(IMAGES, budget=0.7, cascade=False), once[1])
+
+
+def test_thresholds_that_move_take_along_what_was_measured_with_them(network: AdaptiveNetwork) -> None:
+    network.cascade = True
+    bdsa.calibrate(network, [IMAGES])
+    assert network.confidence is None and network.curves
+    with torch.inference_mode(), pytest.raises(UserError, match="calibrate_confidence"):
+        network(IMAGES, budget=BUDGET)
+
+
+def test_the_budgets_of_an_evaluation_are_those_that_the_cascade_reaches(network: AdaptiveNetwork) -> None:
+    network.confidence = replace(network.confidence, budgets=(0.7, 1.0), fractions=(0.7, 1.0))
+    assert list(evaluated_budgets(network)) == [0.4, 0.7, 1.0]
+    network.cascade = True
+    assert list(evaluated_budgets(network)) == [0.7, 1.0]
+    network.confidence = replace(network.confidence, budgets=(0.4, 0.7), fractions=(0.3, 0.35))
+    assert list(evaluated_budgets(network)) == [0.4, 1.0], "0.7 is more than both looks take"
+
+
 def test_gradients_reach_both_looks(network: AdaptiveNetwork) -> None:
     network(IMAGES, budget=BUDGET, cascade=True).sum().backward()
     norms = network.adaptive_blocks()[-1].bn2.per_budget
@@ -109,6 +143,11 @@ def test_files_carry_it(network: AdaptiveNetwork, tmp_path: Path) -> None:
     bdsa.save(network, tmp_path / "network.safetensors")
     loaded = bdsa.load(tmp_path / "network.safetensors")
     assert loaded.confidence == network.confidence
+    bdsa.calibrate_curves(network, [IMAGES])
+    network.extrapolate = True
+    bdsa.calibrate_confidence(network, [IMAGES], first=0.38)
+    bdsa.save(network, tmp_path / "below.safetensors")
+    assert bdsa.load(tmp_path / "below.safetensors").confidence == network.confidence
     other = bdsa.create_model("cifar_resnet8", [0.5, 0.7], 10)
     other.confidence = network.confidence
     bdsa.save(other, tmp_path / "other.safetensors")
@@ -124,11 +163,21 @@ def test_what_contradicts_a_mean_budget_is_refused(network: AdaptiveNetwork, how
         network(IMAGES, cascade=True, **how)
 
 
+def test_a_cascade_within_at_budget_is_refused_where_it_would_be_one_look(network: AdaptiveNetwork) -> None:
+    with torch.inference_mode(), network.at_budget(0.4), pytest.raises(UserError, match="from the call"):
+        network(IMAGES, cascade=True)
+    with torch.inference_mode(), network.at_budget(1.0):
+        assert torch.equal(network(IMAGES, cascade=True), network(IMAGES, budget=1.0))
+
+
 def test_a_cascade_is_for_inference_and_its_export_is_sparse(network: AdaptiveNetwork) -> None:
     with pytest.raises(UserError, match="network.eval"):
         network.train()(IMAGES, budget=0.5, cascade=True)
     with pytest.raises(Exception, match="a masked network's export is one look"):
         torch.export.export(network.eval(), (IMAGES,), {"budget": 0.5, "cascade": True}, strict=False)
+    network.cascade = True
+    with pytest.raises(UserError, match="a deadline is for one look"):
+        bdsa.plan(network, latency_ms=1000, images=IMAGES, seconds=0.01)
     assert network_of("cifar_resnet8").confidence is None
     with pytest.raises(UserError, match="calibrate_confidence"):
         network_of("cifar_resnet8")(IMAGES, budget=0.5, cascade=True)

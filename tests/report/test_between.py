@@ -22,11 +22,15 @@ def row_at(budget: float, **more: object) -> dict:
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """A run of 0.3 and 0.7, its evaluation at 0.4 and 0.6, its cascade; one on other images, which is not its own."""
+    """A run of 0.3 and 0.7, its evaluation at 0.4 and 0.6, its cascade; others are of other images or weights."""
     folder = write_run(tmp_path / "runs/a", (0.3, 0.7))
     write_masks(folder / "pictures/masks.json", (0.3, 0.4, 0.6, 0.7))
     results = json.loads((folder / "results.json").read_text())
+    results |= {"weights_digest": "those", "images_digest": "these"}
+    (folder / "results.json").write_text(json.dumps(results))
     for name, more in (("best-folder-test", {}), ("other-test", {"split": "val"}), ("exact", {"per_image": True}),
+                       ("last-folder-test", {"weights_digest": "others"}), ("int8", {"precision": "int8"}),
+                       ("elsewhere", {"images_digest": "others"}),
                        ("best-folder-test-cascade", {"cascade": True})):
         (folder / "evaluations" / name).mkdir(parents=True)
         rows = [row_at(0.5)] if more else [row_at(0.4), row_at(0.6), results["rows"][0]]

@@ -173,6 +173,7 @@ def test_what_a_cascades_program_cannot_do_is_said(unsure) -> None:
     network, images = unsure
     program = program_of(network, cascade=True)
     for budget, exact, says in ((0.2, False, "budget 0.2 is none of this cascade, which has any from 0.4 to"),
+                                (float("nan"), False, "budget nan is none of this cascade"),
                                 (0.5, True, "per_image must be false")):
         with pytest.raises(UserError, match=says):
             run_program(program, images[:1], budget, exact)

@@ -24,7 +24,7 @@ public:
     float threshold(double budget) const {
         const double most = std::min(std::floor((fraction(0) + fraction(1)) * 1e6) / 1e6, 1.0);
         const double share = (budget - fraction(0)) / fraction(1);
-        if (budget < this->budget(0) || budget > most) {
+        if (!(budget >= this->budget(0) && budget <= most)) {  // also for NaN
             char text[160];
             std::snprintf(text, sizeof text, "budget %g is none of this cascade, which has any from %g to %.3g as a mean over "
                           "images, and 1", budget, this->budget(0), most);
