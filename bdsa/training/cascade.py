@@ -25,7 +25,8 @@ def unseen_batches(splits: Splits, batch_size: int, workers: int | None, at_most
     """Images that were not trained on, as inference sees them, [B, 3, H, W] each: of what chose the epoch."""
     unseen = get_split(splits, splits.validated_on)
     unseen.draw()
-    yield from (images for images, _ in eval_loader(limited(unseen, min(IMAGES, at_most or IMAGES)), batch_size, workers))
+    count = min(IMAGES, at_most or IMAGES)
+    yield from (images for images, _ in eval_loader(limited(unseen, count), batch_size, workers))
 
 
 @torch.inference_mode()
