@@ -12,6 +12,7 @@ from bdsa.config.commands import ExportConfig
 from bdsa.config.names import FORMATS
 from bdsa.errors import UserError, first_line
 from bdsa.models import checkpoints
+from bdsa.models.digest import state_digest
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.weights_file import write_weights_file
 from bdsa.report.terminal import human_count
@@ -30,7 +31,7 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
     content = checkpoints.read_checkpoint(config.checkpoint)
     network = checkpoints.load_network(content, config.checkpoint)
     if config.curves is not None:
-        content.update(_measured(config.curves, network))
+        content.update(_measured(config.curves, network, config.checkpoint))
     if config.format != "safetensors":
         export_program(config, network, content, path, named)
         return path
@@ -53,7 +54,7 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
     return path
 
 
-def _measured(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
+def _measured(path: str, network: AdaptiveNetwork, checkpoint: str) -> dict[str, Any]:
     """The curves of a results.json, and how sure first answers are: for a network of the same budgets and blocks, which
     takes them over."""
     try:
@@ -64,6 +65,9 @@ def _measured(path: str, network: AdaptiveNetwork) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"curves={path} is no results.json with curves ({first_line(error)}): bdsa-evaluate writes one "
                         f"where it is asked for budgets between those that were trained") from error
+    if found.get("weights_digest", digest := state_digest(network)) != digest:
+        raise UserError(f"curves={path} was measured with other weights than checkpoint={checkpoint}: measure its own "
+                        f"with bdsa-evaluate checkpoint={checkpoint}")
     if "curves" in kept:
         network.curves = checkpoints.fitting_curves(kept["curves"], network, f"curves={path}")
     if "confidence" in kept:

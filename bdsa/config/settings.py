@@ -129,6 +129,11 @@ class RecipeConfig:
         if self.mixes and self.batch_size % 2:
             raise UserError(f"recipe.batch_size={self.batch_size} is odd: recipe.mixup and recipe.cutmix mix pairs of "
                             f"images, give {self.batch_size + 1}")
+        if self.milestones != sorted(set(self.milestones)):
+            raise UserError(f"recipe.milestones={self.milestones} must ascend: give {sorted(set(self.milestones))}")
+        if self.schedule == "cosine" and self.min_lr > self.lr:
+            raise UserError(f"recipe.min_lr={self.min_lr:g}, where the cosine ends, is above recipe.lr={self.lr:g}: "
+                            f"give recipe.min_lr=0, or a larger recipe.lr")
 
 
 @dataclass

@@ -66,5 +66,11 @@ class PaddedCrop:
 
 
 def _start(side: int, size: int, padding: int) -> int:
-    """Where a random crop begins along one side."""
+    """Where a random crop begins along one side.
+
+    Raises:
+        ValueError: for a side that is too short for it.
+    """
+    if side + 2 * padding < size:
+        raise ValueError(f"a side of {side} pixels and a border of {padding} hold no crop of {size}")
     return int(torch.randint(side + 2 * padding - size + 1, ())) - padding

@@ -180,6 +180,9 @@ def _sources(spec: DataSpec) -> Sources:
         sources = entry(spec.name).build(spec)
         if not isinstance(sources, Sources):
             raise TypeError(f"its builder returns a {type(sources).__name__} and not bdsa.Sources")
+        sources.classes = [str(name) for name in sources.classes]  # numbers and NumPy's too: files hold plain text
+        if not sources.classes or sources.val is None:
+            raise TypeError("it has no val: give its test images as both" if sources.classes else "it names no class")
         for split in DRAWN:
             if not isinstance(getattr(sources, split), (Absent, type(None))):
                 check_targets(getattr(sources, split), len(sources.classes), f"data set '{spec.name}', {split}")

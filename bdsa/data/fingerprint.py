@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from bdsa.data.image_folder import ClassFolders
+
 Fingerprint = dict[str, list[Any]]  # class -> [images, digest of their names and sizes]
 
 
 def fingerprint(source: Dataset, classes: Sequence[str]) -> Fingerprint:
-    """Of a source with `files` (an image folder): names and sizes; with `targets`: counts; else the length alone."""
-    files, targets = getattr(source, "files", None), getattr(source, "targets", None)
+    """Of an image folder: names and sizes; of another source with `targets`: counts; else the length alone."""
+    files, targets = source.files if isinstance(source, ClassFolders) else None, getattr(source, "targets", None)
     if targets is None:
         return {"": [len(source), ""]}  # type: ignore[arg-type]  # every source has a length
     counts = np.bincount(np.asarray(targets, dtype=np.int64), minlength=len(classes)).tolist()

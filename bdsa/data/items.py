@@ -62,7 +62,7 @@ class TransformedDataset(Dataset):
         label = check_label(label, self.classes, place)
         try:
             made = self.transform(image)
-        except (OSError, ValueError) as error:  # pixels that are not read, or a file that is cut short
+        except (OSError, ValueError) as error:  # pixels that are not read, a file that is cut short, or too few pixels
             raise UserError(f"{place} cannot be used: {told(error)}") from error
         if tuple(made.shape) != self.shape:
             raise UserError(f"{place} has {image.width} x {image.height} pixels and becomes {list(made.shape)}, not "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import Budget
-from bdsa.report.networks import setting_value
+from bdsa.report.networks import place_name, setting_value
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
@@ -103,7 +103,7 @@ def changed_settings(ones: Sequence[Run], others: Sequence[Run]) -> dict[str, tu
 def _value(run: Run, name: str) -> str:
     value = run.settings.get(name)
     if name in _PLACES and isinstance(value, str):
-        value = value.rstrip("/").rpartition("/")[2]
+        value = place_name(value, run.seed)
     return setting_value(value)
 
 

@@ -156,26 +156,31 @@ def _data_of(run: Run) -> str:
 def _key(run: Run) -> str:
     """Equal for runs of one network."""
     left_out = {_SEED, *_PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
-    places = {p: _end(run.settings[p]) for p in _PLACES}
+    places = {p: place_name(run.settings[p], run.seed) for p in _PLACES}
     return json.dumps([{k: v for k, v in run.settings.items() if k not in left_out}, places], sort_keys=True,
                       default=str)
 
 
-def _end(place: Any) -> str:
-    """The name of a file, wherever it is: networks of several seeds start from one of their own seed each."""
-    return str(place).rpartition("/")[2]
+def place_name(place: Any, seed: int) -> str:
+    """What tells a path from others on any machine: its last part, and of a run's checkpoint the run's name too.
+
+    Networks of several seeds may start from a run of their own seed each, dense-seed0 and dense-seed1: one name.
+    """
+    *_, run, folder, name = ("", "", *str(place).rstrip("/").split("/"))
+    own = re.sub(rf"(seed[=_-]?){seed}(?![0-9])", r"\1*", run)
+    return f"{own}/{name}" if folder == "checkpoints" else name
 
 
 def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
     """Put a run into the cells of its network."""
     single = len(run.trained) == 1
-    network = networks.setdefault(_key(run), Network(run.settings["model.name"], single, run.settings))
     budgets = run.trained
     if run.results is not None and not single:
         budgets = sorted(r["budget"] for r in run.results["rows"])
     elif run.results is not None and not any(r["budget"] == run.trained[0] for r in run.results["rows"]):
         problems.append(f"{run.name}: results.json has no row of its budget {run.trained[0]:g}")
         return
+    network = networks.setdefault(_key(run), Network(run.settings["model.name"], single, run.settings))
     for budget in budgets:
         cell = network.cells.setdefault(budget, Cell(budget))
         twin = next((r for r in (*cell.runs, *cell.unfinished) if r.seed == run.seed), None)
@@ -194,7 +199,8 @@ def _label(networks: list[Network]) -> None:
     for network in networks:
         alike.setdefault((network.model, network.kind), []).append(network)
     for same in alike.values():
-        names = varying([{k: _end(v) if k in _PLACES else v for k, v in n.settings.items()} for n in same])
+        names = varying([{k: place_name(v, n.settings[_SEED]) if k in _PLACES else v for k, v in n.settings.items()}
+                         for n in same])
         names -= {_SEED, _TARGETS}
         for network in same:
             own_name = {run.config.get("name") for run in network.runs}

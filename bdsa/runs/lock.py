@@ -78,7 +78,7 @@ class FolderLock:
     def check(self) -> None:
         """Raise NotOurs if another process holds the folder now; nothing is made or locked."""
         with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(self.path, os.O_RDWR)
+            descriptor = os.open(self.path, os.O_RDONLY)
             try:
                 if not self._locked(descriptor):
                     raise self._in_use()

@@ -53,7 +53,7 @@ class Run:
     @property
     def trained(self) -> list[float]:
         """The budgets that it trains, ascending."""
-        return sorted(self.settings["budgets.targets"])
+        return Budgets(self.settings["budgets.targets"]).plain()
 
     @property
     def seed(self) -> int:

@@ -9,9 +9,11 @@ from bdsa.errors import UserError
 from bdsa.runs import contents
 from bdsa.runs.failures import NAME as FAILURE
 
-_TRACES = {FAILURE, contents.LOCK, contents.ENVIRONMENT, contents.LOG}  # of an attempt that got no further
+_TRACES = {FAILURE, contents.LOCK, contents.ENVIRONMENT, contents.LOG,  # of an attempt that got no further
+           f"{contents.CONFIG}.tmp", f"{contents.ENVIRONMENT}.tmp"}
 _SECTIONS = ("model", "budgets", "recipe", "trainer")  # that the settings of every run have
-_FILES = (contents.CONFIG, contents.ENVIRONMENT, contents.RESULTS, contents.METRICS, contents.LOG, FAILURE)
+_IDENTITY = (contents.ENVIRONMENT, contents.CONFIG)  # by which a folder is a run's
+_FILES = (*_IDENTITY, contents.RESULTS, contents.METRICS, contents.LOG, FAILURE)
 _IN_FOLDERS = {  # folder -> what a run writes there
     contents.CHECKPOINTS: ("last.pt", "best.pt", "best_ema.pt", "*.pt.tmp"),
     f"{contents.PICTURES}/training": ("epoch_*.png",),
@@ -29,7 +31,8 @@ class NotOurs(UserError):
 
 def check_is_free(folder: Path) -> None:
     """Raise NotOurs for a folder without settings that holds more than traces of an attempt."""
-    others = sorted(p.name for p in _entries(folder) if p.name not in _TRACES and not p.name.startswith("."))
+    others = sorted(p.name for p in _entries(folder)
+                    if p.name not in _TRACES and not p.name.startswith(".") and not _is_empty_place(p))
     if others:
         raise NotOurs(f"{folder} holds {', '.join(others[:3])}{', ...' if len(others) > 3 else ''} and no "
                       f"{contents.CONFIG}, so that no run made it: choose another name=... or out=...")
@@ -55,11 +58,17 @@ def check_can_begin_anew(folder: Path) -> None:
 
 
 def own_files(folder: Path) -> Iterator[Path]:
-    """The files and folders that a run wrote, each before the folder that it is in."""
-    yield from (folder / name for name in _FILES)
+    """The files and folders that a run wrote, each before the folder that it is in.
+
+    In an order in which they may be removed: whoever is stopped between two leaves first no result, then no checkpoint
+    to go on from, and until the end a folder that is a run's.
+    """
+    yield folder / contents.RESULTS
     for place, patterns in _IN_FOLDERS.items():
         for pattern in patterns:
             yield from sorted((folder / place).glob(pattern))
+    for name in (*(name for name in _FILES if name not in _IDENTITY), *_IDENTITY):
+        yield from (folder / f"{name}.tmp", folder / name)
 
 
 def own_folders(folder: Path) -> Iterator[Path]:
@@ -76,6 +85,12 @@ def _is_run(folder: Path) -> bool:
             return {}
     config, environment = read(contents.read_config), read(contents.read_environment)
     return all(isinstance(config.get(name), dict) for name in _SECTIONS) or {"run_id", "command"} <= {*environment}
+
+
+def _is_empty_place(path: Path) -> bool:
+    """Whether it is a folder of a run's without a file below it: what is left where somebody stopped removing one."""
+    return path.name in {place.partition("/")[0] for place in _IN_FOLDERS} and path.is_dir() and all(
+        below.is_dir() and not below.is_symlink() for below in (path, *path.rglob("*")))
 
 
 def _entries(folder: Path) -> list[Path]:

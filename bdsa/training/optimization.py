@@ -1,14 +1,15 @@
 """Optimiser and learning-rate schedule, from timm, with groups of their own for the mask units."""
 from __future__ import annotations
 
-from timm.optim import create_optimizer_v2, list_optimizers
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
 from bdsa.config.settings import RecipeConfig
-from bdsa.errors import unknown
+from bdsa.errors import UserError, unknown
 from bdsa.method.masks import MaskUnit
 
 
@@ -39,9 +40,19 @@ def backbone_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def check_optimizer(recipe: RecipeConfig) -> None:
-    """Raise UserError with the nearest spelling for an optimiser that timm does not have."""
+    """Raise UserError for an optimiser that timm does not have, with the nearest spelling, or that cannot be made."""
     if recipe.optimizer not in list_optimizers():
         raise unknown("recipe.optimizer", recipe.optimizer, list_optimizers())
+    if get_optimizer_info(recipe.optimizer).second_order:
+        raise UserError(f"recipe.optimizer={recipe.optimizer} needs second derivatives, which a step does not keep: "
+                        f"choose another, such as adamw or sgd")
+    trial = nn.Module()
+    trial.weight = nn.Parameter(torch.zeros(2, 2))  # drawing it would change what is drawn after it
+    try:
+        create_optimizer(trial, recipe)
+    except Exception as error:  # a package or a GPU that it needs, or a value that it refuses
+        raise UserError(f"recipe.optimizer={recipe.optimizer} cannot be made with recipe.momentum={recipe.momentum:g} "
+                        f"and recipe.lr={recipe.lr:g} on this machine: {str(error) or type(error).__name__}") from error
 
 
 def create_optimizer(network: nn.Module, recipe: RecipeConfig) -> Optimizer:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from bdsa.budgets import DENSE, Budget
 from bdsa.config.settings import TeacherConfig
 from bdsa.data.datasets import Splits
+from bdsa.data.transforms import normalisation
 from bdsa.errors import UserError
+from bdsa.models import checkpoints
 from bdsa.models.factory import create_dense_model, with_channels
 from bdsa.models.weights import OTHER_CLASSES
 from bdsa.training.compilation import compiled_teacher
@@ -65,16 +67,18 @@ class DenseTeacher:
         network: any timm network with the student's classes.
         mean, std: normalisation of the images that it will be given, a number a channel.
         compile: whether it looks at them through torch.compile.
+        own: mean and std of the images that it was trained on; None: as timm has it for its name.
     """
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float], compile: bool = False) -> None:
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float], compile: bool = False,
+                 own: tuple[list[float], list[float]] | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         cfg = getattr(network, "pretrained_cfg", None) or {}
         device = next(network.parameters()).device
         self.look = compiled_teacher(self.network, device) if compile else self.network
-        own = [cfg.get("mean") or mean, cfg.get("std") or std]
+        own = own or (cfg.get("mean") or mean, cfg.get("std") or std)
         if len(own[0]) != len(mean):  # the teacher's first layer was made for other channels than it was trained on
-            own = [mean, std]
+            own = (mean, std)
         own_mean, own_std, mean, std = (torch.tensor(v, device=device) for v in (*own, mean, std))
         self.scale = (std / own_std)[:, None, None]
         self.shift = ((mean - own_mean) / own_std)[:, None, None]
@@ -118,4 +122,23 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
                         f"{OTHER_CLASSES['teacher']}")
-    return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std, compile)
+    own = None if config.weights is None else _trained_on(config.weights, splits)
+    return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std, compile, own)
+
+
+def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]] | None:
+    """Mean and std of the images that a file's network was trained on; None where the file does not say it.
+
+    Raises:
+        UserError: for a file whose classes are the data's in another order.
+    """
+    try:
+        content = checkpoints.read_checkpoint(weights)
+    except UserError:  # another script's file
+        return None
+    named, classes = content.get("classes") or splits.classes, splits.classes
+    if list(named) != classes and sorted(named) == sorted(classes):
+        raise UserError(f"teacher.weights={weights} has the data's classes in another order and would teach wrong ones: "
+                        f"{', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
+    data = (content.get("config") or {}).get("data")
+    return normalisation(data.get("mean"), data.get("std"), splits.channels) if isinstance(data, dict) else None

@@ -90,6 +90,10 @@ def test_a_file_without_curves_gets_them_from_an_evaluation(trained: Path, tmp_p
     outcome = run(export_main, [f"checkpoint={bare}", f"out={whole}", f"curves={tmp_path}/results.json"])
     assert outcome.code == 0 and "no curves" not in outcome.out, outcome.err
     assert bdsa.load(whole)(torch.zeros(1, 3, 32, 32), budget=0.55).shape == (1, 10)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**results(tmp_path), "weights_digest": "of another network"}))
+    outcome = run(export_main, [f"checkpoint={bare}", f"out={whole}", f"curves={other}"])
+    assert outcome.code == 1 and "other weights" in outcome.err
     outcome = run(export_main, [f"checkpoint={bare}", f"out={whole}", f"curves={trained}/config.yaml"])
     assert outcome.code == 1 and "no results.json with curves" in outcome.err
 

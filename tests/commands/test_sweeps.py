@@ -229,6 +229,20 @@ def test_a_folder_of_other_settings_is_left_alone(tmp_path, faked):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_a_folder_that_may_not_be_read_fails_its_job_alone(tmp_path, faked, monkeypatch):
+    seen = []
+
+    def refused(self) -> None:
+        seen.append(self.path)
+        if self.path == [*dict.fromkeys(seen)][min(1, len({*seen}) - 1)] != seen[0]:
+            raise PermissionError(13, "Permission denied", str(self.path))
+
+    monkeypatch.setattr("bdsa.runs.lock.FolderLock.check", refused)
+    outcome = sweep(tmp_path, "trainer.seed=0,1,2")
+    assert outcome.code == 1 and "Permission denied" in outcome.err
+    assert stated(outcome).count("done") == 2
+
+
 @pytest.mark.slow
 def test_a_preset_carries_its_sweep_and_the_command_line_replaces_its_values(tmp_path, faked, monkeypatch):
     (tmp_path / "mine.yaml").write_text("recipe: {lr: 0.01}\nhydra: {mode: MULTIRUN, sweeper: {params: {"

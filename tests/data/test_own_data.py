@@ -99,6 +99,28 @@ def test_the_index_is_the_data_sets_own_where_images_are_held_out():
     (lambda spec: fail(SystemExit()), "'own' cannot be built: SystemExit"),
     (lambda spec: None, "'own' cannot be built: TypeError: its builder returns a NoneType and not bdsa.Sources"),
     (lambda spec: sources(7), "'own' cannot be built: TypeError"),
+    (lambda spec: Sources(Own(), None, Own(), ["a", "b"], native_size=16), "it has no val"),
+    (lambda spec: Sources(Own(), Own(), None, [], native_size=16), "it names no class"),
 ])
 def test_what_is_wrong_with_the_whole_is_said_before_an_image_is_read(build, message):
     check_one_line(message, lambda: splits_of(build))
+
+
+@pytest.mark.parametrize("classes", [range(2), np.array(["a", "b"])])
+def test_names_of_classes_become_plain_text(classes):
+    """Files hold plain text alone: a training must not end with a network that nobody can open."""
+    found = splits_of(lambda spec: Sources(Own(), Own(), None, classes, native_size=16)).classes
+    assert found == [str(name) for name in classes] and {*map(type, found)} == {str}
+
+
+def test_an_attribute_that_is_called_files_is_the_data_sets_own():
+    dataset = Own(targets=[0, 1, 0, 1])
+    dataset.files = ["1.png", "2.png", "3.png", "4.png"]
+    assert splits_of(lambda spec: sources(dataset)).fingerprint()["train"] == {"a": [2, ""], "b": [2, ""]}
+
+
+def test_an_image_that_holds_no_crop_is_named():
+    register_dataset("own", image_size=16)(lambda spec: sources(Own(lambda: (Image.new("RGB", (5, 5)), 1))))
+    splits = create_splits(DataSpec("own", augmentation="crop_flip"))
+    check_one_line("own', train, image 2 cannot be used: ValueError: a side of 5 pixels .* holds? no crop of 16",
+                   lambda: list(train_loader(splits.train, 4, 0, seed=0)))

@@ -54,6 +54,7 @@ ODD = {
     "no settings": lambda f: (f / "config.yaml").write_text("{"),
     "settings of bytes": lambda f: (f / "config.yaml").write_bytes(os.urandom(300)),
     "a seed of text": in_config("seed: 0", "seed: abc"),
+    "a budget of many decimals": in_config("  - 0.3\n  - 0.5\n  - 0.7\n", "  - 0.3333333\n"),
     "epochs of text": in_config("epochs: 3", "epochs: many"),
     "data of text": in_config("data:\n", "data: x\nother:\n"),
     "metrics cut in mid-line": lambda f: (f / "metrics.jsonl").write_text((f / "metrics.jsonl").read_text()[:-9]),

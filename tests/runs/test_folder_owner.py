@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from command_line import TINY, run
+from run_folders import write_run
 
 from bdsa.commands.entry_points import train
 from bdsa.errors import UserError
 from bdsa.runs import lock
 from bdsa.runs.lock import FolderLock
+from bdsa.runs.standing import check_can_begin_anew, check_is_free, own_files
 
 RUN = [*TINY, "recipe.epochs=1", "trainer.pictures=0", "name=mine"]
 HOLDER = """
@@ -102,6 +105,26 @@ def test_without_locks_the_file_systems_word_is_the_process_number(tmp_path, mon
     (folder / "run.lock").write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "yesterday"}))
     with pytest.raises(UserError, match="process 1 on elsewhere, since yesterday"):
         FolderLock(folder).take()
+
+
+def test_whoever_is_killed_while_a_run_is_removed_or_begun_can_begin_anew(tmp_path):
+    folder = write_run(tmp_path / "mine", masks=True)
+    (folder / "checkpoints").mkdir()
+    for name in ("last.pt", "best.pt"):
+        (folder / "checkpoints" / name).touch()
+    removed = []
+    for path in own_files(folder):
+        if path.exists():
+            path.unlink()
+            removed.append(path.name)
+            check_can_begin_anew(folder)
+    assert removed[:2] == ["results.json", "last.pt"], "what would be shown as finished, or gone on from"
+    (folder / "config.yaml.tmp").touch()
+    check_is_free(tmp_path / "new")
+    shutil.rmtree(folder)
+    (folder / "config.yaml.tmp").parent.mkdir()
+    (folder / "config.yaml.tmp").touch()
+    check_is_free(folder)
 
 
 @pytest.mark.parametrize("files", [["checkpoints/best.pt"], ["thesis.tex"], ["results.json", "metrics.jsonl"]])

@@ -108,7 +108,7 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
     try:
         run = RunFolder(folder, asdict(config), config.trainer.fresh)
         run.check_free()
-    except UserError as error:  # somebody else's folder: nothing may be written there
+    except (UserError, OSError) as error:  # somebody else's folder: nothing may be written there
         job.error = str(error)
         return job
     job.finished, job.begun = run.done, run.resumes
