@@ -6,9 +6,13 @@ One multiply-accumulate is one MAC. For a block with mask m (docs/method.md, sec
 """
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 WITHOUT_FLOAT64 = ("mps",)  # kinds of devices: Apple's GPUs
@@ -48,21 +52,40 @@ def count_type(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
-def count_dense_macs(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:
+def count_dense_macs(network: nn.Module, size: tuple[int, int], channels: int = 3,
+                     around: Callable[[Any], AbstractContextManager[Any]] = nullcontext) -> int:
     """MACs of `network(x)` for one image, counted by torch's own flop counter without computing.
 
     Args:
-        network: any module; its tensors are only looked at, never copied or changed.
+        network: any module; it is only looked at, so that other threads may use it meanwhile.
         size: (height, width) of the input in pixels.
         channels: channels of the input.
+        around: what the count is made within, of the module's likeness that is counted.
     """
-    meta = {k: v.to("meta") for k, v in (*network.named_parameters(), *network.named_buffers())}
+    likeness = on_meta(network).eval()
     x = torch.empty(1, channels, *size, device="meta", dtype=next(network.parameters()).dtype)
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(network, meta, (x,))
-    finally:
-        network.train(training)
+    with torch.no_grad(), around(likeness), FlopCounterMode(display=False) as counter:
+        likeness(x)
     return counter.get_total_flops() // 2  # a MAC is two floating-point operations
+
+
+def on_meta(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.Module:
+    """A likeness of a module with its shapes and modes, and without its memory, its hooks, or a way back to it.
+
+    Args:
+        made: likenesses by the id of what they are of: a module that is in two places stays one.
+    """
+    made = {} if made is None else made
+    if id(module) in made:
+        return made[id(module)]
+    likeness = made[id(module)] = object.__new__(type(module))
+    state = {name: value.detach().to("meta") if isinstance(value, Tensor) else value
+             for name, value in vars(module).items()}
+    for kind in ("_parameters", "_buffers"):
+        state[kind] = {name: value if value is None else value.detach().to("meta")
+                       for name, value in state[kind].items()}
+    state["_modules"] = {name: child if child is None else on_meta(child, made)
+                         for name, child in state["_modules"].items()}
+    state |= {"_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
+    vars(likeness).update(state)
+    return likeness

@@ -83,6 +83,12 @@ class AnyBudget(nn.Module):
             return mean_budget(self.confidence, budget)
         return self._find(budget, extrapolate)[0]
 
+    def usual(self) -> list[Budget]:
+        """The trained budgets and 1, ascending; of a cascade those that it reaches."""
+        known = self.confidence if self.cascade else None
+        return sorted(budget for budget in {*self.budgets, DENSE}
+                      if known is None or budget.is_dense or known.budgets[0] <= budget <= known.most)
+
     def _find(self, budget: float, extrapolate: bool | None) -> tuple[Budget, Point]:
         return find_point(self.budgets, self.curves, budget, self.extrapolate if extrapolate is None else extrapolate)
 
@@ -177,7 +183,7 @@ class AnyBudget(nn.Module):
 
         Args:
             shapes: of inputs, (B, C, H, W) each.
-            budgets: None: those that were trained, and 1.
+            budgets: None: those that were trained, and 1 (`usual`).
             per_image: whether the calls to come will ask for budgets that no image exceeds; see `forward`.
 
         Raises:
@@ -185,7 +191,7 @@ class AnyBudget(nn.Module):
         """
         if self.training:
             raise UserError("warm_up is for inference: call network.eval() before")
-        asked = [self.require(b) for b in (sorted({*self.budgets, DENSE}) if budgets is None else budgets)]
+        asked = [self.require(b) for b in (self.usual() if budgets is None else budgets)]
         wanted = [tuple(shape) for shape in shapes]
         if bad := [s for s in wanted if len(s) != 4 or s[1] != self.channels() or not all(n > 0 for n in s)]:
             raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self.channels()}, H, W)")
@@ -211,8 +217,8 @@ class AnyBudget(nn.Module):
     def dense_macs(self, size: tuple[int, int]) -> int:
         """MACs of the dense network for one image of (height, width), counted once per size."""
         if size not in self._dense_macs:
-            with asking(self, self.adaptive_blocks(), Point(None), None):  # whatever is asked around this
-                self._dense_macs[size] = count_dense_macs(self, size, self.channels())
+            self._dense_macs[size] = count_dense_macs(
+                self, size, self.channels(), lambda own: asking(own, own.adaptive_blocks(), Point(None), None))
         return self._dense_macs[size]
 
     def block_macs(self, size: tuple[int, int]) -> list[int]:

@@ -140,10 +140,9 @@ def load_network(content: dict[str, Any], source: object) -> AdaptiveNetwork:
     check_fit(outline(content, source), content["state_dict"], source)
     network = ModelSpec(**content["model"]).build()
     load_completely(network, content["state_dict"], source)
-    body = getattr(network, "body", network)  # of a backbone
-    body.curves = fitting_curves(content.get("curves") or {}, body, source)
-    body.ranges = fitting_ranges(content.get("ranges") or {}, body, source)
-    body.confidence = fitting_confidence(content.get("confidence"), body, source)
+    network.curves = fitting_curves(content.get("curves") or {}, network, source)
+    network.ranges = fitting_ranges(content.get("ranges") or {}, network, source)
+    network.confidence = fitting_confidence(content.get("confidence"), network, source)
     return network
 
 

@@ -81,14 +81,15 @@ class FeatureNetwork(nn.Module):
         return self.body.at_budget(budget, extrapolate, per_image)
 
     def forward(self, x: Tensor, budget: float | Point | None = None, return_usage: bool = False, *,
-                masks: Sequence[Tensor] | None = None, per_image: bool | None = None, **how: Any
-                ) -> list[Tensor] | tuple[list[Tensor], Usage]:
+                masks: Sequence[Tensor] | None = None, per_image: bool | None = None, extrapolate: bool | None = None,
+                **how: Any) -> list[Tensor] | tuple[list[Tensor], Usage]:
         """Feature maps at a budget, in any execution.
 
         Args:
             x: [B, 3, H, W], of any height and width.
-            budget, return_usage, masks, per_image, how: as those of `AdaptiveNetwork.forward`. Of masks, one for each
-                block up to the last map; these blocks are what a budget is a fraction of.
+            budget, return_usage, masks, per_image, extrapolate: as those of `AdaptiveNetwork.forward`. Of masks, one
+                for each block up to the last map; these blocks are what a budget is a fraction of.
+            how: what concerns its training: temperature, noise, differentiable_dilation, published_cost, shard.
 
         Returns:
             A list of [B, C, h, w], in the order of the stages, or (maps, Usage) of the blocks up to the last of them.
@@ -96,14 +97,17 @@ class FeatureNetwork(nn.Module):
         body, size = self.body, tuple(x.shape[2:])
         if is_compiling() and not is_exporting() and not self.training and not torch.is_grad_enabled() and (
                 body.execution != "masked" or body.precision != "float32"):
-            return _outside(self, x, budget, return_usage, masks=masks, per_image=per_image, **how)
+            return _outside(self, x, budget, return_usage, masks=masks, per_image=per_image, extrapolate=extrapolate,
+                            **how)
         if budget is None:
             around = asked_around(body)
             if around is not None and around.calls is not None:
                 return around.counted(self.forward, x, return_usage, masks)
             budget = DENSE if around is None else around.point
             per_image = per_image if around is None else around.exactly(per_image)
-        point = body.point(budget)
+        point = body.point(budget, extrapolate)
+        if masks is not None and len(masks) != (count := self._blocks or len(body.adaptive_blocks())):
+            raise ValueError(f"{len(masks)} masks for {count} blocks")
         if self.training and getattr(body, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what is asked around stages: "
                             "set_grad_checkpointing(False)")
@@ -128,8 +132,9 @@ class FeatureNetwork(nn.Module):
         """MACs of the dense network up to the last map for one image of (height, width), counted once per size."""
         if size not in self._macs:
             first = next(m for m in self.body.modules() if isinstance(m, nn.Conv2d))
-            with asking(self.body, self.body.adaptive_blocks(), Point(None), None):
-                self._macs[size] = count_dense_macs(self, (size[0], size[1]), first.in_channels)
+            self._macs[size] = count_dense_macs(
+                self, (size[0], size[1]), first.in_channels,
+                lambda own: asking(own.body, own.body.adaptive_blocks(), Point(None), None))
         return self._macs[size]
 
 

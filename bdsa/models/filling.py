@@ -59,8 +59,8 @@ def hold(network: AdaptiveNetwork, budgets: Budgets) -> None:
     own = network.budgets.adaptive
     for module, name in _owned(network):
         before = getattr(module, name)
-        setattr(module, name, nn.ModuleDict({b.name: _of(before, own, b) for b in budgets.adaptive} if len(before)
-                                            else {}))
+        held = nn.ModuleDict({b.name: _of(before, own, b) for b in budgets.adaptive} if len(before) else {})
+        setattr(module, name, held.train(network.training))
     network.set_budgets(budgets)
     network.curves = {}
 

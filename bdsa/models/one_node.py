@@ -45,10 +45,17 @@ def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | N
     if not is_exporting():
         asked = None if budget is None else float(budget)
         return torch.ops.bdsa.adaptive(images, _number_of(network), asked, per_image, extrapolate,
-                                       network.num_classes)
+                                       _width(network))
     if is_dynamo_compiling():
         raise UserError("torch.export takes a sparse network with strict=False alone; or export bdsa.portable(network)")
     return sparse_execution().exported(network, images, budget, per_image, cascade)
+
+
+def _width(network: Any) -> int:
+    """How many numbers an image gives, whatever the classifier was replaced by."""
+    classifier = network.get_classifier()
+    width = getattr(classifier, "out_features", None) or getattr(classifier, "out_channels", None)
+    return width or network.num_classes or network.num_features
 
 
 @torch.compiler.assume_constant_result

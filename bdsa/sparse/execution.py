@@ -21,6 +21,8 @@ from bdsa.sparse.gpu import device as gpu
 from bdsa.sparse.inference import NotFinite
 from bdsa.sparse.watch import watcher
 
+LONGEST = 2 ** 15 - 1  # side of an image in pixels: positions of a map are kept in 16 bits
+
 
 def executor_of(network: nn.Module, budget: str) -> Executor:
     """The executor of a network in evaluation mode at a budget, by name.
@@ -105,7 +107,7 @@ def _run(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tensor] | 
     """`run_sparse` of an input and a network that may run sparsely, if their weights do."""
     kept = executors_of(network)
     made = kept.of(network, point.name or DENSE.name, x, ends, point.blend)
-    occupied = None if network.watch_weights == CONSTANT else made.watch.occupied()
+    occupied = made.occupied if network.watch_weights == CONSTANT else made.watch.occupied()
     if made.executor is None or occupied:
         _masked_instead(occupied or made.watch.reason)
         return None
@@ -134,6 +136,8 @@ def refusal(x: Tensor) -> str | None:
         return gpu.refusal(x)
     if x.device.type != "cpu":
         return f"there are sparse kernels for CPUs and CUDA, not for {x.device.type}"
+    if max(x.shape[2:], default=0) > LONGEST:
+        return f"an image has a side above {LONGEST:,} pixels"
     if x.dtype != torch.float32:
         return f"the sparse kernels compute in float32, not {x.dtype}"
     if torch.is_autocast_enabled(x.device.type):

@@ -113,7 +113,9 @@ class Executor:
         """
         if count or torch.autograd._profiler_enabled() or self.head is None:
             features, used = self(x, given, count, offset=offset, exact=exact)
-            return (head(features.to(x.dtype)) if self.head is None else self._logits(features).clone()), used
+            if self.head is None:  # a copy, because a head may hand on what it is given
+                return head(features.to(x.dtype, copy=True)), used
+            return self._logits(features).clone(), used
         expected = None if exact is None or given is not None else exact.expected
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways, expected)
         if (kept := self.workspace.recordings.get(key)) is not None:

@@ -35,6 +35,8 @@ class _Made:
     watch: Watch
     executor: Executor | None
     precision: str
+    trusted: bool = False  # whether it was looked at since the weights were said to be constant
+    occupied: str | None = None  # what kept it from running then
 
 
 class Executors:
@@ -60,8 +62,9 @@ class Executors:
         watched = network.watch_weights
         if watched not in (True, False, CONSTANT):
             raise UserError(f"watch_weights={watched!r} must be True, False or {CONSTANT!r}")
-        new, read, trusted = made is None, watched and not gpu.capturing(), watched == CONSTANT
-        if made is None or made.precision != network.precision or not (trusted or made.watch.is_current(read=read)):
+        new, read, constant = made is None, watched and not gpu.capturing(), watched == CONSTANT
+        if made is None or made.precision != network.precision or not (
+                (constant and made.trusted) or made.watch.is_current(read=read)):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget, blend)  # before the weights are read: what changes meanwhile is seen
                 executor = None if watch.reason else _executor(network, budget, x, ends, blend, key[3])
@@ -70,6 +73,9 @@ class Executors:
             self.made = {**same, key: made}  # what is old would keep old weights
             if made.executor is not None:
                 self._explain(made.executor)
+        if constant and not made.trusted:  # of what came before nothing is known
+            made.occupied = made.watch.occupied()
+        made.trusted = constant
         return made
 
     def choose(self, executor: Executor, x: Tensor, given: Sequence[Tensor] | None, execution: str,

@@ -123,7 +123,8 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Collection[flo
         over the images), and speedup, against the fastest of PyTorch's dense network as it is ("eager"), with its batch
         norms folded ("folded") and, where this one may round, in bfloat16.
     """
-    training, before, watched = network.training, network.execution, network.watch_weights
+    before, watched = network.execution, network.watch_weights
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     images = images.contiguous(memory_format=torch.channels_last)
     inputs = list(images[:len(images) // batch_size * batch_size].split(batch_size))
@@ -137,7 +138,8 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Collection[flo
         timed = time_engines(engines, len(inputs), rounds, seconds, whole=budgets if network.cascade else ())
         ms = {name: median(each) for name, each in timed.items()}
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training
         network.execution, network.watch_weights = before, watched
     best = min((name for name in ms if name in rivals), key=ms.__getitem__)
     about = {"batch_size": batch_size, "threads": torch.get_num_threads(), "processor": processor(),

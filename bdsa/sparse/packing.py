@@ -182,7 +182,7 @@ def _scale_and_shift(norm: nn.Module | BoundStatistics) -> tuple[Tensor, Tensor]
     """What a norm does to what it has normalised, or a batch norm in evaluation mode to its input; float64 [C]."""
     weight, bias = norm.weight, norm.bias
     if not hasattr(norm, "running_var"):
-        return weight.detach().double(), bias.detach().double()
+        return weight.detach().double(), torch.zeros_like(weight).double() if bias is None else bias.detach().double()
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     shift = -norm.running_mean.double() * scale
     if weight is None or bias is None:

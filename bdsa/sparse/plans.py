@@ -156,7 +156,8 @@ class ConvNeXtPlan:
         self.eps = norm.eps
         (w1, b1), (w2, b2) = folded(block.mlp.fc1), folded(block.mlp.fc2)
         if norm.weight is not None:
-            b1 = b1 + w1[:, :, 0, 0] @ norm.bias.detach().double()
+            if norm.bias is not None:
+                b1 = b1 + w1[:, :, 0, 0] @ norm.bias.detach().double()
             w1 = w1 * norm.weight.detach().double()[None, :, None, None]
         self.response, self.response_eps = None, 0.0
         if isinstance(block.mlp, GlobalResponseNormMlp):

@@ -97,19 +97,21 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
     for each in ranges:
         point = each.point
         name = point.name or DENSE.name
-        if reason := Watch(network, name, point.blend).reason:
+        watch = Watch(network, name, point.blend)
+        if reason := watch.reason or watch.occupied():
             raise UserError(f"this network has no sparse execution: {reason}")
         executor = Executor.of(network, name, form, (), point.blend)
         _check(executor, network)
         follower = Follower(follower.registers if follower else None)
-        codes.append(encoded(_followed(executor, follower, channels, point, network), pool))
-    header = Header(len(follower.registers), form.width, precision, network.num_classes, channels, blocks, known)
+        followed, classes = _followed(executor, follower, channels, point, network)
+        codes.append(encoded(followed, pool))
+    header = Header(len(follower.registers), form.width, precision, classes, channels, blocks, known)
     words = worded(ranges, codes, header, network.curves)
     reach = (ranges[len(packed)].first, ranges[-1].last) if between else None
     if known:
         reach = known.budgets[0], known.most
     data = joined(words, pool)
-    return Program(data, tuple(asked), network.num_classes, channels, precision, reach, known is not None)
+    return Program(data, tuple(asked), classes, channels, precision, reach, known is not None)
 
 
 def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: Confidence | None) -> list[float]:
@@ -151,7 +153,7 @@ def _served(curve: Curve, first: float, last: float, point: Point) -> list[Range
 def _check(executor: Executor, network: nn.Module) -> None:
     """Raise UserError for what runs as PyTorch operators, before anything does."""
     names = {id(module): name for name, module in network.named_modules()}
-    if executor.head is None:
+    if executor.head is None or "forward_head" in vars(network):
         raise UserError(f"the head of this {type(network).__name__} has no native form, and cannot be exported")
     for step in (*executor.steps, *executor.head):
         if isinstance(step, BlockStep) and step.plan is None:
@@ -163,8 +165,11 @@ def _check(executor: Executor, network: nn.Module) -> None:
 
 
 def _followed(executor: Executor, follower: Follower, channels: int, point: Point, network: nn.Module
-              ) -> list[Instruction]:
-    """The instructions of one inference, with those by which purses decide; what is in the purses plays no part."""
+              ) -> tuple[list[Instruction], int]:
+    """The instructions of one inference, with those by which purses decide, and the number of its logits.
+
+    What is in the purses plays no part.
+    """
     expected = Expected.of([0] * len(executor.blocks()), None)
     names = {id(module): name for name, module in network.named_modules()}
 
@@ -180,7 +185,7 @@ def _followed(executor: Executor, follower: Follower, channels: int, point: Poin
                 features, _, _ = executor.run(executor.take_in(image), None, False, at, None, point.offset, exact)
                 follower.where = "the head"
                 logits = executor._logits(features)
-            return follower.end(logits)
+            return follower.end(logits), logits.shape[1]
         except ValueError as error:
             if side == SIDES[-1] or "too small" not in str(error):
                 raise

@@ -97,7 +97,7 @@ def quantize(model: nn.Module, loader: Iterable[Any], *, images: int = 512) -> d
         for module, training in modes:
             module.training = training
         network.execution, network._precision = before
-    network.ranges = {name: each.best() for name, each in seen.items()}
+    network.ranges = {name: each.best() for name, each in seen.items() if each.sample}  # a backbone may end early
     forget(network)
     return network.ranges
 

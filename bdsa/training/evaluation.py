@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bdsa.budgets import DENSE, Budget, Budgets
+from bdsa.budgets import Budget, Budgets
 from bdsa.distributed import gather, sum_over_ranks
 from bdsa.method.macs import count_type
 from bdsa.models.network import AdaptiveNetwork
@@ -30,15 +30,8 @@ class Evaluation:
 
 
 def evaluated_budgets(network: AdaptiveNetwork, asked: Iterable[float] | None = None) -> list[Budget]:
-    """The budgets to measure: those asked for, which the network must reach, or all that were trained, and dense.
-
-    Of a cascade that nobody names budgets for, those that it reaches.
-    """
-    if asked is not None:
-        return [network.require(value) for value in Budgets(asked)]
-    known = network.confidence if network.cascade else None
-    return sorted(budget for budget in {*network.budgets, DENSE}
-                  if known is None or budget.is_dense or known.budgets[0] <= budget <= known.most)
+    """The budgets to measure: those asked for, which the network must reach, or its usual ones."""
+    return network.usual() if asked is None else [network.require(value) for value in Budgets(asked)]
 
 
 def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], budgets: Iterable[float],

@@ -138,7 +138,7 @@ def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]]
         return None
     named, classes = content.get("classes") or splits.classes, splits.classes
     if list(named) != classes and sorted(named) == sorted(classes):
-        raise UserError(f"teacher.weights={weights} has the data's classes in another order and would teach wrong ones: "
-                        f"{', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
+        raise UserError(f"teacher.weights={weights} has the data's classes in another order, and would teach wrong "
+                        f"ones: {', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
     data = (content.get("config") or {}).get("data")
     return normalisation(data.get("mean"), data.get("std"), splits.channels) if isinstance(data, dict) else None

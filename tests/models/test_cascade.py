@@ -121,6 +121,7 @@ def test_the_budgets_of_an_evaluation_are_those_that_the_cascade_reaches(network
     assert list(evaluated_budgets(network)) == [0.4, 0.7, 1.0]
     network.cascade = True
     assert list(evaluated_budgets(network)) == [0.7, 1.0]
+    network.warm_up([(1, 3, 32, 32)])
     network.confidence = replace(network.confidence, budgets=(0.4, 0.7), fractions=(0.3, 0.35))
     assert list(evaluated_budgets(network)) == [0.4, 1.0], "0.7 is more than both looks take"
 

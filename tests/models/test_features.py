@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
+import bdsa
 from bdsa.errors import UserError
 from bdsa.models import asking
 from bdsa.models.network import AdaptiveNetwork
@@ -136,3 +137,18 @@ def test_checkpointed_dense_training_is_as_before(name: str, caplog: pytest.LogC
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("execution", ["masked", "sparse"])
+@torch.inference_mode()
+def test_a_backbone_extrapolates_where_it_is_asked_to_and_counts_its_masks(execution: str) -> None:
+    images = images_of((2, 64, 64))
+    backbone = bdsa.create_model("resnet10t", BUDGETS, features_only=True, out_indices=(1, 2)).eval()
+    bdsa.calibrate_curves(backbone.body, [images])
+    backbone.execution = execution
+    with pytest.raises(UserError, match="extrapolate=True"):
+        backbone(images, budget=0.38)
+    assert backbone(images, budget=0.38, extrapolate=True)[-1].shape[0] == 2
+    _, usage = backbone(images, budget=0.4, return_usage=True)
+    with pytest.raises(ValueError, match="1 masks for 2 blocks"):
+        backbone(images, budget=0.4, masks=usage.masks[:1])

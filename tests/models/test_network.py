@@ -70,6 +70,18 @@ def test_known_macs_at_224(name, giga):
     assert network.dense_macs((224, 224)) == count_dense_macs(dense(name), (224, 224))
 
 
+def test_counting_leaves_modes_hooks_and_weights_alone():
+    network = bdsa.create_model("cifar_resnet8", [0.5], 10).train()
+    network.layer1[0].bn1.eval()  # frozen, as in fine-tuning
+    seen, before = [], {name: value.data_ptr() for name, value in network.state_dict().items()}
+    network.conv1.register_forward_hook(lambda module, given, found: seen.append(found.device.type))
+    modes = [module.training for module in network.modules()]
+    network(torch.randn(2, 3, 32, 32), budget=0.5, return_usage=True)
+    assert network.dense_macs((16, 16)) > 0 and network.block_macs((16, 16))
+    assert [module.training for module in network.modules()] == modes
+    assert seen == ["cpu"] and {name: value.data_ptr() for name, value in network.state_dict().items()} == before
+
+
 # --- masks and budgets -----------------------------------------------------------------------------
 
 @pytest.mark.slow

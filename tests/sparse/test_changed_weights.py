@@ -251,6 +251,21 @@ def test_constant_weights_are_believed_until_a_change_is_announced_or_the_networ
         logits_of(network, images, "sparse")
 
 
+def test_constant_weights_are_those_that_the_network_has_when_it_is_said() -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    assert_right(network, images)
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
+    network.watch_weights = "never"
+    assert_right(network, images)
+    handle = network.layer1[0].conv2.register_forward_hook(lambda module, given, found: 2 * found)
+    network.weights_changed()
+    assert_right(network, images)
+    handle.remove()
+    network.weights_changed()
+    assert_right(network, images)
+
+
 def test_weights_that_stay_are_packed_once() -> None:
     network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
     assert_right(network, images)

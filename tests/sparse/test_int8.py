@@ -22,6 +22,12 @@ NAMES = ("cifar_resnet8", "cifar_resnet14", "resnet26", "resnet26d", "convnext_a
          "resnet26 submanifold")
 
 
+def test_a_backbone_that_ends_early_has_the_ranges_of_its_layers() -> None:
+    backbone = bdsa.create_model("resnet18", BUDGETS, features_only=True, out_indices=(1, 2)).eval()
+    ranges = bdsa.quantize(backbone, images_of((2, 64, 64)))
+    assert ranges and {name.split(".")[0] for name in ranges} == {"layer1", "layer2"}
+
+
 def quantized(name: str) -> AdaptiveNetwork:
     network = network_of(name, **NETWORKS[name])
     bdsa.quantize(network, images_of((2, 64, 64)))

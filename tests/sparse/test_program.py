@@ -99,7 +99,7 @@ def test_what_cannot_be_a_program_is_named() -> None:
     with pytest.raises(UserError, match="block .*stages.0.blocks.0.* a depthwise kernel of"):
         program_of(network_of("convnext_atto", kernel_sizes=3))
     network = network_of("cifar_resnet8")
-    network.fc = torch.nn.Sequential(network.fc)
+    network.fc = torch.nn.Sequential(network.fc).eval()
     with pytest.raises(UserError, match="the head of this"):
         program_of(network)
     with pytest.raises(UserError, match="network.eval"):

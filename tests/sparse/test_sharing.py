@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import threading
 import weakref
+from pathlib import Path
 
 import own_network  # noqa: F401  (registers two_stages)
 import pytest
@@ -45,6 +46,13 @@ def test_a_network_that_ran_can_be_stored_and_copied(name: str, way) -> None:
     other.get_classifier().weight.data.mul_(2)
     assert torch.equal(logits_of(network, images), before)
     assert not torch.equal(logits_of(other, images), before)
+
+
+def test_a_network_of_ones_own_with_a_part_called_body_is_saved_and_loaded(tmp_path: Path) -> None:
+    network = bdsa.create_model("two_stages", BUDGETS, 10).eval()
+    images = images_of((1, 32, 32))
+    loaded = bdsa.load(bdsa.save(network, tmp_path / "own.safetensors"))
+    assert torch.equal(loaded(images, budget=0.4), network(images, budget=0.4))
 
 
 @pytest.mark.slow

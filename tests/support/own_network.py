@@ -12,22 +12,22 @@ class TwoStages(nn.Module):
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
-        self.num_classes, self.feature_info = num_classes, [{"num_chs": 8, "reduction": 1, "module": "blocks"}]
+        self.num_classes, self.feature_info = num_classes, [{"num_chs": 8, "reduction": 1, "module": "body"}]
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.blocks = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
+        self.body = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
         self.fc = nn.Linear(8, num_classes)
 
     def get_classifier(self) -> nn.Module:
         return self.fc
 
     def trunk(self) -> list[nn.Module]:
-        return [self.stem, *self.blocks]
+        return [self.stem, *self.body]
 
     def forward_head(self, x: Tensor) -> Tensor:
         return self.fc(x.mean(dim=(2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.blocks(self.stem(x)))
+        return self.forward_head(self.body(self.stem(x)))
 
 
 @bdsa.register_model("two_stages")

@@ -45,5 +45,5 @@ def test_it_sees_images_in_the_normalisation_of_its_own_training(network, splits
 
 
 def test_the_classes_in_another_order_are_refused(network, splits, tmp_path):
-    with pytest.raises(UserError, match="in another order and would teach wrong ones"):
+    with pytest.raises(UserError, match="in another order, and would teach wrong ones"):
         teacher_of(network, splits, tmp_path / "best.pt", classes=splits.classes[::-1])

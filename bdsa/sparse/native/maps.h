@@ -126,7 +126,7 @@ struct LayerNorm {
                     else for (int c = 0; c < channels; c++) row[c] = widen(own[c]);
                     normalise(row, channels, eps);
                     if (weight)
-                        for (int c = 0; c < channels; c++) row[c] = row[c] * weight[c] + bias[c];
+                        for (int c = 0; c < channels; c++) row[c] = row[c] * weight[c] + (bias ? bias[c] : 0.f);
                     if constexpr (sizeof(E) != sizeof(float))
                         for (int c = 0; c < channels; c += LANES)
                             store_some(own + c, load_some(row + c, std::min(LANES, channels - c)), std::min(LANES, channels - c));

@@ -97,6 +97,8 @@ private:
             throw Refused("images of " + std::to_string(images.channels) + " channels, and the network reads " +
                           std::to_string(program.word(Program::CHANNELS)));
         if (images.height < 1 || images.width < 1) throw Refused("the images have no positions");
+        if (std::max(images.height, images.width) > std::numeric_limits<int16_t>::max())  // of a Position
+            throw Refused("the images have a side above 32767 pixels");
         const Program::Place place = program.place(budget);
         if (images.images < 1) return;
         std::unique_ptr<Session> session = take();
