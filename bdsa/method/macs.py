@@ -79,8 +79,9 @@ def on_meta(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.M
     if id(module) in made:
         return made[id(module)]
     likeness = made[id(module)] = object.__new__(type(module))
-    state = {name: value.detach().to("meta") if isinstance(value, Tensor) else value
-             for name, value in vars(module).items()}
+    state: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        state[name] = value.detach().to("meta") if isinstance(value, Tensor) else value
     for kind in ("_parameters", "_buffers"):
         state[kind] = {name: value if value is None else value.detach().to("meta")
                        for name, value in state[kind].items()}
