@@ -228,9 +228,10 @@ def table(found: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="its folder is made")
     parser.add_argument("--dry", action="store_true")
     asked = parser.parse_args()
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
     if HERE is REAL and (not torch.cuda.is_available() or (reason := gpu.unavailable(torch.device("cuda")))):
         print(f"error: {reason if torch.cuda.is_available() else 'no GPU that PyTorch can use'}", file=sys.stderr)
         return 2

@@ -51,6 +51,8 @@ step, parts = 0, {"model": model, "optimizer": optimizer, "schedule": schedule}
 OUT.parent.mkdir(parents=True, exist_ok=True)
 if KEPT.exists():
     kept = torch.load(KEPT)
+    if (found := (kept.get("steps", STEPS), kept.get("size", SIZE))) != (STEPS, SIZE):
+        sys.exit(f"{KEPT} is of a training of {found[0]} steps at {found[1]} pixels: give another out=, or remove it")
     for name, part in parts.items():
         part.load_state_dict(kept[name])
     step = kept["step"]
@@ -79,7 +81,8 @@ while step < STEPS:
     if step % EVERY == 0 or step == STEPS:
         print(f"step {step}: loss {task.item():.3f} at budget {budget:g}, "
               f"fraction {losses['conditional_fraction'].item():.3f}", flush=True)
-        torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step}, KEPT)
+        torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step, "steps": STEPS,
+                    "size": SIZE}, KEPT)
 
 
 def draw(axes: pyplot.Axes, image: Tensor, budget: float) -> None:

@@ -57,7 +57,7 @@ class Server:
         self.network, self.size, self.most, self.reserve = network, size, most, reserve
         self.like = torch.randn(most, 3, *size) if like is None else like.repeat(-(-most // len(like)), 1, 1, 1)
         self.budgets = sorted(budgets or {*map(float, network.budgets), 1.0})
-        self.sizes = [2 ** i for i in range(most.bit_length()) if 2 ** i <= most]
+        self.sizes = sorted({most, *(2 ** i for i in range(most.bit_length()) if 2 ** i <= most)})
         self.seconds: dict[tuple[float, int], float] = {}
         self.pace = 1.0  # how much slower batches have become since, by what else the machine does
         self.waiting: list[Request] = []
@@ -78,7 +78,7 @@ class Server:
             budget: one that the network has; None: as large as time allows.
             deadline: seconds from now.
         """
-        if image.shape[1:] != self.size:
+        if image.shape != (3, *self.size):
             raise bdsa.UserError(f"an image of {list(image.shape)} is not 3 x {self.size[0]} x {self.size[1]}")
         if budget is not None:
             budget = float(self.network.budgets.require(budget))

@@ -91,6 +91,7 @@ def main() -> None:
             print(f"{name:9} {load:5.2f} {rate:8.0f} {rate_out:10.0f} {p50:8.2f} {p95:8.2f} {p99:8.2f} {in_time:8.1%} "
                   f"{mean:12.2f}", flush=True)
             curves[name].append(p99)
+    for server in servers.values():  # not between: a stop lets the garbage collector look through everything again
         server.stop()
     for load, dense, adaptive in zip(loads, curves["dense"], curves["adaptive"]):
         if dense > 1000 * deadline:

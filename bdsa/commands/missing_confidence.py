@@ -33,7 +33,7 @@ def measure_confidence(network: AdaptiveNetwork, splits: Splits, config: Evaluat
     """
     device = next(network.parameters()).device
     found = calibrate_confidence(network, (images.to(device) for images in unseen_batches(
-        splits, config.trainer.eval_batch_size, workers)))
+        splits, config.trainer.eval_batch_size, workers, config.trainer.limit_eval_images)))
     print(f"note: the checkpoint does not say how sure its answers are; it is measured on {found.images:,} images of "
           f"{splits.validated_on}, without their labels, and written to results.json, from where bdsa-export "
           f"curves=PATH puts it into a file")

@@ -129,6 +129,9 @@ class RecipeConfig:
         if self.mixes and self.batch_size % 2:
             raise UserError(f"recipe.batch_size={self.batch_size} is odd: recipe.mixup and recipe.cutmix mix pairs of "
                             f"images, give {self.batch_size + 1}")
+
+    def check_rates(self) -> None:
+        """Raise UserError for rates that do what nobody means; a run that was begun with them may go on."""
         if self.milestones != sorted(set(self.milestones)):
             raise UserError(f"recipe.milestones={self.milestones} must ascend: give {sorted(set(self.milestones))}")
         if self.schedule == "cosine" and self.min_lr > self.lr:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import MethodType
 from typing import Any
 
 import torch
@@ -79,9 +80,8 @@ def on_meta(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.M
     if id(module) in made:
         return made[id(module)]
     likeness = made[id(module)] = object.__new__(type(module))
-    state: dict[str, Any] = {}
-    for name, value in vars(module).items():
-        state[name] = value.detach().to("meta") if isinstance(value, Tensor) else value
+    state: dict[str, Any] = {name: _alike(value, module, made) for name, value in vars(module).items()
+                             if name != "_compiled_call_impl"}  # which calls the module itself
     for kind in ("_parameters", "_buffers"):
         state[kind] = {name: value if value is None else value.detach().to("meta")
                        for name, value in state[kind].items()}
@@ -90,3 +90,14 @@ def on_meta(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.M
     state |= {"_forward_hooks": OrderedDict(), "_forward_pre_hooks": OrderedDict()}
     vars(likeness).update(state)
     return likeness
+
+
+def _alike(value: Any, module: nn.Module, made: dict[int, nn.Module]) -> Any:
+    """An attribute of a module's likeness: no memory, and no way back to the module."""
+    if isinstance(value, Tensor):
+        return value.detach().to("meta")
+    if isinstance(value, MethodType) and value.__self__ is module:
+        return MethodType(value.__func__, made[id(module)])
+    if type(value) in (list, tuple):
+        return type(value)(on_meta(each, made) if isinstance(each, nn.Module) else each for each in value)
+    return on_meta(value, made) if isinstance(value, nn.Module) else value

@@ -101,10 +101,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: if it is missing, damaged, would run code, states what cannot be, or is not a checkpoint of this
             project.
     """
-    content = _read(path)
-    if not _is_ours(content):
+    content = find_checkpoint(path)
+    if content is None:
         raise UserError(f"{path} is not a checkpoint of bdsa-train: for a dense network's weights give "
                         f"model=NAME model.weights={path}")
+    return content
+
+
+def find_checkpoint(path: str | Path) -> dict[str, Any] | None:
+    """`read_checkpoint`, or None for a file that is not of this project."""
+    content = _read(path)
+    if not _is_ours(content):
+        return None
     check_content(content, path)
     return content
 

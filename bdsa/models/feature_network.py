@@ -106,8 +106,8 @@ class FeatureNetwork(nn.Module):
             budget = DENSE if around is None else around.point
             per_image = per_image if around is None else around.exactly(per_image)
         point = body.point(budget, extrapolate)
-        if masks is not None and len(masks) != (count := self._blocks or len(body.adaptive_blocks())):
-            raise ValueError(f"{len(masks)} masks for {count} blocks")
+        if masks is not None and len(masks) != self._blocks:
+            raise ValueError(f"{len(masks)} masks for {self._blocks} blocks")
         if self.training and getattr(body, "grad_checkpointing", False):
             raise UserError("gradient checkpointing cannot repeat what is asked around stages: "
                             "set_grad_checkpointing(False)")

@@ -60,7 +60,8 @@ def hold(network: AdaptiveNetwork, budgets: Budgets) -> None:
     for module, name in _owned(network):
         before = getattr(module, name)
         held = nn.ModuleDict({b.name: _of(before, own, b) for b in budgets.adaptive} if len(before) else {})
-        setattr(module, name, held.train(network.training))
+        held.training = network.training  # itself; what it holds keeps its own mode
+        setattr(module, name, held)
     network.set_budgets(budgets)
     network.curves = {}
 

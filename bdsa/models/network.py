@@ -33,7 +33,18 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
     norm_affine, mask_norm, submanifold = "separate", "none", False
     _execution = "masked"
     _precision = "float32"
-    watch_weights: bool | str = True
+    _watched: bool | str = True
+
+    @property
+    def watch_weights(self) -> bool | str:
+        """How changes of weights are noticed in sparse execution: True, False or "never"; see `execution`."""
+        return self._watched
+
+    @watch_weights.setter
+    def watch_weights(self, value: bool | str) -> None:
+        if value != self._watched:
+            sparse_execution().distrust(self)
+        self._watched = value
 
     @property
     def execution(self) -> str:

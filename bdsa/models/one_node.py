@@ -53,9 +53,10 @@ def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | N
 
 def _width(network: Any) -> int:
     """How many numbers an image gives, whatever the classifier was replaced by."""
-    classifier = network.get_classifier()
-    width = getattr(classifier, "out_features", None) or getattr(classifier, "out_channels", None)
-    return width or network.num_classes or network.num_features
+    classifier = getattr(network, "get_classifier", lambda: None)()
+    parts = [] if classifier is None else classifier.modules()
+    widths = [getattr(part, "out_features", None) or getattr(part, "out_channels", None) for part in parts]
+    return [*filter(None, [getattr(network, "num_features", 0), network.num_classes, *widths])][-1]
 
 
 @torch.compiler.assume_constant_result

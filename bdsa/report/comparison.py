@@ -103,7 +103,7 @@ def changed_settings(ones: Sequence[Run], others: Sequence[Run]) -> dict[str, tu
 def _value(run: Run, name: str) -> str:
     value = run.settings.get(name)
     if name in _PLACES and isinstance(value, str):
-        value = place_name(value, run.seed)
+        value = place_name(value)
     return setting_value(value)
 
 

@@ -156,18 +156,19 @@ def _data_of(run: Run) -> str:
 def _key(run: Run) -> str:
     """Equal for runs of one network."""
     left_out = {_SEED, *_PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
-    places = {p: place_name(run.settings[p], run.seed) for p in _PLACES}
+    places = {p: place_name(run.settings[p]) for p in _PLACES}
     return json.dumps([{k: v for k, v in run.settings.items() if k not in left_out}, places], sort_keys=True,
                       default=str)
 
 
-def place_name(place: Any, seed: int) -> str:
+def place_name(place: Any) -> str:
     """What tells a path from others on any machine: its last part, and of a run's checkpoint the run's name too.
 
-    Networks of several seeds may start from a run of their own seed each, dense-seed0 and dense-seed1: one name.
+    Networks of several seeds may start from a run of their own seed each, dense-seed0 and dense-seed1: they have one
+    name.
     """
     *_, run, folder, name = ("", "", *str(place).rstrip("/").split("/"))
-    own = re.sub(rf"(seed[=_-]?){seed}(?![0-9])", r"\1*", run)
+    own = re.sub(r"(seed[=_-]?)\d+", r"\1*", run)
     return f"{own}/{name}" if folder == "checkpoints" else name
 
 
@@ -199,8 +200,7 @@ def _label(networks: list[Network]) -> None:
     for network in networks:
         alike.setdefault((network.model, network.kind), []).append(network)
     for same in alike.values():
-        names = varying([{k: place_name(v, n.settings[_SEED]) if k in _PLACES else v for k, v in n.settings.items()}
-                         for n in same])
+        names = varying([{k: place_name(v) if k in _PLACES else v for k, v in n.settings.items()} for n in same])
         names -= {_SEED, _TARGETS}
         for network in same:
             own_name = {run.config.get("name") for run in network.runs}

@@ -80,7 +80,7 @@ class FolderLock:
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(self.path, os.O_RDONLY)
             try:
-                if not self._locked(descriptor):
+                if not self._locked(descriptor, shared=True):
                     raise self._in_use()
             finally:
                 os.close(descriptor)
@@ -94,11 +94,11 @@ class FolderLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _locked(self, descriptor: int) -> bool:
-        """Whether the file could be locked."""
+    def _locked(self, descriptor: int, shared: bool = False) -> bool:
+        """Whether the file could be locked; `shared` with others who only look, for which reading it is enough."""
         if fcntl is not None:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 return True
             except OSError as error:
                 if error.errno in _BUSY:

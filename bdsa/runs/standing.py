@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def _is_run(folder: Path) -> bool:
 def _is_empty_place(path: Path) -> bool:
     """Whether it is a folder of a run's without a file below it: what is left where somebody stopped removing one."""
     return path.name in {place.partition("/")[0] for place in _IN_FOLDERS} and path.is_dir() and all(
-        below.is_dir() and not below.is_symlink() for below in (path, *path.rglob("*")))
+        below.is_dir() and not below.is_symlink() for below in chain([path], path.rglob("*")))
 
 
 def _entries(folder: Path) -> list[Path]:

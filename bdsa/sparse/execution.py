@@ -36,6 +36,12 @@ def executor_of(network: nn.Module, budget: str) -> Executor:
     return made.executor
 
 
+def distrust(network: nn.Module) -> None:
+    """Look at all that was made of a network's weights, when it is next used, even where they are constants."""
+    for made in executors_of(network).made.values():
+        made.trusted = False
+
+
 def forget(network: nn.Module) -> None:
     """Make all anew that was made of a network's weights, when it is next used."""
     executors_of(network).made = {}

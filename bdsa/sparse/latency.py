@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bdsa.machine import multiplies_bfloat16, processor
 from bdsa.models.dense_copy import dense_copy, fold_batch_norms
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.stopwatch import take_turns
 
@@ -124,23 +125,21 @@ def latency_of(network: AdaptiveNetwork, images: Tensor, budgets: Collection[flo
         norms folded ("folded") and, where this one may round, in bfloat16.
     """
     before, watched = network.execution, network.watch_weights
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    images = images.contiguous(memory_format=torch.channels_last)
-    inputs = list(images[:len(images) // batch_size * batch_size].split(batch_size))
-    engines: dict[Any, Engine] = {b: network_engine(network, inputs, b, execution) for b in budgets}
-    dense = dense_copy(network).to(memory_format=torch.channels_last)
-    rivals: dict[str, nn.Module | None] = {"eager": dense, "folded": fold_batch_norms(dense)}
-    if network.precision != "float32" and multiplies_bfloat16():
-        rivals.update({f"{name} in bfloat16": each and copy.deepcopy(each).bfloat16() for name, each in rivals.items()})
-    engines.update({name: _plain(each, inputs) for name, each in rivals.items() if each is not None})
-    try:
-        timed = time_engines(engines, len(inputs), rounds, seconds, whole=budgets if network.cascade else ())
-        ms = {name: median(each) for name, each in timed.items()}
-    finally:
-        for module, training in modes:
-            module.training = training
-        network.execution, network.watch_weights = before, watched
+    with evaluating(network):
+        images = images.contiguous(memory_format=torch.channels_last)
+        inputs = list(images[:len(images) // batch_size * batch_size].split(batch_size))
+        engines: dict[Any, Engine] = {b: network_engine(network, inputs, b, execution) for b in budgets}
+        dense = dense_copy(network).to(memory_format=torch.channels_last)
+        rivals: dict[str, nn.Module | None] = {"eager": dense, "folded": fold_batch_norms(dense)}
+        if network.precision != "float32" and multiplies_bfloat16():
+            rivals.update({f"{name} in bfloat16": each and copy.deepcopy(each).bfloat16()
+                           for name, each in rivals.items()})
+        engines.update({name: _plain(each, inputs) for name, each in rivals.items() if each is not None})
+        try:
+            timed = time_engines(engines, len(inputs), rounds, seconds, whole=budgets if network.cascade else ())
+            ms = {name: median(each) for name, each in timed.items()}
+        finally:
+            network.execution, network.watch_weights = before, watched
     best = min((name for name in ms if name in rivals), key=ms.__getitem__)
     about = {"batch_size": batch_size, "threads": torch.get_num_threads(), "processor": processor(),
              "dense_ms": ms[best], "dense_engine": best, "execution": execution, "precision": network.precision}

@@ -18,6 +18,7 @@ from bdsa.budgets import DENSE
 from bdsa.data.batches import first_images
 from bdsa.errors import UserError
 from bdsa.models.measuring import network_in
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import forget
 from bdsa.sparse.plans import KINDS, ConvNeXtPlan
@@ -81,22 +82,20 @@ def quantize(model: nn.Module, loader: Iterable[Any], *, images: int = 512) -> d
     if not seen:
         raise UserError("no layer of this network has an int8 form: blocks of ResNets without groups have one, and of "
                         "ConvNeXt v1")
-    device, before = next(network.parameters()).device, (network.execution, network.precision)
+    device = next(network.parameters()).device
+    before = network.execution, network.precision, network.cascade
     taken = first_images(loader, images, network.channels(), "measure ranges on")
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        network.execution, network.precision = "masked", "float32"
-        for x in taken:
-            for budget in (*network.budgets.adaptive, DENSE):
-                with torch.inference_mode(), network.at_budget(budget):
-                    model(x.to(device))
+        network.execution, network.precision, network.cascade = "masked", "float32", False
+        with evaluating(model):
+            for x in taken:
+                for budget in (*network.budgets.adaptive, DENSE):
+                    with torch.inference_mode(), network.at_budget(budget):
+                        model(x.to(device))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
-        network.execution, network._precision = before
+        network.execution, network._precision, network.cascade = before
     network.ranges = {name: each.best() for name, each in seen.items() if each.sample}  # a backbone may end early
     forget(network)
     return network.ranges

@@ -17,6 +17,7 @@ from torch import Tensor
 from bdsa.budgets import DENSE, Budget
 from bdsa.method.norms import BudgetBatchNorm2d
 from bdsa.models.measuring import measuring
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 
 log = logging.getLogger(__name__)
@@ -62,27 +63,25 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
     Returns:
         name -> (fraction before, fraction after).
     """
-    training = network.training
-    network.eval()
     report, network.curves, network.confidence = {}, {}, None  # those were of other thresholds
-    for budget in network.budgets.adaptive:
-        current = 0.0
+    with evaluating(network):
+        for budget in network.budgets.adaptive:
+            current = 0.0
 
-        def fraction_at(offset: float, budget: Budget = budget) -> float:
-            nonlocal current
+            def fraction_at(offset: float, budget: Budget = budget) -> float:
+                nonlocal current
+                shift_thresholds(network, budget.name, offset - current)
+                current = offset
+                return realised_fraction(network, batches, budget, call)
+
+            tried = [(0.0, fraction_at(0.0))]
+            while abs(tried[-1][1] - budget) > tolerance and len(tried) <= steps:
+                tried.append((offset := next_offset(tried, budget, reach), fraction_at(offset)))
+            offset, after = min(tried, key=lambda t: abs(t[1] - budget))
             shift_thresholds(network, budget.name, offset - current)
-            current = offset
-            return realised_fraction(network, batches, budget, call)
-
-        tried = [(0.0, fraction_at(0.0))]
-        while abs(tried[-1][1] - budget) > tolerance and len(tried) <= steps:
-            tried.append((offset := next_offset(tried, budget, reach), fraction_at(offset)))
-        offset, after = min(tried, key=lambda t: abs(t[1] - budget))
-        shift_thresholds(network, budget.name, offset - current)
-        report[budget.name] = (tried[0][1], after)
-        log.info("budget %s: fraction %.3f -> %.3f on training images (offset %+.3f)",
-                 budget.name, tried[0][1], after, offset)
-    network.train(training)
+            report[budget.name] = (tried[0][1], after)
+            log.info("budget %s: fraction %.3f -> %.3f on training images (offset %+.3f)",
+                     budget.name, tried[0][1], after, offset)
     return report
 
 

@@ -13,6 +13,7 @@ from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
 from bdsa.errors import UserError
 from bdsa.method.cascade import Confidence, confidence
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,12 @@ def calibrate_confidence(network: AdaptiveNetwork, batches: Iterable[Tensor], fi
     if network.num_classes < 2:
         raise UserError(f"a cascade needs two classes or more to tell how sure an answer is, and this network has "
                         f"{network.num_classes}")
-    training = network.training
-    network.eval()
     sure, used = [], []
-    try:
+    with evaluating(network):
         for images in batches:
             looks = [network(images, budget=b, return_usage=True, cascade=False) for b in (low, high)]
             sure.append(confidence(looks[0][0]).cpu())
             used.append(torch.stack([usage.conditional_fraction for _, usage in looks]).double().cpu())  # [2, B]
-    finally:
-        network.train(training)
     if not sum(map(len, sure)):
         raise UserError("there is no confidence to measure: no images were given")
     values = torch.cat(sure)

@@ -10,6 +10,7 @@ from torch import Tensor
 from bdsa.budgets import Budget, Budgets
 from bdsa.distributed import gather, sum_over_ranks
 from bdsa.method.macs import count_type
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 
 FEW_CLASSES = 10  # of which top-5 says nothing
@@ -48,14 +49,12 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
         on_batch: called after every batch, for progress.
         reference: a network in eval mode that is the same but for how it computes, for comparison.
     """
-    training = network.training
-    network.eval()
     budgets, blocks = [network.require(b) for b in budgets], len(network.adaptive_blocks())
     # A row a budget: images, right at first, among five, conditional fraction, MACs, right by the reference,
     # share of decisions that differ from its, each block's density.
     sums = torch.zeros(len(budgets), 7 + blocks, dtype=count_type(device), device=device)
     largest = [0.0 for _ in budgets]
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(network):
         for images, labels in loader:
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             for i, (row, budget) in enumerate(zip(sums, budgets)):
@@ -75,7 +74,6 @@ def evaluate(network: AdaptiveNetwork, loader: Iterable[tuple[Tensor, Tensor]], 
                                     usage.conditional_fraction.sum(), usage.macs.sum(), *compared,
                                     *(m.to(sums.dtype).mean(dim=(1, 2, 3)).sum() for m in usage.masks)])
             on_batch()
-    network.train(training)
     rows, densities = [], {}
     most = [max(each) for each in zip(*gather(largest))]
     for budget, worst, (images_seen, *totals) in zip(budgets, most, sum_over_ranks(sums).tolist()):

@@ -1,6 +1,7 @@
 """Teachers for distillation: none, the network's own dense path, or any dense network."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,8 @@ from bdsa.models import checkpoints
 from bdsa.models.factory import create_dense_model, with_channels
 from bdsa.models.weights import OTHER_CLASSES
 from bdsa.training.compilation import compiled_teacher
+
+log = logging.getLogger(__name__)
 
 Teacher = Callable[[nn.Module, Tensor], Tensor]  # (student network, images) -> logits [B, classes]
 
@@ -132,13 +135,17 @@ def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]]
     Raises:
         UserError: for a file whose classes are the data's in another order.
     """
-    try:
-        content = checkpoints.read_checkpoint(weights)
-    except UserError:  # another script's file
+    content = checkpoints.find_checkpoint(weights)
+    if content is None:  # another script's file
         return None
     named, classes = content.get("classes") or splits.classes, splits.classes
     if list(named) != classes and sorted(named) == sorted(classes):
         raise UserError(f"teacher.weights={weights} has the data's classes in another order, and would teach wrong "
                         f"ones: {', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
     data = (content.get("config") or {}).get("data")
-    return normalisation(data.get("mean"), data.get("std"), splits.channels) if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return None
+    own = normalisation(data.get("mean"), data.get("std"), splits.channels)
+    if own != (splits.mean, splits.std):
+        log.info("the teacher sees images in its own normalisation, mean %s and std %s", *own)
+    return own

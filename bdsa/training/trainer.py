@@ -43,6 +43,8 @@ def train(config: TrainConfig, folder: Path) -> None:
 
 def _train(config: TrainConfig, folder: Path, run: RunFolder) -> None:
     """Train in a folder that is held."""
+    if not run.resumes:
+        config.recipe.check_rates()
     device = distributed.together(lambda: choose_device(config.trainer))
     distributed.check_devices(device)
     assembly = distributed.together(lambda: assemble(config, device))

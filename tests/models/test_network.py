@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from network_cases import adaptive, dense, flops_macs, images_of, perturb
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import bdsa.models.network
@@ -80,6 +80,31 @@ def test_counting_leaves_modes_hooks_and_weights_alone():
     assert network.dense_macs((16, 16)) > 0 and network.block_macs((16, 16))
     assert [module.training for module in network.modules()] == modes
     assert seen == ["cpu"] and {name: value.data_ptr() for name, value in network.state_dict().items()} == before
+
+
+class Listed(nn.Module):
+    """A list of modules that nobody registered, beside the same ones, and a forward bound on the instance."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.steps = [self.first, self.second]
+        self.forward = self.in_order
+
+    def in_order(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def test_a_count_never_runs_the_network_itself():
+    for network in (Listed(), dense("resnet18")):
+        network.train()
+        expected = count_dense_macs(network, (32, 32))
+        network.compile(backend="eager")
+        assert count_dense_macs(network, (32, 32)) == expected > 0
+        assert all(int(module.num_batches_tracked) == 0 for module in network.modules()
+                   if isinstance(module, nn.BatchNorm2d))
 
 
 # --- masks and budgets -----------------------------------------------------------------------------

@@ -258,6 +258,11 @@ def test_constant_weights_are_those_that_the_network_has_when_it_is_said() -> No
         network.conv1.weight.mul_(2)
     network.watch_weights = "never"
     assert_right(network, images)
+    network.watch_weights = True
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
+    network.watch_weights = "never"
+    assert_right(network, images)
     handle = network.layer1[0].conv2.register_forward_hook(lambda module, given, found: 2 * found)
     network.weights_changed()
     assert_right(network, images)

@@ -22,6 +22,14 @@ NAMES = ("cifar_resnet8", "cifar_resnet14", "resnet26", "resnet26d", "convnext_a
          "resnet26 submanifold")
 
 
+def test_ranges_are_measured_of_a_network_that_is_to_run_as_a_cascade() -> None:
+    network = network_of("cifar_resnet8").train()
+    network.layer1[0].bn1.eval()
+    network.cascade = True
+    assert bdsa.quantize(network, images_of((2, 32, 32))) and network.cascade
+    assert network.training and not network.layer1[0].bn1.training
+
+
 def test_a_backbone_that_ends_early_has_the_ranges_of_its_layers() -> None:
     backbone = bdsa.create_model("resnet18", BUDGETS, features_only=True, out_indices=(1, 2)).eval()
     ranges = bdsa.quantize(backbone, images_of((2, 64, 64)))

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from sparse_cases import BUDGETS, assert_same, both, images_of, network_of
 from timm.layers import LayerNorm2d
 from torch import nn
@@ -47,6 +48,18 @@ def test_a_compiled_network_with_another_classifier_has_its_width(network) -> No
     images = images_of((2, 32, 32))
     compiled = torch.compile(lambda x: network(x, budget=0.4) + torch.arange(3), backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(images), network(images, budget=0.4) + torch.arange(3))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_a_compiled_network_without_a_word_for_its_classifier_is_one_graph() -> None:
+    network = torchvision.models.resnet18(num_classes=10)
+    bdsa.adapt(network, BUDGETS)
+    network.eval()
+    network.execution = "sparse"
+    images = images_of((1, 64, 64))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(images, budget=0.4), network(images, budget=0.4))
 
 
 @torch.inference_mode()

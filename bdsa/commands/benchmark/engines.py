@@ -59,6 +59,7 @@ def dense_engines(names: Sequence[str], network: nn.Module, inputs: Sequence[Ten
     Raises:
         UserError: for an engine that disagrees with PyTorch, or that cannot take the network.
     """
+    torch._dynamo.reset()  # of a class it compiles a few forms, and then runs the others as they are
     network = network.to(memory_format=torch.channels_last)
     inputs = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     expected = logits_of(lambda number: network(inputs[number]), len(inputs))

@@ -11,6 +11,7 @@ import torch
 from bdsa import ranks
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.errors import UserError
+from bdsa.runs.environment import in_sweep
 
 
 def check_alone() -> None:
@@ -29,9 +30,11 @@ def benchmark_folder(config: BenchmarkConfig, source: str, model: str, device: s
         model: the model's name, likewise.
         device: what is measured.
     """
-    if config.out is not None:
+    alone = not in_sweep()  # each job of a sweep has a folder of its own
+    if config.out is not None and alone:
         return Path(config.out)
     settings = json.dumps([asdict(config), device, torch.get_num_threads()], sort_keys=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
-    name = config.name or f"{config.what}-{source}-{model}-{device.partition(':')[0]}-{digest}"
-    return Path("runs") / "benchmarks" / name.replace("/", "_")
+    made = f"{config.what}-{source}-{model}-{device.partition(':')[0]}-{digest}"
+    name = made if not config.name else config.name if alone else f"{config.name}-{digest}"
+    return Path(config.out or "runs/benchmarks") / name.replace("/", "_")

@@ -99,6 +99,10 @@ def measured(network: AdaptiveNetwork, x: Tensor, masks: Mapping[float, Sequence
         works[OWN_DENSE] = own_work(narrow, images, budgets[0], masks[1.0], "sparse")
     ms = {name: median(each) for name, each in replayed(works, rounds, x.device).items()}
     peers = {name: each for name, each in ms.items() if not name.startswith("budget ")}
+    rows = [row for row in rows if row["name"] in ms]  # what cannot be captured is left out
+    if not peers or not rows:
+        raise UserError(f"no {'budget' if peers else 'dense engine'} could be captured on this GPU, so that there is "
+                        f"nothing to compare")
     best = min(peers, key=peers.__getitem__)
     return {"peers": peers, "best_peer": best, "rounds": rounds, "execution": execution,
             "rows": [{**row, "ms": ms[row["name"]], "speedup": peers[best] / ms[row["name"]]} for row in rows]}

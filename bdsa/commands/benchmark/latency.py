@@ -99,6 +99,9 @@ def measured(config: BenchmarkConfig, subject: Subject, networks: Mapping[str, A
         engines = dense_engines(peers, dense, inputs, multiplies_bfloat16())
         if latency.quantises:
             engines += int8_engines(dense, inputs, subject.calibration)
+        if not any(engine.precision != "int8" for engine in engines):
+            raise UserError(f"latency.peers={[*latency.peers]} leaves no dense engine to compare with, because "
+                            f"{subject.name} has no batch norm to fold: add eager")
         own = own_engines(config, subject, networks, inputs, masks)
         probed = probes(networks, subject.budgets, latency.execution, inputs, config.trainer.seed, latency.blob) \
             if latency.break_even and latency.execution != MASKED else []

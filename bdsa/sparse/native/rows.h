@@ -97,7 +97,8 @@ struct Reading {
     int taps, depth;
     template <typename E>
     explicit Reading(const Part<E>& part) : taps(part.matrix->taps), depth(part.matrix->depth) {
-        if (part.source.kind == Source<E>::WINDOWS && taps == 9 && Shape<E>::DEPTH == 1 && depth <= NARROW && !part.matrix->group) taps = 3, depth *= 3;
+        const bool narrow = Shape<E>::DEPTH == 1 && depth <= NARROW && !part.matrix->group;
+        if (part.source.kind == Source<E>::WINDOWS && taps == 9 && narrow) taps = 3, depth *= 3;
     }
 };
 
