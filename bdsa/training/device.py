@@ -28,7 +28,8 @@ def choose_device(config: TrainerConfig) -> torch.device:
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"trainer.device={config.device} is not available on this machine: use trainer.device=cpu")
     if config.device.startswith("cuda:") and int(config.device[5:]) >= (count := torch.cuda.device_count()):
-        raise UserError(f"trainer.device={config.device} is not on this machine, which has cuda:0 to cuda:{count - 1}")
+        raise UserError(f"trainer.device={config.device} is not available on this machine, which has cuda:0 to "
+                        f"cuda:{count - 1}")
     return own_gpu() if config.device == "cuda" else torch.device(config.device)
 
 

@@ -9,11 +9,12 @@ from command_line import TINY, run
 
 import bdsa.commands.benchmark.training
 import bdsa.commands.benchmark.training_report
+from bdsa.commands.benchmark.folder import benchmark_folder
 from bdsa.commands.benchmark.training import row, time_loader, variants, whole_turns
 from bdsa.commands.benchmark.training_report import notes, speed_table, verdict
 from bdsa.commands.entry_points import benchmark as benchmark_main
 from bdsa.config.benchmark import BenchmarkConfig
-from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.config.settings import BudgetsConfig, ModelConfig, RecipeConfig, TeacherConfig
 from bdsa.report.terminal import print_whole
 from bdsa.sparse.stopwatch import take_turns
 from bdsa.training.step import TrainStep
@@ -201,6 +202,14 @@ def test_memory_is_shown_where_it_was_measured(capsys):
     assert "1.50 GiB" in shown and "bfloat16, compiled" in shown and "a GPU, 2 CPU threads" in shown
     assert "1 worker " in shown and not any("other programs" in note for note in notes(content))
     assert notes(content)[-1] == "bfloat16 is slow here"
+
+
+@pytest.mark.parametrize("more", [{}, {"name": "mine"}, {"out": "measured"}])
+def test_jobs_of_a_sweep_have_folders_of_their_own(monkeypatch, more):
+    monkeypatch.setattr("bdsa.commands.benchmark.folder.in_sweep", lambda: True)
+    jobs = [BenchmarkConfig(model=ModelConfig(name=name), **more) for name in ("resnet18", "resnet50")]
+    folders = {benchmark_folder(job, "synthetic", job.model.name, "cpu") for job in jobs}
+    assert len(folders) == 2 and all(more.get("out", more.get("name", "runs")) in str(folder) for folder in folders)
 
 
 @pytest.mark.slow

@@ -189,6 +189,13 @@ def test_what_a_checkpoint_says_itself_is_not_overruled(trained, tmp_path, argum
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_with_no_engine_is_refused_before_anything_is_timed(tmp_path):
+    outcome = run(benchmark_main, [*QUICK, "model=convnext_atto", "latency.peers=[folded]", "latency.image_size=64",
+                                   f"out={tmp_path}/out"])
+    assert outcome.code == 1 and "convnext_atto has no batch norm to fold: add eager" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, expected", [
     (["latency.batch_sizes=[1,0]"], "latency.batch_sizes=[1, 0]: 0 must be above zero"),

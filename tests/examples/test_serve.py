@@ -62,8 +62,9 @@ def test_what_cannot_be_asked_is_said(served):
     _, server, _ = served
     with pytest.raises(bdsa.UserError, match="0.5 was not trained"):
         server.submit(torch.zeros(3, 32, 32), budget=0.5)
-    with pytest.raises(bdsa.UserError, match="is not 3 x 32 x 32"):
-        server.submit(torch.zeros(3, 16, 16))
+    for wrong in ((3, 16, 16), (1, 32, 32)):
+        with pytest.raises(bdsa.UserError, match="is not 3 x 32 x 32"):
+            server.submit(torch.zeros(wrong))
 
 
 def test_it_speaks_http(served):
