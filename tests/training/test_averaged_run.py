@@ -82,7 +82,7 @@ def test_the_result_is_the_averaged_network_and_the_raw_one_stands_beside_it(tra
         outcome = run(evaluate_main, [f"checkpoint={trained}/checkpoints/{name}.pt", "trainer.eval_batch_size=20",
                                       "execution=masked"])
         assert outcome.code == 0, outcome.err
-        assert results(trained / f"evaluations/{name}-cluttered_digits-test")["rows"] == rows
+        assert results(trained / f"evaluations/{name}-cluttered_digits-test-masked")["rows"] == rows
         for row in (r for r in rows if r["name"] != "b100"):  # calibrated, each by itself
             assert row["conditional_fraction"] == pytest.approx(row["budget"], abs=0.08)
 
