@@ -76,6 +76,10 @@ class Confidence:
         """The mean budget at which every image is looked at twice; 1 at most. Six digits, as budgets have."""
         return min(math.floor(sum(self.fractions) * 1e6) / 1e6, 1.0)
 
+    def reaches(self, budget: float) -> bool:
+        """Whether both looks can spend a mean budget; 1, in one dense look, is no matter of theirs."""
+        return self.budgets[0] <= budget <= self.most
+
     def share(self, budget: float) -> float:
         """The share of images that a mean budget pays a second look for."""
         return min(max((budget - self.fractions[0]) / self.fractions[1], 0.0), 1.0)

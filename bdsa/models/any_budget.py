@@ -87,7 +87,7 @@ class AnyBudget(nn.Module):
         """The trained budgets and 1, ascending; of a cascade those that it reaches."""
         known = self.confidence if self.cascade else None
         return sorted(budget for budget in {*self.budgets, DENSE}
-                      if known is None or budget.is_dense or known.budgets[0] <= budget <= known.most)
+                      if known is None or budget.is_dense or known.reaches(budget))
 
     def _find(self, budget: float, extrapolate: bool | None) -> tuple[Budget, Point]:
         return find_point(self.budgets, self.curves, budget, self.extrapolate if extrapolate is None else extrapolate)

@@ -119,7 +119,7 @@ def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: C
     given = [*network.budgets, DENSE] if budgets is None else budgets
     if cascade is None:
         return sorted({float(find_point(network.budgets, network.curves, b, network.extrapolate)[0]) for b in given})
-    within = [b for b in given if budgets is not None or b == DENSE or cascade.budgets[0] <= b <= cascade.most]
+    within = [b for b in given if budgets is not None or b == DENSE or cascade.reaches(b)]
     return sorted({float(mean_budget(cascade, b)) for b in within})
 
 

@@ -110,17 +110,14 @@ def calibrate_dense_statistics(network: AdaptiveNetwork, batches: list[Tensor]) 
     with no longer fit. Layers that all budgets share (the stem) stay as they are.
     """
     norms = [m for m in network.modules() if isinstance(m, BudgetBatchNorm2d)]
-    training, execution = network.training, network.execution
-    network.eval()
+    execution, momenta = network.execution, [n.momentum for n in norms]
     network.execution = "masked"  # which calls the norms
-    momenta = [n.momentum for n in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.training, norm.momentum = True, None  # cumulative average over the batches
-    with torch.no_grad():
+    with evaluating(network), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training, norm.momentum = True, None  # cumulative average over the batches
         for images in batches:
             network(images, budget=DENSE)
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     network.execution = execution
-    network.train(training)

@@ -14,6 +14,7 @@ from bdsa.budgets import Budget
 from bdsa.errors import UserError
 from bdsa.method.curves import SHARES, Curve, Point, at_share, log_odds, share_at
 from bdsa.method.norms import Blend
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import next_offset
 
@@ -52,9 +53,7 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
     if not budgets or not sum(map(len, images)):
         raise UserError("there are no curves to measure: " + ("no images were given" if budgets else
                         "this network has no budget below 1"))
-    training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         curves: dict[str, Curve] = {}
         low = budgets[0] * LOWEST
         for budget, following in zip_longest(budgets, budgets[1:]):
@@ -65,8 +64,6 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
             low = high
             log.info("budget %s: thresholds moved by %+.2f to %+.2f give fractions %.2f to %.2f", budget.name,
                      min(curve.offsets), max(curve.offsets), min(curve.fractions), max(curve.fractions))
-    finally:
-        network.train(training)
     network.curves = curves
     return curves
 

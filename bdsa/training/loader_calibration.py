@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bdsa.data.batches import first_images
 from bdsa.errors import UserError
 from bdsa.models.measuring import network_in
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
 from bdsa.training.curves import calibrate_curves
@@ -52,13 +53,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tol
         if network.budgets.adaptive:
             calibrate_curves(network, taken)
         return report
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluating(model):
         return calibrate_thresholds(network, _some(loader, images), tolerance=tolerance, call=call)
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _taken(network: AdaptiveNetwork, loader: Iterable[Any], images: int) -> list[Tensor]:

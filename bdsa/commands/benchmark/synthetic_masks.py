@@ -16,6 +16,7 @@ from bdsa.budgets import Budget
 from bdsa.data.seeds import mixed_seed
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.factory import input_channels
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Request
 
@@ -33,14 +34,13 @@ def block_shapes(network: AdaptiveNetwork, size: tuple[int, int]) -> list[BlockS
     seen: list[BlockShape] = []
     hooks = [b.register_forward_hook(lambda block, x, y: seen.append(
         BlockShape(block, tuple(x[0].shape[2:]), tuple(y.shape[2:])))) for b in network.adaptive_blocks()]
-    training, execution, precision = network.training, network.execution, network.precision
+    execution, precision = network.execution, network.precision
     try:
         network.execution, network.precision = "masked", "float32"  # which calls the blocks
         like = next(network.parameters())
-        with torch.inference_mode():
-            network.eval()(like.new_zeros(1, input_channels(network), *size))
+        with torch.inference_mode(), evaluating(network):
+            network(like.new_zeros(1, input_channels(network), *size))
     finally:
-        network.train(training)
         network.execution, network.precision = execution, precision
         for hook in hooks:
             hook.remove()
