@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.sparse_cases import images_of, network_of
+from sparse_cases import images_of, network_of
 
 import bdsa
 from bdsa.errors import UserError

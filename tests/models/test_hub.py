@@ -18,16 +18,18 @@ ROWS = [{"budget": 0.5, "top1": 91.25, "conditional_fraction": 0.501, "macs": 2.
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub that is a folder."""
+    """A hub that is a folder; what it was told stands in told.json beside it."""
     class Api:
         def __init__(self, token=None):
-            self.token = token
+            self.told = {"token": token}
 
         def create_repo(self, repository, private, exist_ok):
             assert exist_ok
+            self.told["private"] = private
             (tmp_path / "hub" / repository).mkdir(parents=True, exist_ok=True)
 
         def upload_folder(self, repo_id, folder_path, commit_message):
+            (tmp_path / "told.json").write_text(json.dumps({**self.told, "message": commit_message}))
             shutil.copytree(folder_path, tmp_path / "hub" / repo_id, dirs_exist_ok=True)
 
     def download(repository, name, revision=None):
@@ -57,6 +59,15 @@ def test_a_network_comes_back_as_it_went(hub):
     assert config["architecture"] == "cifar_resnet8" and config["label_names"] == ["a", "b", "c"]
     with safe_open(hub / "someone/small-one/model.safetensors", framework="pt") as file:
         assert file.metadata()["format"] == "pt"  # which other readers ask for
+
+
+@pytest.mark.parametrize("asked, told", [
+    ({}, {"private": False, "token": None, "message": "Add the network"}),
+    (dict(private=True, token="hf_secret", message="Second try"),
+     {"private": True, "token": "hf_secret", "message": "Second try"})])
+def test_a_private_network_stays_private(hub, asked, told):
+    bdsa.push_to_hub(bdsa.create_model("cifar_resnet8", [0.5], 3), "someone/secret", **asked)
+    assert json.loads((hub.parent / "told.json").read_text()) == told
 
 
 def test_a_backbone_goes_too(hub):

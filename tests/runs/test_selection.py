@@ -34,3 +34,22 @@ def test_a_large_miss_is_never_bought():
 def test_while_none_meets_the_budget_the_later_epoch_stays():
     first, second = rows(90.0, 0.9), rows(60.0, 0.5)
     assert kept(True, first, second) == second
+
+
+def two(*pairs: tuple[float, float]) -> list[dict]:
+    """Evaluations at 0.3 and 0.7: top-1 and fraction of each."""
+    return [{"budget": b, "top1": top1, "conditional_fraction": fraction} for b, (top1, fraction) in
+            zip((0.3, 0.7), pairs, strict=True)]
+
+
+def test_every_budget_must_be_met():
+    met, one_missed = two((80, 0.30), (90, 0.70)), two((95, 0.30), (99, 0.90))
+    assert kept(True, met, one_missed) == met
+    assert kept(True, one_missed, met) == met
+
+
+def test_gains_and_losses_of_the_budgets_are_added_up():
+    start = two((80, 0.3), (90, 0.7))
+    more, less = two((83, 0.3), (88, 0.7)), two((82, 0.3), (87, 0.7))
+    assert kept(True, start, more) == more
+    assert kept(True, start, less) == start

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from support.sparse_cases import BUDGETS, NETWORKS, assert_same, both, images_of, network_of
+from sparse_cases import BUDGETS, NETWORKS, assert_same, both, images_of, network_of
 from torch import Tensor
 
 from bdsa.errors import UserError

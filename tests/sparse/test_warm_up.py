@@ -1,14 +1,17 @@
 """First calls that do not stall, and budgets for a deadline: what is measured, when, and what is said."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from support.sparse_cases import network_of
+from sparse_cases import network_of
 
 import bdsa
 from bdsa.errors import UserError
 from bdsa.models.deadlines import Measured, Plan
-from bdsa.sparse import auto
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import auto, deadline
 
 SHAPE = (1, 3, 32, 32)
 TABLE = (Measured(0.4, 1.0, 2.0), Measured(0.7, 2.0, 3.0), Measured(1.0, 3.0, 4.0))
@@ -88,6 +91,45 @@ def test_a_planned_deadline_is_asked_for_in_the_call() -> None:
         network(images[:1], budget=0.4, latency_ms=9000)
     with pytest.raises(UserError, match="below the fastest: budget 0.4"):
         bdsa.plan(network, latency_ms=1e-6, images=images, seconds=0.01)
+
+
+@pytest.fixture
+def clocked(monkeypatch: pytest.MonkeyPatch) -> AdaptiveNetwork:
+    """A network whose inferences take 10 ms times the budget, but four of a hundred ten times as long."""
+    network, now, calls = network_of("cifar_resnet8"), [0.0], {}
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def takes_time(module, args, asked):
+        budget = asked["budget"]
+        calls[budget] = number = calls.get(budget, -1) + 1
+        now[0] += 0.01 * budget * (10 if number % 25 == 24 else 1)
+
+    network.register_forward_pre_hook(takes_time, with_kwargs=True)
+    return network
+
+
+@pytest.mark.parametrize(("percentile", "slow"), [(90.0, 1), (99.0, 10), (93.0, 10)])
+def test_a_plan_says_what_so_many_of_the_inferences_do_not_exceed(clocked, percentile: float, slow: int) -> None:
+    """Half of what may exceed it is left to chance: 96.5 % for 93."""
+    plan = bdsa.plan(clocked, latency_ms=1000, image_size=8, percentile=percentile, seconds=0.01)
+    assert plan.rounds == 100 and [row.budget for row in plan.table] == [0.4, 0.7, 1.0]
+    assert [row.median_ms for row in plan.table] == pytest.approx([4, 7, 10])
+    assert [row.ms for row in plan.table] == pytest.approx([4 * slow, 7 * slow, 10 * slow])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("changed", ["batch", "size", "execution", "threads"])
+def test_a_plan_is_for_what_it_was_measured_with(monkeypatch, changed: str) -> None:
+    network, images = network_of("cifar_resnet8"), torch.zeros(1, 3, 8, 8)
+    made = bdsa.plan(network, latency_ms=9000, images=images, budgets=[0.4], seconds=0.01)
+    assert torch.equal(network(images, latency_ms=9000), network(images, budget=0.4)) and made.budget == 0.4
+    if changed == "execution":
+        network.execution = "sparse"
+    if changed == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    with pytest.raises(UserError, match="no plan says how long"):
+        network({"batch": images.expand(2, -1, -1, -1), "size": torch.zeros(1, 3, 8, 12)}.get(changed, images),
+                latency_ms=9000)
 
 
 @pytest.mark.parametrize(("asked", "says"), [

@@ -1,6 +1,8 @@
 """The public objective: a loop of one's own learns what bdsa-train learns, also where the network is deep inside."""
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 import bdsa
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
 from bdsa.models.measuring import measuring
-from bdsa.training.batch_losses import BatchLosses
+from bdsa.training.batch_losses import BatchLosses, temperature_switches
 
 LABELS = torch.tensor([1, 2])
 
@@ -43,6 +45,61 @@ def test_its_losses_are_those_of_the_commands():
         found = objective(F.cross_entropy(logits, LABELS), usage, budget, epoch, 4)
         assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in found)
         assert ("network" in found) == (budget < 1)
+
+
+@pytest.mark.parametrize("budget, done", [(0.4, 1), (0.7, 4), (0.4, 9), (1.0, 4)])
+def test_the_total_is_the_sum_that_the_method_writes(budget, done):
+    """docs/method.md, section 6, written out; the fraction falls to the budget in a fifth of the training."""
+    network, images = network_of("cifar_resnet8"), images_of((2, 32, 32))
+    objective = bdsa.Objective(network, task_weight=0.3, network_weight=7, block_weight=5, price=2, anneal=0.5,
+                               warmup=0.2, distillation_weight=0.6, distillation_temperature=3)
+    logits, usage = network(images, **objective.asks(budget, done, 10))
+    teacher, task = torch.randn(2, 10), F.cross_entropy(logits, LABELS)
+    found = objective(task, usage, budget, done, 10, weight=1.7, student=logits, teacher=teacher)
+
+    kd = 9 * (teacher / 3).softmax(1).mul((teacher / 3).log_softmax(1) - (logits / 3).log_softmax(1)).sum() / 2
+    expected = 0.3 * task + 0.6 * kd
+    if budget < 1:
+        wanted = {1: 0.7, 4: 0.7, 9: 0.4}[done]  # after a half of the fall from 1 to 0.4; at 0.7; at 0.4
+        free = {1: math.cos(math.pi / 10) ** 2, 4: math.cos(math.pi * 0.4) ** 2, 9: 0}[done]
+        fraction, blocks = usage.loss_fraction.mean(), usage.loss_block_fractions.mean(0)
+        above = (blocks - (1 - free * (1 - wanted))).clamp(min=0)
+        below = (free * wanted - blocks).clamp(min=0)
+        expected = expected + 7 * (fraction - wanted) ** 2 + 5 * (above ** 2 + below ** 2).mean() + 2 * fraction
+    torch.testing.assert_close(found["total"].double(), 1.7 * expected.double(), rtol=1e-5, atol=0)
+
+
+def test_temperature_and_noise_follow_the_training():
+    objective = bdsa.Objective(network_of("cifar_resnet8"), differentiable_dilation=False, published_cost=True)
+    asked = [objective.asks(0.4, done, 20) for done in (0, 5, 6, 11, 12, 15, 16, 19)]
+    assert [a["temperature"] for a in asked] == [5, 5, 2.5, 2.5, 1, 1, 1, 1]
+    assert [a["noise"] for a in asked] == [True] * 6 + [False] * 2
+    assert not any(a["differentiable_dilation"] for a in asked) and all(a["published_cost"] for a in asked)
+    usual = bdsa.Objective(objective.network).asks(0.4, 0)
+    assert usual["differentiable_dilation"] and not usual["published_cost"]
+
+
+@pytest.mark.parametrize("budgets, recipe, expected", [
+    ({}, {}, [0.3, 0.6]), ({"switches": [0.1, 0.2]}, {"milestones": [3, 6]}, [0.1, 0.2]),
+    ({}, {"milestones": [3, 6, 9]}, [0.25, 0.5]), ({}, {"milestones": [3]}, [0.3, 0.6]),
+    ({"temperatures": [2.0, 1.0]}, {"milestones": [6]}, [0.5]), ({"temperatures": [1.0]}, {}, [])])
+def test_the_temperature_falls_with_the_rate_where_that_has_milestones(budgets, recipe, expected):
+    """At the first two milestones of the learning rate (ResNet), or at 30 % and 60 % (ConvNeXt)."""
+    found = temperature_switches(BudgetsConfig(**budgets), RecipeConfig(epochs=12, **recipe))
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("setting, changed", [("temperature", 5.0), ("differentiable_dilation", False)])
+def test_what_is_asked_reaches_the_masks_gradient_and_no_decision(setting, changed):
+    network, images, gradients, decided = network_of("cifar_resnet8"), images_of((2, 32, 32)), [], []
+    for how in ({}, {setting: changed}):
+        network.zero_grad()
+        _, usage = network(images, budget=0.4, return_usage=True, **how)
+        usage.loss_fraction.mean().backward()
+        gradients.append(network.layer2[0].mask_units["b040"].fc.weight.grad.clone())
+        decided.append(usage.masks)
+    assert all(torch.equal(a, b) for a, b in zip(*decided))
+    assert gradients[0].abs().sum() > 0 and not torch.allclose(*gradients)
 
 
 def test_a_network_inside_of_others_is_found_asked_and_measured():

@@ -32,10 +32,17 @@ def preset(name: str) -> RecipeConfig:
     return recipe
 
 
-@pytest.mark.parametrize("name, images, norms", [
-    ("resnet_imagenet", 64, 1e-4), ("resnet_cifar", 256, 5e-4), ("convnext_imagenet", 4096, 0.0)])
-def test_published_recipes_are_those_of_the_paper(name, images, norms):
+@pytest.mark.parametrize("name, images, norms, paper", [
+    ("resnet_imagenet", 64, 1e-4, dict(epochs=100, lr=0.025, momentum=0.9, weight_decay=1e-4, milestones=[30, 60, 90],
+                                       mixup=0, cutmix=0, label_smoothing=0, ema_decay=None)),
+    ("resnet_cifar", 256, 5e-4, dict(epochs=350, lr=0.1, momentum=0.9, weight_decay=5e-4, milestones=[150, 250],
+                                     mixup=0, cutmix=0, label_smoothing=0, ema_decay=None)),
+    ("convnext_imagenet", 4096, 0.0, dict(epochs=120, lr=4e-3, optimizer="adamw", weight_decay=0.05, min_lr=1e-6,
+                                          warmup_epochs=20, backbone_lr_scale=0.2, freeze_backbone_epochs=5,
+                                          mixup=0.8, cutmix=1.0, label_smoothing=0.1, ema_decay=0.9999))])
+def test_published_recipes_are_those_of_the_paper(name, images, norms, paper):
     recipe, network = preset(name), tiny()
+    assert {key: getattr(recipe, key) for key in paper} == paper
     optimizer = create_optimizer(network, recipe)
     assert recipe.batch_size * recipe.accumulation == images
     for group in optimizer.param_groups:
@@ -152,6 +159,27 @@ def test_mixed_labels_are_smoothed_once_and_the_callers_images_stay():
     assert torch.allclose(soft.sum(dim=1), torch.ones(4)) and float(soft.min()) == pytest.approx(0.01)
     expected = -(soft * logits[0].log_softmax(dim=1)).sum(dim=1).mean()
     assert float(losses["task"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_labels_are_smoothed_where_nothing_is_mixed():
+    step, (images, labels) = make_step(label_smoothing=0.1), batch(0)
+    logits = []
+    step.network.register_forward_hook(lambda module, args, output: logits.append(output[0].detach()))
+    step.start_epoch(0)
+    losses = step(0, images, labels)
+    soft = torch.full((4, 10), 0.01).scatter_(1, labels[:, None], 0.91)
+    expected = -(soft * logits[0].log_softmax(dim=1)).sum(dim=1).mean()
+    assert float(losses["task"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("clip_grad, longest", [(0.01, 0.01), (None, None)])
+def test_a_gradient_is_no_longer_than_clip_grad(clip_grad, longest):
+    step = make_step(optimizer="momentum", momentum=0.0, lr=1.0, weight_decay=0.0, schedule="constant",
+                     clip_grad=clip_grad)
+    before = {name: p.detach().clone() for name, p in step.network.named_parameters()}
+    take(step, 0, 1)
+    moved = torch.cat([(p.detach() - before[n]).flatten() for n, p in step.network.named_parameters()]).norm()
+    assert float(moved) == pytest.approx(longest, rel=1e-3) if longest else float(moved) > 0.1
 
 
 @pytest.mark.parametrize("epochs", [(0, 0), (0, 1)])
