@@ -1,4 +1,4 @@
-"""The CIFAR ResNets against He et al. 2015, section 4.2, written out: weights published elsewhere mean the same here."""
+"""The CIFAR ResNets against He et al. 2015, section 4.2, written out: others' weights mean the same here."""
 from __future__ import annotations
 
 import pytest
@@ -17,7 +17,8 @@ def written_out(state: dict[str, Tensor], x: Tensor, blocks: int, shortcut: str)
     for stage in range(3):
         for number in range(blocks):
             place, stride = f"layer{stage + 1}.{number}", 2 if stage and not number else 1
-            y = F.relu(normalised(f"{place}.bn1", F.conv2d(x, state[f"{place}.conv1.weight"], stride=stride, padding=1)))
+            y = F.conv2d(x, state[f"{place}.conv1.weight"], stride=stride, padding=1)
+            y = F.relu(normalised(f"{place}.bn1", y))
             y = normalised(f"{place}.bn2", F.conv2d(y, state[f"{place}.conv2.weight"], padding=1))
             if stride == 2 and shortcut == "B":
                 x = normalised(f"{place}.downsample.1", F.conv2d(x, state[f"{place}.downsample.0.weight"], stride=2))
