@@ -35,8 +35,11 @@ def test_it_shrinks_presets_and_yields_to_the_command_line() -> None:
     assert config.recipe.batch_size == 4
 
 
-def test_without_it_nothing_is_said_to_be_a_debug_run() -> None:
-    assert "debug" not in run(train, ["--cfg", "job"]).out
+def test_without_it_nothing_is_said_to_be_a_debug_run(tmp_path: Path) -> None:
+    outcome = run(train, [*SMALL, "recipe.epochs=1", "trainer.limit_train_batches=2", "trainer.latency=false",
+                          "trainer.pictures=0", "tracker=none", "budgets.targets=[0.5]",
+                          f"out={tmp_path}"])
+    assert outcome.code == 0 and "debug" not in outcome.out and "mean nothing" not in outcome.out
 
 
 @pytest.mark.slow

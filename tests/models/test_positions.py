@@ -103,6 +103,7 @@ def read_by(mask: Tensor, stride: int, size: tuple[int, int], dilation: int) -> 
     return needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, size", [
     ("cifar_resnet20", (15, 18)), ("resnet18", (45, 37)), ("resnet50", (45, 37)), ("resnext50_32x4d", (40, 48)),
     ("convnext_atto", (61, 45)), ("convnext_tiny", (36, 44)), ("convnextv2_atto", (61, 45)),

@@ -89,6 +89,7 @@ def test_the_commands_of_every_page_are_tested():
     assert "bdsa-train" in commands()  # behind pip install ... &&
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [name for name, text in DOCS.items() if "```python\n" in text])
 def test_the_code_of_a_page_runs(page, monkeypatch):
     monkeypatch.chdir(ROOT)  # where the weights are that it loads

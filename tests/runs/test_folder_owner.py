@@ -79,12 +79,14 @@ def test_a_finished_run_is_shown_whoever_holds_its_folder(tmp_path):
 def test_a_forked_worker_that_outlives_its_run_holds_nothing(tmp_path):
     held = FolderLock(tmp_path)
     held.take()
-    worker = os.fork()
+    reading, writing = os.pipe()
+    worker = os.fork()  # what runs after a fork lets go of the folder, before this goes on
     if worker == 0:
+        os.write(writing, b"!")
         time.sleep(60)
         os._exit(0)
     try:
-        time.sleep(0.1)
+        os.read(reading, 1)
         os.close(held._descriptor)  # as the end of this process would
         lock._held.discard(held._descriptor)
         FolderLock(tmp_path).take()

@@ -38,6 +38,7 @@ def measured(*case: str) -> tuple[AdaptiveNetwork, Tensor]:
     return copy.deepcopy(_measured(*case)), images_of(SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_sparse_is_masked_at_any_budget(case: tuple[str, str, str]) -> None:
     network, images = measured(*case)

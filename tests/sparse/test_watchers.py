@@ -144,6 +144,7 @@ def test_traced_and_compiled_networks_follow_image_and_weights(network: Adaptive
         assert torch.allclose(found, network(images, budget=BUDGETS[0]), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_image_that_is_not_finite_gives_what_masked_execution_gives(name: str, value: float) -> None:

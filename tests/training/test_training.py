@@ -253,6 +253,8 @@ def test_every_job_of_a_multirun_has_a_wandb_run_of_its_own(tmp_path, monkeypatc
 
 
 def test_checkpoints_hold_nothing_but_tensors_and_plain_values(trained):
+    for name in ("best.pt", "last.pt"):  # torch refuses whatever else there is
+        assert "state_dict" in torch.load(trained / "checkpoints" / name, weights_only=True)
     assert read_checkpoint(trained / "checkpoints/best.pt")["model"]["budgets"] == [0.3, 0.7, 1.0]
 
 
