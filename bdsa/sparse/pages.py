@@ -41,7 +41,9 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def placed(tensor: Tensor) -> Tensor:
-    """A tensor's copy in such memory, contiguous."""
+    """A tensor's copy in such memory, contiguous; on another device than the CPU the tensor there, contiguous."""
+    if tensor.device.type != "cpu":
+        return tensor.contiguous()
     with torch.inference_mode(False):
         return empty(tuple(tensor.shape), tensor.dtype).copy_(tensor)
 

@@ -5,6 +5,7 @@ names registers in place of memory, and no sizes, so that batch and image may ha
 """
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,7 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         raise UserError(f"a program needs the native kernels, which are not here: {reason}")
     if precision not in ("float32", "bfloat16"):
         raise UserError(f"precision={precision} is unknown: a program is of float32 or bfloat16")
+    network = _on_cpu(network)
     cascade = network.cascade if cascade is None else cascade
     known = network.confidence if cascade else None
     if cascade and known is None:
@@ -112,6 +114,15 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         reach = known.budgets[0], known.most
     data = joined(words, pool)
     return Program(data, tuple(asked), classes, channels, precision, reach, known is not None)
+
+
+def _on_cpu(network: AdaptiveNetwork) -> AdaptiveNetwork:
+    """The network, or its copy on the CPU, where the kernels are, if its weights lie elsewhere."""
+    tensors = [*network.parameters(), *network.buffers()]
+    if all(t.device.type == "cpu" for t in tensors):
+        return network
+    moved = {id(t): nn.Parameter(t.cpu(), False) if isinstance(t, nn.Parameter) else t.cpu() for t in tensors}
+    return copy.deepcopy(network, moved)
 
 
 def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: Confidence | None) -> list[float]:

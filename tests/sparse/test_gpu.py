@@ -11,14 +11,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sparse_cases import NETWORKS, images_of, network_of
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bdsa.commands.benchmark import gpu_latency
+from bdsa.method.masks import MaskUnit
+from bdsa.sparse import scores
 from bdsa.sparse.auto import ALWAYS, NEVER
+from bdsa.sparse.dense import Convolution
 from bdsa.sparse.gpu import device
+from bdsa.sparse.packing import Form, pack, pack_groups
+from bdsa.sparse.program import _on_cpu
 
 pytest.importorskip("triton")
 
 from bdsa.sparse.gpu import launch  # noqa: E402
+from bdsa.sparse.gpu.dense import on_gpu  # noqa: E402
 from bdsa.sparse.gpu.executor import GpuExecutor  # noqa: E402
 from bdsa.sparse.gpu.graphs import RECORDINGS, Captured, Graphs  # noqa: E402
 from bdsa.sparse.gpu.ways import find_ways  # noqa: E402
@@ -149,6 +157,32 @@ def test_images_decide_the_type_of_maps() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert device.maps_dtype(torch.ones(1)) == torch.bfloat16
     assert device.maps_dtype(torch.ones(1).half()) == torch.float16
+
+
+def test_packed_weights_stay_on_the_device_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = lambda unit: (unit.conv.weight.new_zeros(16, scores.COLUMNS), 0.0)  # noqa: E731  its bias is a number
+    monkeypatch.setattr(scores, "_columns", columns)
+    with FakeTensorMode(), torch.device("cuda"):
+        layer = nn.Conv2d(16, 16, 3, padding=1)
+        made = [pack(layer.weight.new_zeros(9, 16, 24), layer.bias.new_zeros(24), Form(8)),
+                pack_groups(layer.weight[:, :4], layer.bias, 4, Form(8, torch.bfloat16)),
+                scores.Board([MaskUnit(16)] * 2, Form()),
+                on_gpu(Convolution(layer, None, True, False, Form()), torch.float16)]
+        for each in made:
+            assert (each.weight.device.type, each.bias.device.type) == ("cuda", "cuda"), each
+
+
+def test_a_program_is_of_a_copy_on_the_cpu_where_the_network_is_not() -> None:
+    network = network_of("cifar_resnet8")
+    assert _on_cpu(network) is network
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in network.modules():
+            for kept in (module._parameters, module._buffers):
+                kept.update({name: torch.empty_like(t, device="cuda") for name, t in kept.items() if t is not None})
+        copied = _on_cpu(network)
+    assert {t.device.type for t in copied.state_dict().values()} == {"cpu"}
+    assert {t.device.type for t in network.state_dict().values()} == {"cuda"}
+    assert type(copied) is type(network) and copied.budgets == network.budgets
 
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available() or device.unavailable(torch.device("cuda")) is not None,
