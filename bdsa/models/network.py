@@ -12,7 +12,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from bdsa.budgets import DENSE
-from bdsa.config.names import EXECUTIONS, PRECISIONS
+from bdsa.config.names import CONSTANT, EXECUTIONS, PRECISIONS
 from bdsa.errors import UserError, unknown
 from bdsa.method.curves import Point
 from bdsa.models.any_budget import AnyBudget, Asking
@@ -62,8 +62,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         layers, by `torch.func.functional_call`. Where `watch_weights` is False, contents are not read. Then
         operations on a tensor are still seen, and whatever replaces a tensor or a module; what goes around these
         (`.data.copy_()`, fused optimisers, numpy) must be announced by `weights_changed()`. "never" takes the network
-        for constant, as engines do that compile one: nothing is looked at but a training step, and all else is to be
-        announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must always be.
+        for constant, as engines do that compile one: nothing is looked at after `train()` or another execution was set,
+        and all else is to be announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must always be.
 
         In torch.compile, without gradients, and in torch.export the network is one node (`bdsa.models.one_node`).
         Masked execution runs instead where others want to see or change what happens: dispatch and function modes
@@ -77,6 +77,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
     def execution(self, value: str) -> None:
         if value not in EXECUTIONS:
             raise unknown("execution", value, EXECUTIONS)
+        if value != self._execution and self._watched == CONSTANT:  # who computed otherwise may have changed weights
+            sparse_execution().distrust(self)
         self._execution = value
 
     @property
@@ -103,6 +105,12 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
             raise UserError("precision='int8' needs the ranges of what layers read: call bdsa.quantize(network, "
                             "training_images) before")
         self._precision = value
+
+    def train(self, mode: bool = True) -> AdaptiveNetwork:
+        """nn.Module's; weights that are taken for constant are so until training, from its beginning to its end."""
+        if self._watched == CONSTANT and (mode or self.training):
+            self.weights_changed()
+        return super().train(mode)
 
     def weights_changed(self) -> None:
         """Say that weights have changed in a way that is not seen; needed only as `execution` describes."""

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
+from bdsa.config.names import CONSTANT
 from bdsa.errors import UserError
 from bdsa.method.curves import Point
 from bdsa.method.exact import ExactBudget
 from bdsa.models.usage import BlockUsage
 from bdsa.sparse import native, precision
 from bdsa.sparse.executor import Executor
-from bdsa.sparse.executors import CONSTANT, executors_of, say_once
+from bdsa.sparse.executors import executors_of, say_once
 from bdsa.sparse.exported import exported as exported
 from bdsa.sparse.feature_maps import feature_maps
 from bdsa.sparse.gpu import device as gpu
@@ -76,8 +77,6 @@ def run_sparse(network: nn.Module, x: Tensor, point: Point, given: Sequence[Tens
         ends: places in the trunk whose maps, a list of [B, C, h, w], take the place of the logits.
         x, given, count, exact: see `Executor.__call__`.
     """
-    if network.training and network.watch_weights == CONSTANT:
-        forget(network)
     if network.training or getattr(x, "is_meta", False):
         return None
     if torch.is_grad_enabled():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.budgets import DENSE
+from bdsa.config.names import CONSTANT
 from bdsa.errors import UserError
 from bdsa.method.norms import Blend
 from bdsa.models.usage import BlockUsage
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 _executors: weakref.WeakKeyDictionary[nn.Module, Executors] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 _said: set[str] = set()
-CONSTANT = "never"  # a network's `watch_weights`: its weights are taken for constants until it trains, or `forget`
 SIZES = 16  # of images, for which the blocks' ways are kept
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from bdsa.errors import UserError
+from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import executor_of
 
@@ -249,6 +250,43 @@ def test_constant_weights_are_believed_until_a_change_is_announced_or_the_networ
     network.watch_weights = "nevr"
     with pytest.raises(UserError, match="watch_weights='nevr' must be True, False or 'never'"):
         logits_of(network, images, "sparse")
+
+
+def one_step(network: AdaptiveNetwork, logits: Tensor) -> None:
+    logits.square().sum().backward()
+    with torch.no_grad():
+        for p in network.parameters():
+            if p.grad is not None:
+                p -= 0.01 * p.grad / p.grad.norm().clamp(min=1e-6)
+
+
+@pytest.mark.parametrize("way", ["masked", "dense with usage", "block by block", "compiled", "evaluated between"])
+def test_constant_weights_end_with_any_way_of_training(way: str) -> None:
+    network, images = network_of("cifar_resnet8"), images_of((2, 16, 16))
+    network.watch_weights = "never"
+    before = logits_of(network, images, "sparse")
+    network.train()
+    if way == "masked":
+        network.execution = "masked"
+        one_step(network, network(images, budget=BUDGETS[0]))
+    elif way == "dense with usage":
+        one_step(network, network(images, budget=1.0, return_usage=True)[0])
+    elif way == "block by block":
+        with network.at_budget(BUDGETS[0]):
+            one_step(network, network.forward_head(network.layer3(network.layer2(network.layer1(
+                network.act1(network.bn1(network.conv1(images))))))))
+    elif way == "compiled":
+        one_step(network, torch.compile(network, backend="eager")(images, budget=BUDGETS[0]))
+    else:
+        for _ in range(2):
+            one_step(network, network(images, budget=BUDGETS[0]))
+            with evaluating(network):
+                logits_of(network, images, "sparse")
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
+    network.eval()
+    assert_right(network, images, before)
+    assert not torch.equal(before, logits_of(network, images, "sparse"))
 
 
 def test_constant_weights_are_those_that_the_network_has_when_it_is_said() -> None:
