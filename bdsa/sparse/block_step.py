@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class BlockStep:
     ran_masked: bool = False
     folded: AdaptiveBlock | None = None
 
+    @cached_property
+    def channels(self) -> int:
+        """Of the block's input."""
+        return self.block.geometry()[0]
+
     @property
     def in_place(self) -> bool:
         """Whether the output is the input with changes."""
@@ -73,8 +79,16 @@ class BlockStep:
                         ahead.offsets, ahead.costs, start, ahead.scale, ahead.moved)
 
     def identity(self, x: Tensor, mask: Tensor, workspace: Workspace, name: str) -> Tensor:
-        """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`)."""
-        return x if self.plan.shortcut is None else self.plan.shortcut.identity(x, mask, workspace, name)
+        """Where the output goes: x itself, or the room of that name (see `Shortcut.identity`).
+
+        Raises:
+            ValueError: where it is not of the residual's size.
+        """
+        found = x if self.plan.shortcut is None else self.plan.shortcut.identity(x, mask, workspace, name)
+        if found.shape != (*mask.shape, self.plan.columns):
+            raise ValueError(f"a block's shortcut gives {list(found.shape)}, and its output is "
+                             f"{[*mask.shape, self.plan.columns]}")
+        return found
 
     def goes_masked(self, mask: Tensor) -> bool:
         """Whether the block runs masked for a mask, bool [B, h, w]."""

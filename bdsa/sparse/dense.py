@@ -87,6 +87,8 @@ class Convolution:
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
         if self.padding:
             x = padded(x, self.padding, workspace, f"{name} padded")
+        if x.shape[3] != self.channels:
+            raise ValueError(f"a layer reads {self.channels} channels, and the map before it has {x.shape[3]}")
         size = self.matrix.output_size(x, self.stride)
         if self.pool:
             size = tuple((side - 1) // 2 + 1 for side in size)
@@ -99,9 +101,11 @@ class Convolution:
 class LayerNorm:
     def __init__(self, norm: nn.LayerNorm) -> None:
         self.affine = [None if t is None else t.detach().float() for t in (norm.weight, norm.bias)]
-        self.eps = norm.eps
+        self.eps, self.channels = norm.eps, norm.normalized_shape[0]
 
     def __call__(self, x: Tensor, workspace: Workspace, name: str) -> Tensor:
+        if x.shape[3] != self.channels:
+            raise ValueError(f"a norm is of {self.channels} channels, and the map before it has {x.shape[3]}")
         operators.layer_norm(x, *self.affine, self.eps)
         return x
 

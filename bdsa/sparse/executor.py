@@ -187,6 +187,8 @@ class Executor:
             if not isinstance(step, BlockStep):
                 x, fresh = step(x, self.workspace, f"map {i}"), False
                 continue
+            if x.shape[3] != step.channels:
+                raise ValueError(f"a block reads {step.channels} channels, and the map before it has {x.shape[3]}")
             if on_input is not None:
                 on_input(step, x)
             products, scored, mask = step.scores(x, products if fresh else None, self.workspace, f"step {i}", offset)

@@ -202,22 +202,22 @@ def rows_first(weight: Tensor) -> Tensor:
     return weight.permute(2, 3, 1, 0).reshape(height, width * depth, out)
 
 
-def plain_convolution(layer: nn.Module, kernel: int | None, grouped: bool = False) -> bool:
-    """Whether a layer is a convolution that the kernels know: 1x1, or 3x3 of padding 1, undilated.
+def plain_convolution(layer: nn.Module, kernel: int, grouped: bool = False) -> bool:
+    """Whether a layer is a convolution that the kernels know: undilated, with zeros around the map that keep its size.
 
     Args:
         layer: any.
-        kernel: 1 or 3; None: either.
+        kernel: its height and width: odd.
         grouped: whether it may have groups, of as many channels in as out.
     """
-    if type(layer) is not nn.Conv2d or layer.dilation != (1, 1):
+    if type(layer) is not nn.Conv2d or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
         return False
     if layer.groups != 1 and not (grouped and layer.in_channels == layer.out_channels):
         return False
-    side = layer.kernel_size[0]
-    if kernel is not None and side != kernel or layer.kernel_size != (side, side) or layer.padding_mode != "zeros":
+    if layer.weight.shape != (layer.out_channels, layer.in_channels // layer.groups, kernel, kernel):
         return False
-    return layer.padding == ((side - 1) // 2,) * 2 and side in (1, 3) and layer.stride[0] == layer.stride[1]
+    return layer.kernel_size == (kernel, kernel) and layer.padding == (kernel // 2,) * 2 \
+        and layer.stride[0] == layer.stride[1]
 
 
 def pack_layer(layer: nn.Conv2d, norm: nn.Module, form: Form) -> Packed:

@@ -4,8 +4,11 @@ What is folded is a copy; the network's weights are never touched. Maps between 
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from timm.layers import GELU, ConvMlp, GlobalResponseNormMlp, Mlp
@@ -31,7 +34,7 @@ class Shortcut:
 
     Attributes:
         before: what comes before the projection, by torch.
-        matrix, stride: the projection, which the block computes; None where there is none.
+        matrix, stride, channels: the projection, which the block computes, and what it reads; None where there is none.
     """
 
     def __init__(self, block: AdaptiveBlock, budget: str | Blend, form: Form) -> None:
@@ -40,11 +43,11 @@ class Shortcut:
         self.before, projection = self.layers(block)
         self.projection: tuple[nn.Conv2d, object] | None = None  # with what it is normalised by
         self.matrix: Packed | None = None
-        self.stride = 1
+        self.stride, self.channels = 1, 0
         if projection is not None:
             convolution, norm = projection
             self.projection = convolution, budget_norm(norm, budget)
-            self.stride = convolution.stride[0]
+            self.stride, self.channels = convolution.stride[0], convolution.in_channels
             weight, bias = folded(*self.projection)
             self.matrix = pack(taps_first(weight), bias, form)
 
@@ -82,12 +85,38 @@ class Shortcut:
             return workspace.room(name, (*mask.shape, self.matrix.columns), x)
         if len(self.before) == 1 and type(self.before[0]) is SubsamplePad:
             way = self.before[0]
+            check_size(x, way.stride, mask.shape[1:])
             out = workspace.room(name, (*mask.shape, x.shape[3] + sum(way.padding)), x)
             operators.subsample(out, x, mask, way.stride, way.padding[-2])
             return out
         cannot_record()
         y = self.projected(x)
         return torch.where(mask[..., None], y, y.relu())
+
+
+def check_size(x: Tensor, stride: int, grid: Sequence[int]) -> None:
+    """Check that every stride-th position of a map [B, H, W, C] is one of a grid, (h, w).
+
+    Raises:
+        ValueError: for another number of them: a shortcut of another size than its block's output.
+    """
+    size = tuple(-(-side // stride) for side in x.shape[1:3])
+    if size != tuple(grid):
+        raise ValueError(f"a block's shortcut gives a map of {size[0]}x{size[1]}, and its output is "
+                         f"{grid[0]}x{grid[1]}")
+
+
+def check_projected(shortcut: Any, x: Tensor, grid: Sequence[int]) -> Tensor:
+    """What is projected of a block's input x, if the projection can take it and gives the block's output grid (h, w).
+
+    Raises:
+        ValueError: if not.
+    """
+    found = shortcut.projected(x)
+    check_size(found, shortcut.stride, grid)
+    if found.shape[3] != shortcut.channels:
+        raise ValueError(f"a block's projection reads {shortcut.channels} channels, and its map has {found.shape[3]}")
+    return found
 
 
 def _known_pool(layer: nn.Module) -> bool:
@@ -98,14 +127,18 @@ def _known_pool(layer: nn.Module) -> bool:
 
 
 class BasicPlan:
-    """3x3 with the stride at D(m), or at m in a submanifold block, 3x3 at m."""
+    """3x3 with the stride at D(m), or at m in a submanifold block, 3x3 at m.
+
+    Attributes:
+        columns: channels of the block's output.
+    """
 
     def __init__(self, block: AdaptiveBasicBlock, budget: str | Blend, form: Form) -> None:
         self.first = pack_layer(block.conv1, budget_norm(block.bn1, budget), form)
         self.second = pack_layer(block.conv2, budget_norm(block.bn2, budget), form)
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         self.second = _with_shortcut(self.second, self.shortcut)
-        self.stride, self.submanifold = block.conv1.stride[0], block.submanifold
+        self.stride, self.submanifold, self.columns = block.conv1.stride[0], block.submanifold, self.second.columns
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """Add the residual at the masked positions to `identity`, and activate.
@@ -118,7 +151,7 @@ class BasicPlan:
             following: the products that follow what changes.
         """
         operators.basic(identity, x, mask, rows, self.stride, self.submanifold, self.first.weight, self.first.bias,
-                        self.second.weight, self.second.bias, *_projection(self.shortcut, x), *board_of(following))
+                        self.second.weight, self.second.bias, *_projection(self.shortcut, x, mask), *board_of(following))
 
 
 class BottleneckPlan:
@@ -131,12 +164,13 @@ class BottleneckPlan:
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
         self.matrices[-1] = _with_shortcut(self.matrices[-1], self.shortcut)
         self.stride, self.submanifold = block.conv2.stride[0], block.submanifold
+        self.columns = self.matrices[-1].columns
 
     def __call__(self, x: Tensor, mask: Tensor, identity: Tensor, rows: Tensor, following: Following | None) -> None:
         """See `BasicPlan`."""
         first, second, third = ((m.weight, m.bias) for m in self.matrices)
         operators.bottleneck(identity, x, mask, rows, self.stride, self.submanifold, *first, *second, self.group,
-                             *third, *_projection(self.shortcut, x), *board_of(following))
+                             *third, *_projection(self.shortcut, x, mask), *board_of(following))
 
 
 class ConvNeXtPlan:
@@ -167,6 +201,7 @@ class ConvNeXtPlan:
             scale = block.gamma.detach().double()
             w2, b2 = w2 * scale[:, None, None, None], b2 * scale
         self.first, self.second = self.packed([(w1, b1), (w2, b2)], form)
+        self.columns = self.second.columns
 
     def packed(self, layers: list[tuple[Tensor, Tensor]], form: Form) -> list[Packed]:
         """The two pointwise layers, each a weight [out, in, 1, 1] and a bias."""
@@ -195,11 +230,11 @@ def _with_shortcut(last: Packed, shortcut: Shortcut | None) -> Packed:
     return last if shortcut is None or shortcut.matrix is None else replace(last, bias=last.bias + shortcut.matrix.bias)
 
 
-def _projection(shortcut: Shortcut | None, x: Tensor) -> tuple:
-    """The shortcut of a block with input x, as the block operators take it."""
+def _projection(shortcut: Shortcut | None, x: Tensor, mask: Tensor) -> tuple:
+    """The shortcut of a block with input x and a mask [B, h, w], as the block operators take it."""
     if shortcut is None or shortcut.matrix is None:
         return None, None, None, 1, shortcut is not None
-    return shortcut.projected(x), shortcut.matrix.weight, shortcut.matrix.bias, shortcut.stride, True
+    return check_projected(shortcut, x, mask.shape[1:]), shortcut.matrix.weight, shortcut.matrix.bias, shortcut.stride, True
 
 
 def board_of(following: Following | None) -> tuple:
@@ -220,29 +255,49 @@ def why_masked(block: AdaptiveBlock) -> str | None:
         return _why_masked_convnext(block)
     if any(getattr(layer, "dilation", (1, 1)) != (1, 1) for layer in layers.values()):
         return DILATED
-    if any(not plain_convolution(layer, None, grouped=name == "conv2" and bottleneck)
-           for name, layer in layers.items() if name.startswith("conv")):
-        return "convolutions other than 1x1 and 3x3"
+    kernels, strided = ((1, 3, 1), 1) if bottleneck else ((3, 3), 0)
+    convolutions = [layers.get(f"conv{i + 1}") for i in range(len(kernels))]
+    if not all(plain_convolution(layer, kernel, grouped=bottleneck and kernel == 3)
+               for layer, kernel in zip(convolutions, kernels)):
+        return f"convolutions other than {' and '.join(f'{kernel}x{kernel}' for kernel in kernels)}, padded with zeros"
+    if any(layer.stride != (1, 1) for i, layer in enumerate(convolutions) if i != strided):
+        return f"a stride in another layer than conv{strided + 1}"
+    if any(layer.out_channels != after.in_channels for layer, after in pairwise(convolutions)):
+        return "layers whose channels do not follow from each other"
+    if block.downsample is None and (convolutions[strided].stride != (1, 1)
+                                     or convolutions[0].in_channels != convolutions[-1].out_channels):
+        return "no shortcut to another size"
     activations = [m for name, m in layers.items() if name.startswith(("act", "relu"))]
     if other := [a for a in activations if type(a) is not nn.ReLU]:
         return f"activation {type(other[0]).__name__}"
-    if bottleneck and block.conv1.stride != (1, 1):
-        return "a stride in its first layer"
     return None
 
 
 def _why_masked_convnext(block: AdaptiveConvNeXtBlock) -> str | None:
-    if block.conv_dw.kernel_size != (7, 7) or block.conv_dw.groups != block.conv_dw.in_channels:
-        return f"a depthwise kernel of {block.conv_dw.kernel_size}"
-    if block.conv_dw.dilation != (1, 1):
+    spatial, norm, mlp = block.conv_dw, block.norm, block.mlp
+    if getattr(spatial, "dilation", (1, 1)) != (1, 1):
         return DILATED
-    if type(block.norm) not in NORMS.values():
-        return f"a norm {type(block.norm).__name__}"
-    if type(block.mlp.act) not in (nn.GELU, GELU) or getattr(block.mlp.act, "approximate", "none") != "none":
-        return f"activation {type(block.mlp.act).__name__}"
+    if not plain_convolution(spatial, 7, grouped=True) or spatial.stride != (1, 1) \
+            or spatial.groups != spatial.in_channels:
+        return "another depthwise layer than 7x7, padded with zeros"
+    if type(norm) not in NORMS.values():
+        return f"a norm {type(norm).__name__}"
     known = (Mlp, ConvMlp, GlobalResponseNormMlp, SimpleNamespace)
-    if type(block.conv_dw) is not nn.Conv2d or type(block.mlp) not in known:
+    if type(mlp) not in known or not _pointwise(mlp.fc1) or not _pointwise(mlp.fc2):
         return "layers of other classes"
-    if any(type(layer) not in (nn.Linear, nn.Conv2d) for layer in (block.mlp.fc1, block.mlp.fc2)):
-        return "layers of other classes"
-    return None if type(getattr(block.mlp, "norm", None)) in (type(None), nn.Identity) else "a norm between its layers"
+    if type(mlp.act) not in (nn.GELU, GELU) or getattr(mlp.act, "approximate", "none") != "none":
+        return f"activation {type(mlp.act).__name__}"
+    channels = spatial.in_channels
+    if (_reads(mlp.fc1), _reads(mlp.fc2), len(mlp.fc2.weight)) != (channels, len(mlp.fc1.weight), channels):
+        return "layers whose channels do not follow from each other"
+    return None if type(getattr(mlp, "norm", None)) in (type(None), nn.Identity) else "a norm between its layers"
+
+
+def _pointwise(layer: nn.Module) -> bool:
+    """Whether a layer is linear, or a 1x1 convolution without a stride."""
+    return type(layer) is nn.Linear or (plain_convolution(layer, 1) and layer.stride == (1, 1))
+
+
+def _reads(layer: nn.Linear | nn.Conv2d) -> int:
+    """The channels that a pointwise layer reads."""
+    return layer.weight.shape[1]

@@ -17,7 +17,17 @@ from bdsa.models.blocks import AdaptiveBlock
 from bdsa.sparse import operators
 from bdsa.sparse.packing import NARROW, Form, Packed, budget_norm, folded, rows_first, taps_first
 from bdsa.sparse.pages import placed
-from bdsa.sparse.plans import KINDS, BottleneckPlan, ConvNeXtPlan, Plan, Shortcut, board_of, plan_block, why_masked
+from bdsa.sparse.plans import (
+    KINDS,
+    BottleneckPlan,
+    ConvNeXtPlan,
+    Plan,
+    Shortcut,
+    board_of,
+    check_projected,
+    plan_block,
+    why_masked,
+)
 from bdsa.sparse.scores import Following
 
 STEP = 64     # of the depth that the kernels of int8 multiply at once
@@ -93,6 +103,7 @@ class Int8Residual:
             layers.append((block.conv3, block.bn3))
         self.stride, self.submanifold = layers[len(layers) - 2][0].stride[0], block.submanifold
         self.shortcut = None if block.downsample is None else Shortcut(block, budget, form)
+        self.columns = layers[-1][0].out_channels
         layers = [(layer, budget_norm(norm, budget)) for layer, norm in layers]
         self.matrices = [quantised_layer(*each, form)[0] for each in layers[:-1]]
         self.projection: Quantised | None = None
@@ -109,7 +120,7 @@ class Int8Residual:
         """See `BasicPlan`; maps are bfloat16."""
         p, shortcut = self.projection, self.shortcut
         projected = (None, None, None, None, [], 1) if p is None else (
-            shortcut.projected(x), p.weight, p.bias, p.scale, [p.rows.inverse, p.rows.zero], shortcut.stride)
+            check_projected(shortcut, x, mask.shape[1:]), p.weight, p.bias, p.scale, [p.rows.inverse, p.rows.zero], shortcut.stride)
         operators.residual_int8(identity, x, mask, rows, self.stride, self.submanifold, *_listed(self.matrices),
                                 *projected, shortcut is not None, *board_of(following))
 

@@ -18,6 +18,7 @@ from bdsa.method.masks import MaskUnit
 from bdsa.method.norms import BatchStatistics, Blend, BudgetNorm
 from bdsa.sparse import native
 from bdsa.sparse.gpu import device as gpu
+from bdsa.sparse.packing import plain_convolution
 
 PIECE = 1 << 16  # bytes that one thread digests at a time
 _STATE = ("training", "_forward_hooks", "_forward_pre_hooks")  # of a module, that make it another one while they hold
@@ -131,6 +132,7 @@ def _unusual_tensors(tensors: list[Tensor]) -> str | None:
 
 def _unusual_modules(named: list[tuple[str, nn.Module]]) -> str | None:
     """Why a network's modules cannot be replaced by kernels, or None; `plans.why_masked` looks at each block."""
+    by_name = dict(named)
     for name, module in named:
         if not vars(module).keys() >= set(_STATE):
             return f"{name} is a {type(module).__name__}"
@@ -138,14 +140,22 @@ def _unusual_modules(named: list[tuple[str, nn.Module]]) -> str | None:
             return f"{name} is parametrised"
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
             return f"{name} has no running statistics"
-        if name.rpartition(".")[0].endswith(".mask_units") and not _plain_unit(module):
+        block, inside, place = name.rpartition(".mask_units.")
+        if inside and "." not in place and not _plain_unit(module, *by_name[block].geometry()):
             return f"{name} is not the mask unit that it was"
     return None
 
 
-def _plain_unit(module: nn.Module) -> bool:
-    return type(module) is MaskUnit and type(module.conv) is nn.Conv2d and type(module.fc) is nn.Linear \
-        and type(module.norm) in (nn.Identity, nn.BatchNorm2d)
+def _plain_unit(unit: nn.Module, channels: int, stride: int) -> bool:
+    """Whether a module is a mask unit as `MaskUnit` makes it, for a block's input and stride."""
+    if type(unit) is not MaskUnit or not plain_convolution(unit.conv, 3) or type(unit.fc) is not nn.Linear:
+        return False
+    if unit.conv.weight.shape[:2] != (1, channels) or unit.fc.weight.shape != (1, channels):
+        return False
+    if unit.conv.stride != (stride, stride) or unit.conv.bias is None or unit.fc.bias is None:
+        return False
+    return type(unit.norm) is nn.Identity or (
+        type(unit.norm) is nn.BatchNorm2d and unit.norm.num_features == 1 and unit.norm.affine)
 
 
 def _not_finite(tensors: list[Tensor]) -> str | None:

@@ -45,7 +45,7 @@ class GpuShortcut:
 
     def __init__(self, block: AdaptiveBlock, budget: str | Blend, dtype: torch.dtype) -> None:
         found = plans.Shortcut(block, budget, Form())
-        self.budget, self.stride = budget, found.stride
+        self.budget, self.stride, self.channels = budget, found.stride, found.channels
         self.matrix = None if found.matrix is None else Matrix.of(found.matrix, dtype)
         self.before: list[nn.Module] = [copy.deepcopy(layer).to(dtype).eval() for layer in found.before]
 
@@ -75,9 +75,11 @@ class Residual:
         shortcut: of a block whose identity is not its input.
         wanted: the lists that it needs.
         submanifold: whether its first layer runs at m, not at D(m).
+        columns: channels of its output.
     """
     shortcut: GpuShortcut | None
     wanted: Wanted
+    columns: int
     submanifold: bool
 
     def __call__(self, x: Tensor, lists: Lists, out: Tensor, following: Following | None) -> None:
@@ -90,7 +92,8 @@ class Residual:
             following: the products that follow what changes.
         """
         shortcut = self.shortcut
-        projected = None if shortcut is None or shortcut.matrix is None else shortcut.projected(x)
+        projected = None if shortcut is None or shortcut.matrix is None else \
+            plans.check_projected(shortcut, x, lists.grid)
         joins = (None, None, 1) if projected is None else (projected, shortcut.matrix.weight, shortcut.stride)
         self.add(x, lists, out, joins)
         if projected is not None:
@@ -127,7 +130,7 @@ class BasicBlock(Residual):
         self.shortcut = None if block.downsample is None else GpuShortcut(block, budget, dtype)
         self.first = Matrix.of(pack_layer(block.conv1, budget_norm(block.bn1, budget), Form()), dtype)
         self.second = self.closing(pack_layer(block.conv2, budget_norm(block.bn2, budget), Form()), dtype)
-        self.stride, self.submanifold = block.conv1.stride[0], block.submanifold
+        self.stride, self.submanifold, self.columns = block.conv1.stride[0], block.submanifold, len(self.second.bias)
         self.wanted = Wanted(dilated=int(not self.submanifold), at_output=True, outside=self.shortcut is not None)
 
     def add(self, x: Tensor, lists: Lists, out: Tensor, joins: tuple) -> None:
@@ -154,7 +157,7 @@ class Bottleneck(Residual):
         self.first = Matrix.of(pack_layer(block.conv1, budget_norm(block.bn1, budget), Form()), dtype)
         self.second = Matrix.of(pack_layer(block.conv2, budget_norm(block.bn2, budget), Form(width)), dtype)
         self.third = self.closing(pack_layer(block.conv3, budget_norm(block.bn3, budget), Form()), dtype)
-        self.stride, self.submanifold = block.conv2.stride[0], block.submanifold
+        self.stride, self.submanifold, self.columns = block.conv2.stride[0], block.submanifold, len(self.third.bias)
         self.wanted = Wanted(dilated=0 if self.submanifold else self.stride, outside=self.shortcut is not None)
 
     def add(self, x: Tensor, lists: Lists, out: Tensor, joins: tuple) -> None:
@@ -185,6 +188,7 @@ class ConvNeXtBlock:
         self.taps, self.taps_bias = plan.taps[:, :channels].to(dtype).contiguous(), plan.taps_bias[:channels].clone()
         self.eps, self.response, self.response_eps = plan.eps, plan.response, plan.response_eps
         self.first, self.second = Matrix.of(plan.first, dtype), Matrix.of(plan.second, dtype)
+        self.columns = plan.columns
         self.wanted = Wanted(segments=isinstance(block.mlp, GlobalResponseNormMlp))
 
     def __call__(self, x: Tensor, lists: Lists, out: Tensor, following: Following | None) -> None:
