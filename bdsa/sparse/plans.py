@@ -277,9 +277,11 @@ def _why_masked_convnext(block: AdaptiveConvNeXtBlock) -> str | None:
     spatial, norm, mlp = block.conv_dw, block.norm, block.mlp
     if getattr(spatial, "dilation", (1, 1)) != (1, 1):
         return DILATED
+    if getattr(spatial, "kernel_size", (7, 7)) != (7, 7):
+        return f"a depthwise kernel of {spatial.kernel_size}"
     if not plain_convolution(spatial, 7, grouped=True) or spatial.stride != (1, 1) \
             or spatial.groups != spatial.in_channels:
-        return "another depthwise layer than 7x7, padded with zeros"
+        return "another depthwise layer than one that is padded with zeros"
     if type(norm) not in NORMS.values():
         return f"a norm {type(norm).__name__}"
     known = (Mlp, ConvMlp, GlobalResponseNormMlp, SimpleNamespace)

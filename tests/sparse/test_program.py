@@ -121,6 +121,9 @@ def test_bytes_and_images_that_do_not_fit_are_refused(small) -> None:
             run_program(changed(word, value), x, 0.4)
     with pytest.raises(UserError, match="2 channels, and the network reads 3"):
         run_program(program, x[:, :2], 0.4)
+    bdsa.portable(small[0])  # which loads the operator
+    with pytest.raises(RuntimeError, match="classes=3, and the program has 10"):
+        torch.ops.bdsa.network(x, program.data, torch.tensor(0.4), 3)
     with pytest.raises(UserError, match="float32 images"):
         run_program(program, x[0], 0.4)
     assert run_program(program, x[:0], 0.4).shape == (0, 10)

@@ -18,8 +18,11 @@ at::Tensor network(const at::Tensor& images, const at::Tensor& program, const at
     TORCH_CHECK(budget.numel() == 1, "bdsa::network takes one budget, not ", budget.numel());
     TORCH_CHECK(!per_image || per_image->numel() == 1, "bdsa::network takes one per_image, not ", per_image->numel());
     TORCH_CHECK(program.is_contiguous() && program.scalar_type() == at::kByte, "bdsa::network takes a program of bytes");
-    at::Tensor logits = at::empty({images.size(0), classes}, images.options().memory_format(at::MemoryFormat::Contiguous));
     char message[MESSAGE];
+    int64_t own = 0;
+    TORCH_CHECK(!bdsa_classes(program.const_data_ptr(), program.numel(), &own, message, MESSAGE), message);
+    TORCH_CHECK(classes == own, "bdsa::network: classes=", classes, ", and the program has ", own);
+    at::Tensor logits = at::empty({images.size(0), classes}, images.options().memory_format(at::MemoryFormat::Contiguous));
     const int failed = bdsa_network(program.const_data_ptr(), program.numel(), images.const_data_ptr<float>(),
                                     images.sizes().data(), images.strides().data(), budget.item().toDouble(),
                                     per_image && per_image->item().toBool(), logits.mutable_data_ptr<float>(),
