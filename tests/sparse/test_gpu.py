@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +27,7 @@ from bdsa.sparse.program import _on_cpu
 
 pytest.importorskip("triton")
 
-from bdsa.sparse.gpu import launch  # noqa: E402
+from bdsa.sparse.gpu import contents, graphs, launch, tiles  # noqa: E402
 from bdsa.sparse.gpu.dense import on_gpu  # noqa: E402
 from bdsa.sparse.gpu.executor import GpuExecutor  # noqa: E402
 from bdsa.sparse.gpu.graphs import RECORDINGS, Captured, Graphs  # noqa: E402
@@ -103,6 +105,70 @@ def test_an_inference_is_captured_once_for_a_key_and_replayed_with_new_images_an
     for key in range(RECORDINGS + 1):
         graphs.run(key, work, torch.ones(1, 1), [])
     assert len(graphs.kept) == RECORDINGS and "a" not in graphs.kept
+
+
+def test_a_graph_made_in_inference_mode_serves_other_modes() -> None:
+    log: list[str] = []
+    graphs, image = Graphs(lambda *what: FakeGraph(*what, log).made), torch.ones(2, 3)
+    with torch.inference_mode():
+        graphs.run("a", work, image.clone(), [torch.ones(2)])
+    with torch.no_grad():
+        assert torch.equal(graphs.run("a", work, 2 * image, [torch.ones(2)]), work(2 * image, [torch.ones(2)]))
+    assert log == ["captured", "replayed"]
+
+
+class Devices:
+    """Which device is the current one, where there is none."""
+
+    def __init__(self, log: list[object]) -> None:
+        self.log = log
+
+    @contextmanager
+    def __call__(self, device: torch.device) -> Iterator[None]:
+        self.log.append(("on", device))
+        yield
+        self.log.append(("off", device))
+
+
+def test_work_is_captured_on_the_device_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[object] = []
+
+    @contextmanager
+    def graph(made: object, stream: object, capture_error_mode: str) -> Iterator[None]:
+        assert graphs._one.locked(), "PyTorch captures one at a time"
+        log.append(stream)
+        yield
+
+    monkeypatch.setattr(graphs, "current", Devices(log))
+    monkeypatch.setattr(graphs, "_stream", lambda device: ("stream", device))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    image = torch.ones(2, 3)
+    made = graphs.capture(work, image, [torch.ones(2)])
+    assert log == [("on", image.device), ("stream", image.device), ("off", image.device)]
+    assert torch.equal(made.logits, work(image, [torch.ones(2)])) and made.image is not image
+
+
+def test_contents_are_compared_on_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[object] = []
+    monkeypatch.setattr(contents, "current", Devices(log))
+    monkeypatch.setattr(contents, "launch", lambda *what, **constants: log.append("compared"))
+    weight = torch.ones(5)
+    assert contents.GpuContents([weight]).same()
+    assert log == [("on", weight.device), "compared", ("off", weight.device)]
+
+
+@pytest.mark.parametrize(("told", "expected"), [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
+def test_either_setting_of_pytorch_says_how_float32_is_multiplied(told: str, expected: str) -> None:
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("a PyTorch with allow_tf32 alone")
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = told
+        assert (tiles.precision(torch.float32), tiles.precision(torch.bfloat16)) == (expected, "ieee")
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:

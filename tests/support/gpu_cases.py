@@ -150,6 +150,18 @@ def contents() -> None:
         assert kept.same()
 
 
+def no_images() -> None:
+    """A batch of none has no logits, of the right number of classes."""
+    for name in ("resnet26", "convnextv2_atto"):
+        network, images = network_of(name, **SHORT[name]), images_of((1, 33, 40))[:0]
+        network.execution = "sparse"
+        with torch.inference_mode():
+            logits, usage = network(images, budget=BUDGETS[0], return_usage=True)
+            assert logits.shape == network(images, budget=BUDGETS[0]).shape == (0, 10), logits.shape
+        assert [len(mask) for mask in usage.masks] == [0] * len(usage.masks)
+        assert isinstance(executor_of(network, "b040"), GpuExecutor)
+
+
 def masked_blocks() -> None:
     """Blocks that `auto` lets run masked, between others that do not."""
     for name in ("resnet26", "convnext_atto"):
@@ -165,7 +177,8 @@ def masked_blocks() -> None:
 
 CASES = {**{name: lambda name=name: same(name) for name in SHORT},
          **{f"half {name}": lambda name=name: half(name) for name in HALF},
-         **{f.__name__: f for f in (autocast, compiled, large, not_finite, changed, between, contents, masked_blocks)}}
+         **{f.__name__: f for f in (autocast, compiled, large, not_finite, changed, between, contents, no_images,
+                                    masked_blocks)}}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from bdsa.sparse.gpu.device import current
 from bdsa.sparse.gpu.launch import kernel, launch
 
 WORDS = 4096  # that a program compares at a time
@@ -46,10 +47,11 @@ class GpuContents:
 
     def same(self) -> bool:
         """Whether all of them hold it still, bit for bit."""
-        self.changed.zero_()
-        for size, addresses in self.pieces.items():
-            launch(compare, (len(addresses),), addresses, self.changed, BYTES=size, WORDS=WORDS)
-        return not self.changed.item()
+        with current(self.changed.device):
+            self.changed.zero_()
+            for size, addresses in self.pieces.items():
+                launch(compare, (len(addresses),), addresses, self.changed, BYTES=size, WORDS=WORDS)
+            return not self.changed.item()
 
 
 def _memory(t: Tensor) -> Tensor:

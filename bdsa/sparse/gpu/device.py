@@ -4,6 +4,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -61,6 +62,11 @@ def unavailable(device: torch.device) -> str | None:
     if found < CAPABILITY:
         return f"the sparse kernels for GPUs need compute capability 8.0, and this GPU has {found[0]}.{found[1]}"
     return None
+
+
+def current(device: torch.device) -> AbstractContextManager[None]:
+    """Within it a device is the current one, on which kernels start."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def capturing() -> bool:

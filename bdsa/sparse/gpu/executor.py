@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from bdsa.sparse.dense import dense_steps, head_steps
 from bdsa.sparse.executor import Executor, check_given
 from bdsa.sparse.gpu.board import scorers
 from bdsa.sparse.gpu.dense import on_gpu
-from bdsa.sparse.gpu.device import maps_dtype
+from bdsa.sparse.gpu.device import current, maps_dtype
 from bdsa.sparse.gpu.graphs import Graphs
 from bdsa.sparse.gpu.steps import GpuBlockStep
 from bdsa.sparse.gpu.tiles import precision
@@ -96,7 +96,7 @@ class GpuExecutor(Executor):
     @contextmanager
     def alone(self, x: Tensor) -> Iterator[None]:
         """Within it the device of x is the current one, and autocast leaves types as they are."""
-        with torch.cuda.device(x.device) if x.is_cuda else nullcontext(), torch.autocast(x.device.type, enabled=False):
+        with current(x.device), torch.autocast(x.device.type, enabled=False):
             yield
 
     def _answer(self, x: Tensor, features: Tensor, head: Callable[[Tensor], Tensor], answers: torch.dtype) -> Tensor:

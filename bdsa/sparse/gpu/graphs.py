@@ -1,18 +1,35 @@
 """A whole inference as one CUDA graph: captured when an image of its size comes first, then replayed."""
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bdsa.sparse.gpu.device import current
 from bdsa.sparse.workspace import RECORDINGS
 
 log = logging.getLogger(__name__)
+_one = threading.Lock()  # PyTorch captures one graph at a time in a process
 Work = Callable[[Tensor, list[Tensor]], Tensor]  # image, given masks -> logits
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Where work on a device is captured: PyTorch's own stream is of the device that was captured on first."""
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[None]:
+    """Within it work on a device becomes a graph. Other threads go on working, but for their captures."""
+    with _one, current(device), torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"):
+        yield
 
 
 @dataclass
@@ -32,7 +49,7 @@ def capture(work: Work, image: Tensor, masks: Sequence[Tensor]) -> Captured:
     """
     image, rooms = image.clone(), [mask.clone() for mask in masks]
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on working
+    with captured(graph, image.device):
         logits = work(image, rooms)
     return Captured(graph, image, rooms, logits)
 
@@ -68,7 +85,8 @@ class Graphs(threading.local):
     def _made(self, work: Work, image: Tensor, masks: Sequence[Tensor]) -> Captured | None:
         """The graph, or None where there can be none: then the work runs as it is, each time."""
         try:
-            return self.make(work, image, masks)
+            with torch.inference_mode(False), torch.no_grad():  # its memory outlives the caller's mode
+                return self.make(work, image, masks)
         except RuntimeError as error:
             log.warning(f"an inference runs without a CUDA graph, kernel by kernel: {str(error).splitlines()[0]}")
             return None

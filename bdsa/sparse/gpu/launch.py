@@ -37,6 +37,8 @@ def launch(function: Any, programs: tuple[int, ...], *arguments: Any, warps: int
     """
     if _watcher is not None:
         _watcher(function, arguments, {**constants, "num_warps": warps, "num_stages": stages})
+    elif 0 in programs:
+        return  # a batch without images
     elif interpreted():
         function[programs](*arguments, **constants)
     else:

@@ -55,7 +55,7 @@ def decide_positions(logits: Tensor, mask: Tensor, products: Tensor, offset: Ten
     sums = products.new_empty(len(logits), PARTS)
     launch(positions.context_sums, (len(logits) * PARTS,), products, sums, size, panel, column, -(-size // PARTS),
            PARTS=PARTS, BLOCK=BLOCK)
-    chunks = -(-logits[0].numel() // BLOCK)
+    chunks = _chunks(logits)
     launch(positions.decide, (len(logits) * chunks,), products, sums, offset, logits, _bytes(mask), None, None, None,
            None, None, height, width, *logits.shape[1:], stride, panel, column, chunks, 1, 1, 1, PARTS=PARTS,
            LIST=False, OUTSIDES=False, DILATE=False, SEGMENTS=False, BLOCK=BLOCK, warps=WARPS)
@@ -65,7 +65,7 @@ def decide_and_list(logits: Tensor, mask: Tensor, products: Tensor, offset: Tens
                     width: int, stride: int, counts: Tensor, at: Tensor, outside: Tensor | None,
                     dilated: Tensor | None, segments: Tensor | None, d_height: int, d_width: int,
                     d_stride: int) -> None:
-    chunks = -(-logits[0].numel() // BLOCK)
+    chunks = _chunks(logits)
     launch(positions.decide, (len(logits),), products, None, offset, logits, _bytes(mask), at, outside, dilated, counts,
            segments, height, width, *logits.shape[1:], stride, products.shape[-1], column, chunks, d_height, d_width,
            d_stride, PARTS=0, LIST=True, OUTSIDES=outside is not None, DILATE=dilated is not None,
@@ -74,7 +74,7 @@ def decide_and_list(logits: Tensor, mask: Tensor, products: Tensor, offset: Tens
 
 def list_positions(mask: Tensor, counts: Tensor, at: Tensor, outside: Tensor | None, dilated: Tensor | None,
                    segments: Tensor | None, d_height: int, d_width: int, d_stride: int) -> None:
-    chunks = -(-mask[0].numel() // BLOCK)
+    chunks = _chunks(mask)
     programs = max(chunks, -(-d_height * d_width // BLOCK) if dilated is not None else 0)
     launch(positions.list_mask, (len(mask) * programs,), _bytes(mask), at, outside, dilated, counts, segments,
            *mask.shape[1:], chunks, programs, d_height, d_width, d_stride, OUTSIDES=outside is not None,
@@ -142,6 +142,11 @@ def response_at(rows: Tensor, at: Tensor, counts: Tensor, segments: Tensor, weig
 
 def _bytes(mask: Tensor) -> Tensor:
     return mask.view(torch.uint8)
+
+
+def _chunks(grid: Tensor) -> int:
+    """Of each image of [B, h, w], of which there may be none."""
+    return -(-grid.shape[1] * grid.shape[2] // BLOCK)
 
 
 def _size(x: Tensor | None) -> tuple[int, int]:

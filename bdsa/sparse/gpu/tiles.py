@@ -76,7 +76,10 @@ def group_width(channels: int, group: int) -> int:
 
 def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied: exactly, unless PyTorch was told that TF32 will do."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    matmul = torch.backends.cuda.matmul
+    told = getattr(matmul, "fp32_precision", None)  # PyTorch 2.9 and newer, whose `allow_tf32` may raise
+    allowed = matmul.allow_tf32 if told is None else told == "tf32"
+    return "tf32" if dtype == torch.float32 and allowed else "ieee"
 
 
 def _power(number: int) -> int:

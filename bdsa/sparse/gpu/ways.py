@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bdsa.sparse.auto import ALWAYS, NEVER, TOLERANCE
 from bdsa.sparse.gpu.executor import GpuExecutor
+from bdsa.sparse.gpu.graphs import captured
 from bdsa.sparse.gpu.steps import GpuBlockStep
 from bdsa.sparse.workspace import Workspace
 
@@ -60,12 +61,12 @@ def _faster(step: GpuBlockStep, x: Tensor, mask: Tensor, seconds: Seconds) -> fl
 
 
 def replayed(work: Callable[[], object]) -> float:
-    """Least time of a replay of work, captured as a CUDA graph; infinite where it cannot be captured."""
+    """Least time of a replay of work on the current device, captured as a graph; infinite where it cannot be."""
     work()
     work()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with captured(graph, torch.device("cuda", torch.cuda.current_device())):
             work()
     except RuntimeError:
         return float("inf")
