@@ -150,6 +150,9 @@ class Server:
             self._answer(batch, taken_at)
 
     def _answer(self, batch: list[Request], budget: float) -> None:
+        batch = [r for r in batch if r.answer.set_running_or_notify_cancel()]  # without those whom nobody waits for now
+        if not batch:
+            return
         room = next(n for n in self.sizes if n >= len(batch))    # few sizes: each is recorded once and played again
         images = torch.zeros(room, 3, *self.size)
         torch.stack([r.image for r in batch], out=images[:len(batch)])

@@ -67,6 +67,20 @@ def test_what_cannot_be_asked_is_said(served):
             server.submit(torch.zeros(wrong))
 
 
+def test_a_cancelled_request_does_not_end_the_server(served):
+    serve, server, _ = served
+    image = torch.zeros(3, 32, 32)
+    left, other, waiting = (serve.Request(image, 0.3, 0.0) for _ in range(3))
+    assert left.answer.cancel() and other.answer.cancel()
+    server._answer([left, waiting], 0.3)
+    server._answer([other], 0.3)
+    assert waiting.answer.result(timeout=0)["budget"] == 0.3 and left.answer.cancelled()
+    asked = [server.submit(image, 0.3) for _ in range(20)]
+    cancelled = [each.cancel() for each in asked[::2]]
+    assert all(each.result(timeout=60)["budget"] == 0.3 for each in asked[1::2])
+    assert len(cancelled) == 10 and server.submit(image, 0.3).result(timeout=60)["budget"] == 0.3
+
+
 def test_it_speaks_http(served):
     pytest.importorskip("fastapi", reason="the server's door is FastAPI, optional: pip install bdsa[examples]")
     from fastapi.testclient import TestClient
