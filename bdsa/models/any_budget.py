@@ -11,7 +11,6 @@ from torch.compiler import is_exporting
 
 from bdsa.budgets import DENSE, Budget, Budgets
 from bdsa.errors import UserError
-from bdsa.machine import processor
 from bdsa.method.cascade import Confidence
 from bdsa.method.curves import Curve, Point
 from bdsa.method.exact import ExactBudget, Expected
@@ -19,7 +18,7 @@ from bdsa.method.macs import count_dense_macs
 from bdsa.models.asking import asking
 from bdsa.models.block_totals import block_totals
 from bdsa.models.blocks import AdaptiveBlock
-from bdsa.models.deadlines import Plan, budget_within
+from bdsa.models.deadlines import Plan, budget_within, name_of
 from bdsa.models.points import find_point, mean_budget
 from bdsa.models.usage import Usage
 
@@ -211,7 +210,7 @@ class AnyBudget(nn.Module):
         """
         if budget is not None:
             raise UserError("a budget and latency_ms are two answers to one question: give one of them")
-        return budget_within(self.plans, latency_ms, (tuple(x.shape), self.execution, self.precision, processor(),
+        return budget_within(self.plans, latency_ms, (tuple(x.shape), self.execution, self.precision, name_of(x.device),
                                                       torch.get_num_threads()))
 
     def dense_macs(self, size: tuple[int, int]) -> int:

@@ -5,9 +5,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from bdsa.errors import UserError
+from bdsa.machine import processor
 
 RESERVE = 0.05  # of a deadline: what was measured once is not held to the last microsecond
+
+
+def name_of(device: torch.device) -> str:
+    """What a device is: the GPU's or the processor's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Plan:
         shape: of the input, (B, C, H, W).
         percentile: of the inferences that are within a row's `ms`.
         per_image: whether no image may exceed its budget.
-        execution, precision, processor, threads: what it was measured with.
+        execution, precision, processor, threads: what it was measured with; of a network on a GPU, that one's name.
         rounds: inferences at each budget.
         table: a row a budget, ascending.
     """

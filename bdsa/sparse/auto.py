@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdsa.machine import processor
+from bdsa.models.deadlines import name_of
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.recording import recorded
@@ -38,8 +38,7 @@ def batch_class(x: Tensor) -> str:
 
 def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
     """What break-even densities depend on beside network and batch: processor or accelerator, threads, type, size."""
-    name = torch.cuda.get_device_name(x.device) if x.is_cuda else processor()
-    return {"processor": name, "threads": torch.get_num_threads(), "precision": str(dtype).removeprefix("torch."),
+    return {"processor": name_of(x.device), "threads": torch.get_num_threads(), "precision": str(dtype).removeprefix("torch."),
             "image_size": list(x.shape[2:])}
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from bdsa.budgets import DENSE
 from bdsa.config.image_size import ImageSize, height_width
 from bdsa.errors import UserError
-from bdsa.machine import processor
-from bdsa.models.deadlines import Measured, Plan
+from bdsa.models.deadlines import Measured, Plan, name_of
 from bdsa.models.network import AdaptiveNetwork
 
 STEP = 0.05          # between the budgets of a table
@@ -68,18 +67,27 @@ def plan(network: AdaptiveNetwork, latency_ms: float, batch_size: int = 1, image
     started, rounds = time.perf_counter(), 0
     while rounds < FEWEST or time.perf_counter() - started < seconds:  # in turns: what slows the machine slows all
         for times, budget in zip(taken, asked):
+            batch = batches[rounds % len(batches)]
+            _wait(batch.device)
             before = time.perf_counter()
-            network(batches[rounds % len(batches)], budget=budget, per_image=exact)
+            network(batch, budget=budget, per_image=exact)
+            _wait(batch.device)
             times.append(1000 * (time.perf_counter() - before))
         rounds += 1
     sure = 100 - (100 - percentile) / 2  # half of the misses are left to chance: it is told by some hundred times
     slow = accumulate((_percentile(times, sure) for times in taken), max)  # more work is not less time
     table = tuple(Measured(float(b), _percentile(times, 50), ms) for b, times, ms in zip(asked, taken, slow))
     made = Plan(latency_ms, tuple(batches[0].shape), percentile, exact, network.execution, network.precision,
-                processor(), torch.get_num_threads(), rounds, table)
+                name_of(batches[0].device), torch.get_num_threads(), rounds, table)
     made.budget_for(latency_ms)
     network.plans = (made, *(p for p in network.plans if p.conditions != made.conditions))
     return made
+
+
+def _wait(device: torch.device) -> None:
+    """For what a device was given to do; a CPU has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _usual(network: AdaptiveNetwork) -> list[float]:

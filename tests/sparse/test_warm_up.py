@@ -9,6 +9,7 @@ from sparse_cases import network_of
 
 import bdsa
 from bdsa.errors import UserError
+from bdsa.models import deadlines
 from bdsa.models.deadlines import Measured, Plan
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import auto, deadline
@@ -115,6 +116,17 @@ def test_a_plan_says_what_so_many_of_the_inferences_do_not_exceed(clocked, perce
     assert plan.rounds == 100 and [row.budget for row in plan.table] == [0.4, 0.7, 1.0]
     assert [row.median_ms for row in plan.table] == pytest.approx([4, 7, 10])
     assert [row.ms for row in plan.table] == pytest.approx([4 * slow, 7 * slow, 10 * slow])
+
+
+def test_a_plan_on_a_gpu_waits_for_it_around_each_inference_and_names_it(clocked, monkeypatch) -> None:
+    waits: list[int] = []
+    monkeypatch.setattr(deadline, "_wait", lambda device: waits.append(1))
+    monkeypatch.setattr(deadlines.torch.cuda, "get_device_name", lambda device: "a GPU")
+    plan = bdsa.plan(clocked, latency_ms=1000, image_size=8, seconds=0.01)
+    assert len(waits) == 2 * plan.rounds * len(plan.table)
+    assert plan.processor == deadlines.name_of(torch.device("cpu")) != deadlines.name_of(torch.device("cuda"))
+    with pytest.raises(UserError, match="no plan says how long"):
+        deadlines.budget_within([plan], 1000, (*plan.conditions[:3], "a GPU", plan.threads))
 
 
 @torch.inference_mode()
