@@ -50,13 +50,14 @@ class AnyBudget(nn.Module):
     cascade = False
     execution: str
     precision: str
+    _dense_macs: dict[tuple[int, int, object], int]
+    _block_macs: dict[tuple[int, int], list[int]]
+    _expected: dict[tuple[Any, ...], tuple[Curve | None, Expected]]
 
     def set_budgets(self, budgets: Budgets) -> None:
         """Remember which budgets the blocks were given (called by `adapt`)."""
         self.budgets = budgets
-        self._dense_macs: dict[tuple[int, int], int] = {}
-        self._block_macs: dict[tuple[int, int], list[int]] = {}
-        self._expected: dict[tuple[Any, ...], tuple[Curve | None, Expected]] = {}
+        self._dense_macs, self._block_macs, self._expected = {}, {}, {}
 
     def adaptive_blocks(self) -> list[AdaptiveBlock]:
         """`AdaptiveNetwork.adaptive_blocks`."""
@@ -192,8 +193,8 @@ class AnyBudget(nn.Module):
             raise UserError("warm_up is for inference: call network.eval() before")
         asked = [self.require(b) for b in (self.usual() if budgets is None else budgets)]
         wanted = [tuple(shape) for shape in shapes]
-        if bad := [s for s in wanted if len(s) != 4 or s[1] != self.channels() or not all(n > 0 for n in s)]:
-            raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self.channels()}, H, W)")
+        if bad := [s for s in wanted if len(s) != 4 or s[1] != self._channels() or not all(n > 0 for n in s)]:
+            raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self._channels()}, H, W)")
         like = next(self.parameters())
         for shape in wanted:
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
@@ -214,20 +215,21 @@ class AnyBudget(nn.Module):
                                                       torch.get_num_threads()))
 
     def dense_macs(self, size: tuple[int, int]) -> int:
-        """MACs of the dense network for one image of (height, width), counted once per size."""
-        if size not in self._dense_macs:
-            self._dense_macs[size] = count_dense_macs(
-                self, size, self.channels(), lambda own: asking(own, own.adaptive_blocks(), Point(None), None))
-        return self._dense_macs[size]
+        """MACs of the dense network for one image of (height, width), counted once per size and number of classes."""
+        key = (*size, getattr(self, "num_classes", None))  # which `reset_classifier` changes
+        if key not in self._dense_macs:
+            self._dense_macs[key] = count_dense_macs(
+                self, size, self._channels(), lambda own: asking(own, own.adaptive_blocks(), Point(None), None))
+        return self._dense_macs[key]
 
     def block_macs(self, size: tuple[int, int]) -> list[int]:
         """Conditional MACs of each adaptive block for one image of (height, width), counted once per size."""
         if size not in self._block_macs:
-            self._block_macs[size] = block_totals(self, (1, self.channels(), *size))
+            self._block_macs[size] = block_totals(self, (1, self._channels(), *size))
         return self._block_macs[size]
 
-    def channels(self) -> int:
-        """Of the images that the network reads."""
+    def _channels(self) -> int:
+        """Of the images that the network reads; networks of one's own often have an attribute `channels`."""
         return next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
 
 

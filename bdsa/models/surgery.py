@@ -33,6 +33,7 @@ NETWORKS: dict[type[nn.Module], type[AdaptiveNetwork]] = {
 SUPPORTED = ("resnet10t ... resnet152 (also b, c, d, s, t stems), resnext*, wide_resnet*, "
              "convnext_* (atto ... xxlarge), convnextv2_*, cifar_resnet8 ... cifar_resnet110, torchvision's ResNets "
              "and ConvNeXts, and modules of their blocks that have trunk() and forward_head(x)")
+OVERRIDDEN = ("trunk", "forward_features", "forward_intermediates")  # of a class, with the same meaning
 PARTS = ("forward_head", "feature_info", "num_classes")  # what an adaptive network uses of its class
 
 
@@ -72,6 +73,7 @@ def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "sepa
     if not isinstance(submanifold, bool):
         raise UserError(f"submanifold {submanifold!r} is neither True nor False")
     make_adaptable(network, name)
+    check_names(network, name)
     reason = _why_not(network)
     if reason:
         raise UserError(f"{name} cannot be adapted: {reason}; these can: {SUPPORTED}")
@@ -162,7 +164,26 @@ def make_adaptable(network: nn.Module, name: str) -> None:
         return
     if lacking := [part for part in PARTS if not hasattr(network, part)]:
         raise UserError(f"model {name}: a {kind.__name__} has no {' and no '.join(lacking)}")
+    check_names(network, name)
     NETWORKS[kind] = _adaptive_class(kind)
+
+
+def check_names(network: nn.Module, name: str) -> None:
+    """Raise UserError if a network and its adaptive form would each take a name for something else."""
+    if isinstance(network, AdaptiveNetwork):
+        return
+    kinds = [kind for kind in type(network).__mro__ if kind not in nn.Module.__mro__]
+    own = {*vars(network), *network._parameters, *network._buffers, *network._modules}.union(*map(vars, kinds))
+    if taken := sorted(own & _adaptive_names()):
+        raise UserError(f"{name} cannot be adapted: adaptive networks have a '{taken[0]}' of their own, and so has "
+                        f"{type(network).__name__}: give it another name there")
+
+
+def _adaptive_names() -> set[str]:
+    """What adaptive networks have that no other network has: methods, settings and what they keep."""
+    kinds = [kind for kind in AdaptiveNetwork.__mro__ if kind not in nn.Module.__mro__]
+    found = set().union(*({*vars(kind), *getattr(kind, "__annotations__", {})} for kind in kinds))
+    return found - {*dir(nn.Module), *nn.Module.__annotations__, *PARTS, *OVERRIDDEN}
 
 
 def _adaptive_class(kind: Any) -> type[AdaptiveNetwork]:

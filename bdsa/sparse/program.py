@@ -94,7 +94,7 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         packed = sorted({*asked, *map(float, network.budgets), float(DENSE)})
     ranges = [Range(budget, budget, network.point(budget)) for budget in packed]
     ranges += _between(network) if between else []
-    form, channels = native.form(getattr(torch, precision)), network.channels()
+    form, channels = native.form(getattr(torch, precision)), network._channels()
     pool, codes, follower, blocks = Pool(), [], None, len(network.adaptive_blocks())
     for each in ranges:
         point = each.point

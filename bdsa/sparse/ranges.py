@@ -84,7 +84,7 @@ def quantize(model: nn.Module, loader: Iterable[Any], *, images: int = 512) -> d
                         "ConvNeXt v1")
     device = next(network.parameters()).device
     before = network.execution, network.precision, network.cascade
-    taken = first_images(loader, images, network.channels(), "measure ranges on")
+    taken = first_images(loader, images, network._channels(), "measure ranges on")
     try:
         network.execution, network.precision, network.cascade = "masked", "float32", False
         with evaluating(model):

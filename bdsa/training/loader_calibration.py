@@ -60,7 +60,7 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, images: int = 512, tol
 def _taken(network: AdaptiveNetwork, loader: Iterable[Any], images: int) -> list[Tensor]:
     """The first batches' images [B, C, H, W] on the network's device, `images` of them at most."""
     device = next(network.parameters()).device
-    return [batch.to(device) for batch in first_images(loader, images, network.channels(), "calibrate on", INSTEAD)]
+    return [batch.to(device) for batch in first_images(loader, images, network._channels(), "calibrate on", INSTEAD)]
 
 
 def _some(loader: Iterable[Any], images: int) -> list[Any]:

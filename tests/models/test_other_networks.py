@@ -10,11 +10,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from own_network import TwoStages
 from sparse_cases import BUDGETS, assert_same, both, images_of
 from timm.models.resnet import ResNet
 from torch import nn
 
 import bdsa
+from bdsa.errors import UserError
 from bdsa.models import surgery
 
 TORCHVISION = ("resnet18", "resnet50", "convnext_tiny")
@@ -190,3 +192,48 @@ def test_the_package_alone_waits_for_neither_torch_nor_timm():
     done = subprocess.run([sys.executable, "-c", "import sys, bdsa; print({'torch', 'timm'} & {*sys.modules})"],
                           capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+class Wide(TwoStages):
+    """A network with an attribute of a common name, and whatever else it is given."""
+
+    def __init__(self, **more) -> None:
+        super().__init__()
+        self.channels = 8
+        for name, value in more.items():
+            setattr(self, name, value)
+
+
+def test_a_network_may_have_channels_of_its_own():
+    network, images = Wide(), images_of((2, 16, 16))
+    bdsa.adapt(network, BUDGETS)
+    network.eval().warm_up([(1, 3, 16, 16)], [0.4])
+    with torch.inference_mode():
+        assert network(images, budget=0.4, return_usage=True)[1].macs.shape == (2,)
+        assert network.channels == 8 and network(images, budget=0.4, per_image=True).shape == (2, 10)
+
+
+class WithPoint(TwoStages):
+    def point(self) -> str:
+        return "its own"
+
+
+@pytest.mark.parametrize(("make", "taken"), [
+    (lambda: Wide(point=3), "point"), (lambda: Wide(cascade=[1, 2]), "cascade"), (lambda: Wide(_expected=1), "_expected"),
+    (lambda: Wide(exact=nn.Linear(2, 2)), "exact"), (lambda: Wide(usual=nn.Parameter(torch.ones(1))), "usual"),
+    (WithPoint, "point")])
+def test_names_that_adaptive_networks_have_are_refused(make, taken):
+    network = make()
+    with pytest.raises(UserError, match=f"my net cannot be adapted: adaptive networks have a '{taken}' of their own"):
+        bdsa.adapt(network, BUDGETS, name="my net")
+    assert type(network) in (Wide, WithPoint), "nothing was changed"
+
+
+@torch.inference_mode()
+def test_the_dense_macs_follow_another_classifier():
+    network, images = bdsa.create_model("cifar_resnet8", BUDGETS, 10).eval(), images_of((1, 32, 32))
+    before = network.dense_macs((32, 32))
+    network.reset_classifier(1000)
+    network.eval()
+    assert network.dense_macs((32, 32)) == before + 64 * 990
+    assert network(images, budget=1.0, return_usage=True)[1].macs.shape == (1,)
