@@ -31,10 +31,15 @@ SIZES = 16  # of images, for which the blocks' ways are kept
 
 @dataclass
 class _Made:
-    """An executor, or None where there can be none, and what it was made from and for: a setting of `precision`."""
+    """An executor, or None where there can be none, and what it was made from and for: a setting of `precision`.
+
+    Attributes:
+        ranges: the network's, in int8.
+    """
     watch: Watch
     executor: Executor | None
     precision: str
+    ranges: dict[str, tuple[float, float]]
     trusted: bool = False  # whether it was looked at since the weights were said to be constant
     occupied: str | None = None  # what kept it from running then
 
@@ -63,13 +68,15 @@ class Executors:
         if watched not in (True, False, CONSTANT):
             raise UserError(f"watch_weights={watched!r} must be True, False or {CONSTANT!r}")
         new, read, constant = made is None, watched and not gpu.capturing(), watched == CONSTANT
-        if made is None or made.precision != network.precision or not (
+        ranges = dict(network.ranges) if network.precision == "int8" else {}
+        if made is None or made.precision != network.precision or made.ranges != ranges or not (
                 (constant and made.trusted) or made.watch.is_current(read=read)):
             with torch.inference_mode(False), torch.no_grad():  # plans outlive the caller's mode
                 watch = Watch(network, budget, blend)  # before the weights are read: what changes meanwhile is seen
                 executor = None if watch.reason else _executor(network, budget, x, ends, blend, key[3])
-                made = _Made(watch, executor, network.precision)
-            same = {name: kept for name, kept in self.made.items() if kept.precision == made.precision} if new else {}
+                made = _Made(watch, executor, network.precision, ranges)
+            same = {name: kept for name, kept in self.made.items()
+                    if (kept.precision, kept.ranges) == (made.precision, made.ranges)} if new else {}
             self.made = {**same, key: made}  # what is old would keep old weights
             if made.executor is not None:
                 self._explain(made.executor)

@@ -5,6 +5,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +84,11 @@ class Portable(nn.Module):
         self.budgets, self.classes = program.budgets, program.classes
         self.register_buffer("program", program.data)
         self.register_buffer("per_image", torch.tensor(True) if per_image else None, persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the operator, in whichever process a copy or a pickled module comes to."""
+        torch_library()
+        super().__setstate__(state)
 
     def forward(self, images: Tensor, budget: Tensor, per_image: Tensor | None = None) -> Tensor:
         """Logits [B, classes].

@@ -10,11 +10,14 @@ import torch
 from command_line import BRIEF, TINY, run
 
 from bdsa.commands.benchmark.break_even import in_words
+from bdsa.commands.benchmark.gpu_latency import masks_for
 from bdsa.commands.entry_points import benchmark as benchmark_main
 from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import train as train_main
+from bdsa.errors import UserError
 from bdsa.machine import multiplies_bfloat16
 from bdsa.models.checkpoints import read_checkpoint
+from bdsa.models.factory import create_model
 from bdsa.training.run_latency import add_latency
 
 QUICK = [*BRIEF, "latency.execution=masked", "latency.precision=float32"]
@@ -215,3 +218,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, argumen
     outcome = run(benchmark_main, [*SMALL, *arguments])
     assert outcome.code == 1 and expected in outcome.err and outcome.err.strip().count("\n") == 0
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_network_without_a_budget_below_1_is_refused_on_a_gpu():
+    with pytest.raises(UserError, match="has no budget below 1"):
+        masks_for(create_model("cifar_resnet8", [1.0]), torch.zeros(1, 3, 32, 32), [])

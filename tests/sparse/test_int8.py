@@ -42,6 +42,20 @@ def quantized(name: str) -> AdaptiveNetwork:
     return network
 
 
+@torch.inference_mode()
+def test_ranges_that_are_assigned_or_changed_are_seen() -> None:
+    network, images = quantized("cifar_resnet8"), images_of((1, 32, 32))
+    network.execution, network.precision = "sparse", "int8"
+    before = network(images, budget=0.4)
+    network.ranges = {name: (low / 4, high / 4) for name, (low, high) in network.ranges.items()}
+    narrow = network(images, budget=0.4)
+    assert not torch.equal(narrow, before)
+    assert torch.equal(narrow, copy.deepcopy(network)(images, budget=0.4))
+    for name, (low, high) in network.ranges.items():
+        network.ranges[name] = (4 * low, 4 * high)
+    assert torch.equal(network(images, budget=0.4), before)
+
+
 def test_blocks_give_what_pytorch_gives_to_the_last_bit() -> None:
     for found, expected, rows, wanted in results():
         assert torch.equal(found, expected) and rows == wanted

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -13,7 +14,7 @@ from sparse_cases import BUDGETS, NETWORKS, images_of, network_of
 
 import bdsa
 from bdsa.errors import UserError
-from bdsa.sparse import native
+from bdsa.sparse import native, torch_operator
 from bdsa.sparse.program import Program, program_of
 from bdsa.sparse.torch_operator import run_program
 
@@ -245,3 +246,14 @@ def test_any_budget_where_the_network_has_curves() -> None:
             assert (network.point(budget).name == "b030") == (budget <= end)
             for exact in (False, True):
                 assert torch.equal(run_program(program, x, budget, exact), in_python(network, x, budget, exact)), budget
+
+
+def test_a_pickled_operator_loads_its_library_where_it_comes_to(small, monkeypatch) -> None:
+    network, _ = small
+    kept, loaded = pickle.dumps(bdsa.portable(network, [0.4])), []
+    library = torch_operator.torch_library
+    monkeypatch.setattr(torch_operator, "torch_library", lambda: loaded.append(1) or library())
+    found = pickle.loads(kept)
+    assert loaded == [1]
+    x = images_of((1, 32, 32))
+    assert torch.equal(found(x, torch.tensor(0.4)), in_python(network, x, 0.4)) and found.budgets == (0.4,)

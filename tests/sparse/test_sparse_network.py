@@ -8,6 +8,7 @@ import pytest
 import torch
 from sparse_cases import BUDGETS, NETWORKS, SIZES, assert_same, both, images_of, masks_like, network_of
 
+from bdsa.errors import UserError
 from bdsa.sparse import auto, native
 from bdsa.sparse.execution import break_even, executor_of, forget, use_break_even
 from bdsa.sparse.folded_block import folded_block
@@ -184,6 +185,14 @@ def test_auto_finds_break_even_points_once_and_keeps_them() -> None:
         assert executor_of(other, "b040").rows == [None] * blocks  # as the kept ones say
         other(images_of((2, 40, 40)), budget=0.4)
     assert break_even(other)["image_size"] == [40, 40]  # another size: found anew
+
+
+def test_break_even_densities_of_another_network_are_refused() -> None:
+    network = network_of("cifar_resnet14")
+    for densities, case in (([0.5] * 3, "1"), ([0.5] * 3, "1, the first 2 blocks"), ([0.5] * 7, "8, the first 7 blocks")):
+        with pytest.raises(UserError, match=f"are of {len(densities)} blocks, and the network has 6"):
+            use_break_even(network, {"blocks": {case: densities}})
+    use_break_even(network, {"blocks": {"1": [0.5] * 6, "1, the first 2 blocks": [0.5] * 2}})
 
 
 @pytest.mark.parametrize("fastest", auto.WHOLE)
