@@ -14,11 +14,14 @@ from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
 
 OF_TRAINING = ("train", "held_out")  # the splits that data.held_out decides
+OF_OPTION = ("root", "workers", "download")  # of data=OPTION, where it is the training's data set: where it is, not how
 
 
 def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Collection[str] = (),
                   split: str | None = None) -> DataConfig:
     """The training's data with what the command line changes; another data set replaces it whole.
+
+    data=OPTION of the training's own data set says where the images are; how they were seen is the training's.
 
     A checkpoint's word alone downloads nothing. Images are held out only where the split asks for it: a folder of other
     images has none to hold out. They have the size of the training's, also where that was the images' own.
@@ -26,7 +29,8 @@ def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Coll
     Args:
         asked: the command line's, with defaults.
         content: the checkpoint, if it is of bdsa-train.
-        named: the settings that the command line names, such as "data.held_out": these count, whatever they are.
+        named: the settings that the command line names, such as "data.held_out": these count, whatever they are. None of
+            them: it is not known, and what differs from its default counts.
         split: the one that is asked for.
 
     Raises:
@@ -42,8 +46,9 @@ def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Coll
     size = trained.image_size or content.get("image_size") or (content.get("results") or {}).get("image_size")
     trained = replace(trained, download=False, image_size=size,
                       held_out=trained.held_out if split in OF_TRAINING else None)
+    given = OF_OPTION if named else [f.name for f in fields(DataConfig)]
     return replace(trained, **{f.name: getattr(asked, f.name) for f in fields(DataConfig) if f"data.{f.name}" in named
-                               or getattr(asked, f.name) != getattr(default, f.name)})
+                               or (f.name in given and getattr(asked, f.name) != getattr(default, f.name))})
 
 
 def trained_data(content: dict[str, Any] | None) -> DataConfig | None:

@@ -140,6 +140,20 @@ def test_a_default_that_the_command_line_names_counts() -> None:
     assert (changed.name, changed.resize, changed.augmentation) == ("folder", None, asked.augmentation)
 
 
+@pytest.mark.parametrize("option, trained, kept", [
+    ({"name": "folder", "root": "/d", "augmentation": "auto"}, {"augmentation": "crop_flip", "root": "/e"},
+     {"augmentation": "crop_flip", "root": "/d"}),
+    ({"name": "cluttered_digits", "image_size": 40, "test_images": 2000, "workers": 0},
+     {"image_size": 32, "test_images": 60}, {"image_size": 32, "test_images": 60, "workers": 0})])
+def test_naming_the_trainings_own_data_set_changes_no_image(option: dict, trained: dict, kept: dict) -> None:
+    """An option under conf/data fills settings that nobody asked for."""
+    content = {"config": {"data": {**trained, "name": option["name"]}}}
+    found = data_settings(DataConfig(**option), content, {"checkpoint", "data", *["data.root"] * ("root" in option)})
+    assert {name: getattr(found, name) for name in kept} == kept
+    assert data_settings(DataConfig(**{**option, "image_size": 48}), content, {"data", "data.image_size"}
+                         ).image_size == 48
+
+
 @pytest.mark.parametrize("data", [
     {"root": "/data"}, {"name": None}, {"name": 3}, *({"name": "folder", **wrong} for wrong in (
         {"further": 1}, {"resize": "48"}, {"resize": -1}, {"mean": "grey"}, {"held_out": float("nan")},

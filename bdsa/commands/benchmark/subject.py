@@ -9,11 +9,12 @@ from torch.utils.data import Dataset
 
 from bdsa.budgets import Budget, Budgets
 from bdsa.commands.asked_data import data_settings
+from bdsa.config import loaded
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.config.data import for_network
 from bdsa.config.image_size import height_width
 from bdsa.config.settings import DataConfig
-from bdsa.data.datasets import create_splits, get_split
+from bdsa.data.datasets import create_splits, dataset_names, get_split
 from bdsa.data.subset import limited
 from bdsa.errors import UserError
 from bdsa.models import checkpoints
@@ -114,7 +115,10 @@ def _test_images(config: BenchmarkConfig, named: frozenset[str], content: dict, 
     if "data" not in named:  # the default data set of bdsa-benchmark is not what was asked for
         chosen = {f.name: getattr(asked, f.name) for f in fields(DataConfig) if f"data.{f.name}" in named}
         asked = DataConfig(**{"name": "", **chosen})
-    splits = create_splits(for_network(data_settings(asked, content), input_channels(network), name))
+    data = data_settings(asked, content, named)
+    if data.name not in dataset_names():
+        loaded.require(content, config.latency.checkpoint)
+    splits = create_splits(for_network(data, input_channels(network), name))
     if len(splits.classes) != network.num_classes:
         raise UserError(f"checkpoint {config.latency.checkpoint} has {network.num_classes} classes, the data "
                         f"{len(splits.classes)}")
