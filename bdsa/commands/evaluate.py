@@ -67,7 +67,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     network.execution, network.precision = config.execution, config.precision
     network.per_image = config.per_image
     reference = None if config.precision == "float32" else in_float32(network)
-    folder = evaluation_folder(config, splits.name, split)
+    folder = evaluation_folder(config, splits.name, split, named)
     if config.execution == "auto" and (found := _kept_execution(folder, len(network.adaptive_blocks()))):
         use_break_even(network, found)
     with progress_bar() as bar:
@@ -122,7 +122,7 @@ def _subject(config: EvaluateConfig, named: Collection[str], device: torch.devic
     if config.checkpoint is not None:
         splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
     check_image_size(network, name, splits.image_size)
-    check_writable(evaluation_folder(config, splits.name, split))
+    check_writable(evaluation_folder(config, splits.name, split, named))
     network.to(device)
     if missing:
         measure_curves(network, splits, config, data.workers)

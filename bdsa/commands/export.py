@@ -8,8 +8,8 @@ from typing import Any
 
 from bdsa.budgets import Budgets
 from bdsa.commands.export_program import export_program
+from bdsa.commands.result_folders import exported_file
 from bdsa.config.commands import ExportConfig
-from bdsa.config.names import FORMATS
 from bdsa.errors import UserError, first_line
 from bdsa.models import checkpoints
 from bdsa.models.digest import state_digest
@@ -25,9 +25,11 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
         config: the command's.
         named: the settings that the command line names, whatever their values are.
     """
-    path = Path(config.out) if config.out else Path(config.checkpoint).with_suffix(FORMATS[config.format])
+    path = exported_file(config)
     if path.is_dir():
-        raise UserError(f"out={config.out} is a folder: name a file")
+        raise UserError(f"{path} is a folder: name a file with out=...")
+    if config.format == "safetensors":
+        _check_safetensors(config, named)
     content = checkpoints.read_checkpoint(config.checkpoint)
     network = checkpoints.load_network(content, config.checkpoint)
     if config.curves is not None:
@@ -35,12 +37,6 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
     if config.format != "safetensors":
         export_program(config, network, content, path, named)
         return path
-    if config.budgets.targets is not None:
-        raise UserError("budgets.targets is for format=pt2, aoti and onnx: a safetensors file has all budgets")
-    if config.per_image:
-        raise UserError("per_image=true is for format=pt2, aoti and onnx: bdsa.load's network takes per_image as it is")
-    if config.cascade:
-        raise UserError("cascade=true is for format=pt2, aoti and onnx: bdsa.load's network takes it as it is")
     write_weights_file(path, content, config.attribution)
     names = ", ".join(f"{b:g}" for b in Budgets(content["model"]["budgets"]))
     print(f"{content['model']['name']} for budgets {names}: "
@@ -52,6 +48,24 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
               "budgets between measures them, and curves=ITS_RESULTS_JSON puts them in")
     print(f"  {path}  ({path.stat().st_size / 1e6:.1f} MB)")
     return path
+
+
+def _check_safetensors(config: ExportConfig, named: Collection[str]) -> None:
+    """Raise UserError for what is of an exported program alone: a safetensors file has no such thing."""
+    programs = "is for format=pt2, aoti and onnx:"
+    if config.budgets.targets is not None:
+        raise UserError(f"budgets.targets {programs} a safetensors file has all budgets")
+    for name in ("per_image", "cascade"):
+        if getattr(config, name):
+            raise UserError(f"{name}=true {programs} bdsa.load's network takes {name} as it is")
+    if config.between:
+        raise UserError(f"between=true {programs} bdsa.load's network takes any budget between where the checkpoint "
+                        f"has curves")
+    if config.precision != "float32":
+        raise UserError(f"precision={config.precision} {programs} bdsa.load's network takes its precision in code, and "
+                        f"the file keeps all digits")
+    if others := sorted(name for name in named if name == "images" or name.startswith("data")):
+        raise UserError(f"{others[0]} {programs} a safetensors file is not compared on images")
 
 
 def _measured(path: str, network: AdaptiveNetwork, checkpoint: str) -> dict[str, Any]:

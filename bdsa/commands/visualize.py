@@ -8,7 +8,7 @@ from typing import Any
 
 from bdsa.commands.answers import Answer, ask, image_row, masked_budgets, mean_row
 from bdsa.commands.asked_data import data_settings, labelled
-from bdsa.commands.result_folders import home_of
+from bdsa.commands.result_folders import visualization_folder
 from bdsa.commands.shown_images import ShownImages, from_files, from_split, imagenet_synsets
 from bdsa.config import loaded
 from bdsa.config.data import for_network
@@ -58,7 +58,7 @@ def visualize(config: VisualizeConfig, named: Collection[str] = ()) -> dict[str,
     else:
         shown, source = _of_files(config, content, network, files, named)
     check_image_size(network, name, list(shown.images.shape[2:]))
-    folder = _folder(config, source)
+    folder = visualization_folder(config, source, named)
     check_writable(folder)
     answers = ask(network.to(device).eval(), shown.images, budgets, device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,14 +131,6 @@ def _of_files(config: VisualizeConfig, content: dict[str, Any] | None, network: 
                        classes, network.num_classes)
     shown.notes += [note] * (note is not None)
     return shown, "images"
-
-
-def _folder(config: VisualizeConfig, source: str) -> Path:
-    """Where pictures go: as asked, else visualizations/ in the run's folder, else under runs/."""
-    if config.out is not None:
-        return Path(config.out)
-    home, name = home_of(config.checkpoint)
-    return home / "visualizations" / f"{name}-{source}"
 
 
 def _draw_all(kinds: Sequence[str], folder: Path, shown: ShownImages, answers: list[Answer],

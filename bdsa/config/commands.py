@@ -60,7 +60,7 @@ class ExportConfig:
     checkpoint: str | None = setting(None, "best.pt of a training")
     format: str = setting("safetensors", "safetensors, for bdsa.load; or the sparse network for torch.export (pt2), "
                           "AOTInductor (aoti) or ONNX Runtime (onnx)", choices=tuple(FORMATS))
-    out: str | None = setting(None, "the file; default: beside the checkpoint", check=check_path)
+    out: str | None = setting(None, "the file; default: beside the checkpoint, named by what is in it", check=check_path)
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     between: bool = setting(False, "also any budget between, by curves: the weights five times for each two budgets")
     per_image: bool = setting(False, "a further input, per_image: whether a budget is what no image exceeds")
