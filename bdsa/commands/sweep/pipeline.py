@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from bdsa import ranks
@@ -34,13 +36,21 @@ class Pipeline(Grid):
         """Run both stages, report, and end the process with an error if not all is finished."""
         home, studies = Path(self.config.out), []
         with reporting(self.launcher, last=lambda: show_tables(studies, home)):
-            check_arguments(arguments)
+            if self.rows:
+                raise UserError(f"bdsa-pipeline makes its own rows, and this sweep has {', '.join(self.rows)}: run it "
+                                f"with bdsa-train")
+            check_arguments([*arguments, *(f"{name}={values}" for name, values in self.params.items())])
             settings = from_omegaconf(PipelineSettings, self.config.pipeline)
             studies += self._studies(arguments)
             self._plan_singles(studies, settings, home)
-            singles = [j for s in studies for jobs in s.singles.values() for j in jobs]
-            if all(job.invalid for job in singles):  # a setting that no run of it can have
-                raise UserError(singles[0].invalid)
+            self._plan_multi(studies, settings, home)  # without targets: what cannot be is said before stage 1 is trained
+            singles, multi = ([job for stage in stages for jobs in stage.values() for job in jobs]
+                              for stages in ([s.singles for s in studies], [s.multi for s in studies]))
+            for jobs in (singles, multi):
+                if all(job.invalid for job in jobs):  # a setting that no run of it can have
+                    raise UserError(jobs[0].invalid)
+            for study in studies:
+                study.multi = {}
             self._run("single-budget runs", singles)
             ready = [s for s in studies if all(j.state in FINISHED for jobs in s.singles.values() for j in jobs)]
             for study in ready:
@@ -57,7 +67,11 @@ class Pipeline(Grid):
         for words in combinations(self.params, shared):
             key = tuple(w for w in words if _name(w) not in ("trainer.seed", "out", "tracker.group"))
             if key not in studies:
-                studies[key] = Study(list(key), Budgets(list(self.launcher.compose(words).budgets.targets)))
+                composed = self.launcher.compose(words)
+                if composed.name is not None:
+                    raise UserError(f"the settings name a run, name={composed.name}, and a pipeline has many: add "
+                                    f"name=null")
+                studies[key] = Study(list(key), Budgets(list(composed.budgets.targets)))
             studies[key].seeds.append(words)
         return list(studies.values())
 
@@ -81,7 +95,8 @@ class Pipeline(Grid):
     def _plan_multi(self, studies: list[Study], settings: PipelineSettings, home: Path) -> None:
         for study in studies:
             for metric in settings.metrics:
-                aware = [] if metric == "none" else [f"awareness.targets={study.targets}"]
+                targets = study.targets or home / "targets.csv"
+                aware = [] if metric == "none" else [f"awareness.targets={targets}"]
                 study.multi[metric] = self.launcher.plan([
                     [*words, *as_words(settings.multi), f"awareness.metric={metric}", *aware, f"out={home / 'multi'}"]
                     for words in study.seeds])
@@ -95,10 +110,16 @@ class Pipeline(Grid):
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise UserError for a setting that the pipeline chooses itself."""
+    """Raise UserError for a setting that the pipeline chooses itself, and for several values of its own ones."""
     for argument in arguments:
-        if _name(argument) in MADE_HERE:
-            raise UserError(f"{argument} is the pipeline's own to choose: give it {MADE_HERE[_name(argument)]}")
+        name, override = _name(argument), OverridesParser.create().parse_override(argument)
+        if name in MADE_HERE and not (name == "name" and override.value() is None):
+            raise UserError(f"{argument} is the pipeline's own to choose: give it {MADE_HERE[name]}")
+        if name.startswith("pipeline.") and override.is_sweep_override():
+            metrics = dict.fromkeys(re.findall(r"\w+", argument.partition("=")[2]))
+            one = f"write {name}=[{','.join(metrics)}]" if name == "pipeline.metrics" else \
+                f"give one; {name.split('.', 2)[-1]}, which is of both stages, may have several"
+            raise UserError(f"{argument.lstrip('+')} is several values, and a pipeline has one of it: {one}")
 
 
 def write_targets(study: Study, home: Path) -> Path:

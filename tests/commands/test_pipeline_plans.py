@@ -1,0 +1,25 @@
+"""What bdsa-pipeline refuses, it refuses before it trains anything: both stages are planned first."""
+from __future__ import annotations
+
+import pytest
+from command_line import TINY, run
+
+from bdsa.commands.entry_points import pipeline as pipeline_main
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["experiment=cifar10_dense", "budgets.targets=[0.3,0.5]"], "name=dense-cifar_resnet8-seed0, and a pipeline has many"
+     ": add name=null"),
+    (["experiment=cifar10_dense", "budgets.targets=[0.3]"], "add name=null"),
+    (["pipeline.metrics=[l1],[l2]"], "pipeline.metrics=[l1],[l2] is several values, and a pipeline has one of it: write "
+     "pipeline.metrics=[l1,l2]"),
+    (["pipeline.single.recipe.epochs=1,2"], "pipeline.single.recipe.epochs=1,2 is several values"),
+    (["name=null", "data.workers=0,1"], "have one folder"),
+    (["pipeline.multi.recipe.lr=-1"], "recipe.lr=-1"),
+    (["sweep=awareness"], "awareness=none,l1,l2 is the pipeline's own to choose"),
+    (["sweep=imagenet_single"], "rows"),
+])
+def test_nothing_is_trained_for_what_cannot_be(tmp_path, arguments, expected):
+    outcome = run(pipeline_main, [*TINY, f"out={tmp_path}/runs", *arguments])
+    assert outcome.code == 1 and expected in outcome.err, outcome.err
+    assert outcome.err.strip().count("\n") == 0 and not list(tmp_path.iterdir())
