@@ -64,7 +64,7 @@ class Job:
             return None
         if ranks.is_main() and owns_folder:
             failures.clear(folder)
-        return worth(getattr(config, "maximize", None), folder)
+        return worth(getattr(config, "maximize", None), folder) if owns_folder else None
 
     def _failed(self, error: BaseException, folder: Path, owns_folder: bool, mine_alone: bool) -> None:
         """Say what went wrong; end where other processes wait for this one."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -116,3 +117,14 @@ README = (FOLDER / "README.md").read_text()
 
 def line_of(name: str) -> str:
     return next((line for line in README.splitlines() if line.startswith(f"| {name} |")), "")
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_command_line_that_a_job_records_is_that_job_alone(name: str) -> None:
+    def planned(arguments: list[str]) -> list[list[str]]:
+        return in_rows(params(name), rows, arguments) if (rows := rows_of(name)) else combinations(
+            params(name), arguments)
+
+    jobs = planned([f"sweep={name}", "data.root=/a b", "recipe.epochs=3"])
+    for job in (jobs[0], jobs[-1]):
+        assert [sorted(again) for again in planned(shlex.split(shlex.join(job)))] == [sorted(job)]

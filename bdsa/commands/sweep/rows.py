@@ -44,14 +44,18 @@ def in_rows(params: Mapping[str, str], rows: Mapping[str, str], arguments: Seque
     Args:
         params: settings of every row, each with its values as a command line has them: "0,1,2".
         rows: name -> words of a command line, which may hold several values too. They take the place of the params'.
-        arguments: the command line's. They take the place of the params', and leave alone what a row is made of.
+        arguments: the command line's. They take the place of the params', and leave alone what a row is made of. All
+            words of one job, as its environment.json has them, are that job.
 
     Raises:
         UserError: for what cannot be read, and for an argument that no row would take.
     """
     grid = _grid(params, arguments)
     own = [{_setting(o): o for o in _parsed(shlex.split(words))} for words in rows.values()]
-    for override in _parsed(arguments):
+    given = _parsed(arguments)
+    if any(_is_job(params, words, given) for words in own):
+        return [[value for override in given for value in _values(override)]]
+    for override in given:
         if all(_setting(override) in words for words in own):
             raise UserError(f"{override.input_line}: every row of this sweep has its own {override.key_or_group} "
                             f"(rows: {', '.join(rows)}); hydra.sweeper.only=[...] chooses rows")
@@ -62,6 +66,14 @@ def in_rows(params: Mapping[str, str], rows: Mapping[str, str], arguments: Seque
             for more in itertools.product(*map(_values, words.values())):
                 found.setdefault(frozenset([*shared, *more]), [*shared, *more])
     return list(found.values())
+
+
+def _is_job(params: Mapping[str, str], row: Mapping[str, Override], given: Sequence[Override]) -> bool:
+    """Whether a command line has one value of each of a row's settings, which the row has too, and of each param."""
+    named = {_setting(override): override for override in given}
+    needed = {*row, *(ALIASES.get(name, name) for name in params)}
+    return needed <= {*named} and not any(o.is_sweep_override() for o in given) and all(
+        _values(named[setting])[0] in _values(own) for setting, own in row.items())
 
 
 def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
