@@ -31,6 +31,7 @@ from bdsa.ranks import is_main
 from bdsa.report.progress import progress_bar
 from bdsa.report.results_table import print_table
 from bdsa.runs.files import check_writable, write_json
+from bdsa.sparse import native
 from bdsa.sparse.auto import WHOLE
 from bdsa.sparse.execution import break_even, use_break_even
 from bdsa.training.device import choose_device
@@ -82,7 +83,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     results["precision"] = config.precision
     if is_main():
         if config.trainer.latency:
-            add_latency(results, network, dataset, device)
+            add_latency(results, network, dataset, device, config.execution)
         _write(results, folder, network, dataset, splits, evaluation, device,
                config.trainer.pictures)
     return results
@@ -95,8 +96,14 @@ def _subject(config: EvaluateConfig, named: Collection[str], device: torch.devic
     Raises:
         UserError: for the first thing in the config that cannot be.
     """
+    if config.precision in ("bfloat16", "int8") and device.type == "cpu" and (reason := native.unavailable()):
+        raise UserError(f"precision={config.precision} needs the native kernels, and they are not here ({reason}): "
+                        f"leave it out for float32")
     network, name, content, asked = None, config.model.name, None, config.budgets.targets
     if config.checkpoint is not None:
+        if given := sorted(n for n in named if n.startswith("model.")):
+            raise UserError(f"{given[0]} and checkpoint={config.checkpoint}, which says itself what its network is: "
+                            f"give one")
         stored = checkpoints.open_network(config.checkpoint, config.published, asked)
         network, name, content = stored.network, stored.name, stored.content
         network.extrapolate, network.cascade = config.extrapolate, config.cascade

@@ -46,6 +46,9 @@ class EvaluateConfig:
         if self.published is not None and self.checkpoint is None:
             raise UserError(f"published={self.published} says what a file of the authors' code holds: name the file "
                             f"with checkpoint=PATH")
+        if self.precision == "int8" and self.execution == "masked":
+            raise UserError("precision=int8 is of blocks that run sparsely, and execution=masked has none: leave it out, "
+                            "or give precision=bfloat16")
         if self.cascade and self.per_image:
             raise UserError("cascade=true meets a budget as a mean over images, and per_image=true for each: leave out "
                             "one of them")

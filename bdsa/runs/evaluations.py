@@ -10,6 +10,8 @@ from bdsa.runs import contents
 
 _SAME = ("data", "split", "image_size", "classes", "model", "dense_macs", "weights_digest", "images_digest")
 _PRECISION = "float32"  # of a training's results
+_TIMES = ("latency_ms", "speedup")
+_CONDITIONS = {"batch_size": 1, "threads": None, "processor": None, "execution": "auto", "precision": _PRECISION}
 
 
 def between_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,4 +50,12 @@ def _rows(folder: Path, results: dict[str, Any], cascade: bool) -> Iterator[dict
         if made.get("precision", _PRECISION) != results.get("precision", _PRECISION):
             continue
         if all(made.get(key) == results[key] for key in _SAME if key in results):  # old runs have no digests
-            yield from (row for row in made["rows"] if row["images"] in images)
+            alike = _timed(made) == _timed(results)
+            yield from (row if alike else {key: value for key, value in row.items() if key not in _TIMES}
+                        for row in made["rows"] if row["images"] in images)
+
+
+def _timed(results: dict[str, Any]) -> dict[str, Any]:
+    """Under which conditions latencies were measured; those that do not say theirs are as a training's."""
+    about = results.get("latency") or {}
+    return {key: about.get(key, default) for key, default in _CONDITIONS.items()}

@@ -32,7 +32,27 @@ def executor_of(network: nn.Module, budget: str) -> Executor:
     Raises:
         UserError: if there can be none.
     """
-    made = executors_of(network).of(network, budget)
+    return _executor(network, Point(budget))
+
+
+def executor_at(network: nn.Module, budget: float) -> Executor:
+    """The executor that a network in evaluation mode runs at a budget, one between those that were trained too.
+
+    Raises:
+        UserError: as `executor_of`, and for a budget out of reach.
+    """
+    return _executor(network, network.point(budget))
+
+
+def uses_executor(network: nn.Module) -> bool:
+    """Whether a network on a CPU runs by executors, in evaluation mode and without gradients: sparsely, or masked in a
+    type that the kernels have; else it calls its modules, in float32."""
+    half = native.unavailable() is None and precision.dtype_of(network.precision) != torch.float32
+    return half or network.execution != "masked"
+
+
+def _executor(network: nn.Module, point: Point) -> Executor:
+    made = executors_of(network).of(network, point.name or DENSE.name, blend=point.blend)
     if made.executor is None:
         raise UserError(f"this network has no sparse execution: {made.watch.reason}")
     return made.executor

@@ -16,7 +16,8 @@ IMAGES = 16  # that take turns: the cost of an inference depends on the image
 OF_CASCADE, ROUNDS_OF_CASCADE = 128, 3  # of which a tenth may be looked at twice: each is timed in every round
 
 
-def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Dataset, device: torch.device) -> None:
+def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Dataset, device: torch.device,
+                execution: str = "auto") -> None:
     """Measure, and add `latency` to the results and `latency_ms` and `speedup` to their rows.
 
     It takes some seconds, for the cascade of a large network a minute. Where it cannot be measured, `latency` says
@@ -27,6 +28,7 @@ def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Data
         network: that the rows are of.
         dataset: gives (image, label); the first images are taken.
         device: where the network is.
+        execution: "auto", "sparse" or "masked".
     """
     if device.type != "cpu":
         results["latency"] = {"note": "latency is measured on a CPU alone, and the network is on a GPU: "
@@ -38,7 +40,8 @@ def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Data
         count = min(OF_CASCADE if network.cascade else IMAGES, len(dataset))
         images = torch.stack([dataset[i][0] for i in range(count)])
         rounds = {"rounds": ROUNDS_OF_CASCADE} if network.cascade else {}
-        results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]], **rounds)
+        results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]],
+                                              execution=execution, **rounds)
         for row in results["rows"]:
             row.update(rows[row["budget"]])
 

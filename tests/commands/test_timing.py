@@ -1,20 +1,28 @@
 """What a latency benchmark times is what it says: masks, the dense copy, turns, profiles, and what times lead to."""
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from network_cases import adaptive, images_of, perturb
 from timm.models.resnet import BasicBlock
 from torch import nn
 
+from bdsa.budgets import Budget
 from bdsa.commands.benchmark.break_even import break_evens, in_words
-from bdsa.commands.benchmark.profile import labelled, profile_budget
+from bdsa.commands.benchmark.own_engine import taken
+from bdsa.commands.benchmark.profile import ELSEWHERE, labelled, profile_budget
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
 from bdsa.commands.benchmark.ways import against_each_way
 from bdsa.commands.benchmark.ways import as_markdown as ways_as_markdown
 from bdsa.commands.benchmark.ways import in_words as ways_in_words
 from bdsa.models.dense_copy import dense_copy, fold_batch_norms
+from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import native
+from bdsa.sparse.executors import executors_of
 from bdsa.sparse.latency import time_engines
+from bdsa.training.curves import calibrate_curves
 
 
 @pytest.mark.parametrize("name, size", [("cifar_resnet20", (32, 32)), ("resnet50", (64, 96)),
@@ -96,9 +104,47 @@ def test_a_profile_finds_every_block_and_its_macs(execution):
     assert any("head" in p["name"] for p in found["places"])
     assert ("sparse branch" in found["kinds"]) == (execution == "sparse")  # it was that execution
     before = set(network.layer1[0].__dict__)
-    with labelled(network, 0.3, execution):
+    with labelled(network, 0.3):
         assert ("run" in network.layer1[0].__dict__) == (execution == "masked")
     assert set(network.layer1[0].__dict__) == before - {"run"}
+
+
+@pytest.fixture(scope="module")
+def between() -> AdaptiveNetwork:
+    """A network that can be asked for budgets between those that were trained."""
+    x = images_of((32, 32), batch=4)
+    network = perturb(adaptive("cifar_resnet8"), x)
+    calibrate_curves(network, [x])
+    return network
+
+
+@pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
+@pytest.mark.parametrize("execution, precision", [("masked", "bfloat16"), ("sparse", "float32")])
+@pytest.mark.parametrize("budget", [0.3, 0.42])
+def test_a_profile_and_a_precision_are_of_what_runs(between, execution, precision, budget):
+    network, x = copy.deepcopy(between), images_of((32, 32), batch=1)
+    network.precision = precision
+    found = profile_budget(network, [x], budget, execution)
+    kinds = {place["name"]: {*place["kinds"]} for place in found["places"]}
+    blocks = [f"layer{stage}.0" for stage in (1, 2, 3)]
+    assert [name for name in kinds if name.startswith("layer")] == blocks
+    assert all("mask unit" in kinds[name] for name in blocks) and ("sparse branch" in found["kinds"]) == (
+        execution == "sparse")
+    assert kinds.get(ELSEWHERE, set()).isdisjoint({"mask unit", "sparse branch", "dense convolutions"})
+    assert taken(network, Budget(budget)) == precision
+    assert "b042" not in {key[0] for key in executors_of(network).made}
+
+
+def test_a_precision_is_that_of_the_maps_where_blocks_run_masked_or_kernels_are_not_here(between, monkeypatch):
+    network = copy.deepcopy(between)
+    if native.unavailable() is None:
+        network.ranges = {"layer1.0.conv1": (0.0, 1.0)}
+        network.precision, network.execution = "int8", "masked"
+        assert taken(network, Budget(0.3)) == "bfloat16"
+    monkeypatch.setattr(native, "unavailable", lambda: "BDSA_KERNELS=off")
+    network.precision = "bfloat16"
+    for network.execution in ("masked", "sparse"):
+        assert taken(network, Budget(0.3)) == "float32"
 
 
 def test_where_another_way_becomes_the_faster_one():
@@ -107,6 +153,8 @@ def test_where_another_way_becomes_the_faster_one():
         ("float32", 1.0, 1.0))]                                 # the dense network goes another way
     probed = [{"precision": p, "density": d, "ms": ms} for p, d, ms in (
         ("float32", 0.8, 40.0), ("float32", None, 30.0), ("bfloat16", None, 5.0))]
+    for row in probed:
+        row["ran"] = row["precision"]
     fastest = {"any": {"title": "b in bfloat16", "ms": 3.0}, "bfloat16": {"title": "b in bfloat16", "ms": 3.0},
                "float32": {"title": "a in float32", "ms": 50.0}}
     found = break_evens(rows, probed, fastest)

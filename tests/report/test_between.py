@@ -13,6 +13,7 @@ from run_folders import macs_of, write_masks, write_run
 from bdsa.commands import report as report_command
 from bdsa.report import plots
 from bdsa.report.pictures import run as run_pictures
+from bdsa.runs.evaluations import between_rows
 
 
 def row_at(budget: float, **more: object) -> dict:
@@ -80,3 +81,15 @@ def test_a_picture_marks_the_trained_budgets_on_the_line(key: str, monkeypatch: 
     axes = drawn[0].axes[0]
     assert list(axes.lines[0].get_xdata()) == [row[key] for row in rows[:4]], "the dense path was not trained"
     assert len(axes.texts) == 3, "trained budgets and the dense one say what they are"
+
+
+@pytest.mark.parametrize("apart", [{"threads": 4}, {"batch_size": 8}, {"processor": "another"}, {"execution": "masked"},
+                                   {"precision": "bfloat16"}, {}])
+def test_latencies_of_other_conditions_join_no_trainings(tmp_path: Path, apart: dict) -> None:
+    folder = write_run(tmp_path / "a", (0.3, 0.7), latency=4.0)
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "evaluations/best-folder-test").mkdir(parents=True)
+    (folder / "evaluations/best-folder-test/results.json").write_text(json.dumps({
+        **results, "latency": {**results["latency"], "execution": "auto", **apart}, "rows": [row_at(0.4, speedup=2.0)]}))
+    (row,) = between_rows(folder, results)
+    assert row["top1"] == row_at(0.4)["top1"] and ("latency_ms" in row, "speedup" in row) == (not apart, not apart)

@@ -103,3 +103,9 @@ def test_other_data_are_compared_with_a_warning(tmp_path):
     text = compared(one, other, f"out={tmp_path}/c.md") + (tmp_path / "c.md").read_text()
     assert "measured on other images" in text and "does not compare" in text
     assert "| data.root | cifar | cifar100 |" in text
+
+
+def test_runs_that_differ_in_their_split_are_told_apart_by_it(tmp_path):
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other", results={"split": "val"}, **{AWARE: "l1"})
+    said = compared(one, other)
+    assert "split test" in " ".join(said.split()) and "split val" in " ".join(said.split())

@@ -34,7 +34,8 @@ def probes(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget], e
         seed, blob: of the masks; see `synthetic_masks`.
 
     Returns:
-        Engines whose row holds precision and density, which is None for masked execution: its time is that of any.
+        Engines whose row holds density, None for masked execution, whose time is that of any, precision, of the budgets
+        that it is to be held against, and ran, its own.
     """
     adaptive = [budget for budget in budgets if not budget.is_dense]
     if not adaptive:
@@ -43,16 +44,25 @@ def probes(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget], e
     probed = [b for b in PROBED if all(abs(b - budget) >= FROM for budget in adaptive)]
     shapes = block_shapes(next(iter(networks.values())), tuple(inputs[0].shape[2:]))
     size, engines = len(inputs[0]), []
-    precisions = {asked: taken(network, asked, largest) for asked, network in networks.items()}
+    ran = {way: _precisions(networks, largest, way) for way in (execution, MASKED)}
     for wanted in probed:
         whole = synthetic_masks(shapes, wanted, size * len(inputs), seed, blob)
         masks = [list(each) for each in zip(*(mask.split(size) for mask in whole), strict=True)]
         density = sum(float(mask.float().mean()) for mask in whole) / len(whole)
         engines += [OwnEngine(f"probe {wanted:g} {asked}", network_engine(n, inputs, largest, execution, masks),
-                              {"precision": precisions[asked], "density": density}) for asked, n in networks.items()]
+                              {"precision": ran[execution][asked], "ran": ran[execution][asked], "density": density})
+                    for asked, n in networks.items()]
     engines += [OwnEngine(f"{MASKED} {asked}", network_engine(n, inputs, largest, MASKED),
-                          {"precision": precisions[asked], "density": None}) for asked, n in networks.items()]
+                          {"precision": ran[execution][asked], "ran": ran[MASKED][asked], "density": None})
+                for asked, n in networks.items()]
     return engines
+
+
+def _precisions(networks: Mapping[str, AdaptiveNetwork], budget: Budget, execution: str) -> dict[str, str]:
+    """What each network runs a budget in, by the precision asked for; its execution is left at this one."""
+    for network in networks.values():
+        network.execution = execution
+    return {asked: taken(network, budget) for asked, network in networks.items()}
 
 
 def break_evens(rows: Sequence[Mapping[str, Any]], probed: Sequence[Mapping[str, Any]],
@@ -74,7 +84,7 @@ def break_evens(rows: Sequence[Mapping[str, Any]], probed: Sequence[Mapping[str,
         line = sorted((row["density"], row["ms"]) for row in mine if row["density"] is not None and row["density"] < 1)
         if not line:
             continue
-        others = {f"{MASKED} in {precision}": row["ms"] for row in mine if row["density"] is None}
+        others = {f"{MASKED} in {row['ran']}": row["ms"] for row in mine if row["density"] is None}
         others.update({engine["title"]: engine["ms"] for name in (precision, "any")
                        if (engine := fastest.get(name)) is not None})
         found += [{"precision": precision, "against": name, "ms": ms, "from": line[0][0], "to": line[-1][0],

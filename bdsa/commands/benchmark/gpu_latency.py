@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -21,14 +21,14 @@ from bdsa.commands.benchmark.capture import captured
 from bdsa.commands.benchmark.folder import benchmark_folder, check_alone
 from bdsa.commands.benchmark.subject import find_subject
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
-from bdsa.config.benchmark import BenchmarkConfig
+from bdsa.config.benchmark import BenchmarkConfig, LatencyConfig
 from bdsa.errors import UserError
 from bdsa.models.dense_copy import dense_copy, fold_batch_norms
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.report.terminal import print_whole
 from bdsa.runs.environment import environment
 from bdsa.runs.files import check_writable, write_json
-from bdsa.sparse.execution import executor_of
+from bdsa.sparse.execution import executor_at
 from bdsa.sparse.gpu import device as gpu
 from bdsa.training.device import choose_device
 
@@ -40,22 +40,26 @@ OWN_DENSE = "own kernels, density 1"
 def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     """Measure every batch size, print its table and write its benchmark.json; see `latency.benchmark`."""
     check_alone()
+    check_asked(config.latency, named)
     device = choose_device(config.trainer)
     if reason := gpu.unavailable(device):
         raise UserError(f"trainer.device={config.trainer.device}: {reason}")
     sizes = config.latency.batch_sizes
     subject = find_subject(config, named, max(sizes))
+    budgets = [float(b) for b in subject.budgets if not b.is_dense]
+    if not budgets:
+        raise UserError("budget 1 is the dense network, which a GPU's dense engines run: give one below 1, such as "
+                        "budgets.targets=[0.5]")
     home = benchmark_folder(config, subject.source, subject.name, str(device))
     check_writable(home)
     results = []
     for size in sizes:
         x, masks = subject.images[:size].to(device), {}
         if config.latency.asked_masks == "synthetic":
-            masks = masks_for(subject.network, x, [float(b) for b in subject.budgets if not b.is_dense],
-                              config.trainer.seed, config.latency.blob)
+            masks = masks_for(subject.network, x, budgets, config.trainer.seed, config.latency.blob)
         result = {"what": config.what, "model": subject.name, "batch_size": size,
                   **measured(subject.network.to(device), x, masks, config.latency.rounds,
-                             "compile" in config.latency.peers, config.latency.execution),
+                             "compile" in config.latency.peers, config.latency.execution, budgets),
                   "environment": environment(str(device)), "settings": asdict(config)}
         folder = home / f"batch{size}" if len(sizes) > 1 else home
         write_json(folder / "benchmark.json", result)
@@ -63,6 +67,17 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
         print(f"  results    {folder / 'benchmark.json'}")
         results.append(result)
     return results
+
+
+def check_asked(latency: LatencyConfig, named: Collection[str]) -> None:
+    """Raise UserError for what is measured on a CPU alone."""
+    asked = {"latency.precision": latency.precision not in (None, "bfloat16"), "latency.int8": latency.int8,
+             "latency.profile": latency.profile, "latency.seconds": "latency.seconds" in named,
+             "latency.break_even": latency.break_even and "latency.break_even" in named}
+    if refused := next((name for name, wanted in asked.items() if wanted), None):
+        value = getattr(latency, refused.partition(".")[2])
+        raise UserError(f"{refused}={str(value).lower()} is of trainer.device=cpu: a GPU is measured in bfloat16, by "
+                        f"replays of graphs, at its budgets alone; leave it out")
 
 
 def masks_for(network: AdaptiveNetwork, x: Tensor, budgets: Sequence[float], seed: int = 0, blob: float = 0.15
@@ -82,7 +97,7 @@ def masks_for(network: AdaptiveNetwork, x: Tensor, budgets: Sequence[float], see
 
 
 def measured(network: AdaptiveNetwork, x: Tensor, masks: Mapping[float, Sequence[Tensor]], rounds: int, compiled: bool,
-             execution: str) -> dict[str, Any]:
+             execution: str, asked: Sequence[float] | None = None) -> dict[str, Any]:
     """Milliseconds of every dense engine and budget.
 
     Args:
@@ -92,10 +107,11 @@ def measured(network: AdaptiveNetwork, x: Tensor, masks: Mapping[float, Sequence
         rounds: that are timed; the median counts.
         compiled: whether to compile the dense network too, which takes minutes.
         execution: "sparse" or "auto".
+        asked: budgets below 1; None: all that were trained.
     """
     narrow = copy.deepcopy(network).bfloat16().to(memory_format=torch.channels_last)
     images = x.bfloat16().contiguous(memory_format=torch.channels_last)
-    budgets = [float(b) for b in network.budgets.adaptive]
+    budgets = [float(b) for b in network.budgets.adaptive] if asked is None else list(asked)
     works = dense_works(dense_copy(narrow), images, compiled)
     rows = []
     for budget in budgets:
@@ -132,8 +148,8 @@ def own_work(network: AdaptiveNetwork, images: Tensor, budget: float, masks: Seq
     network.execution, network.watch_weights = execution, "never"
     with torch.inference_mode():
         network(images, budget=budget, masks=masks)
-    executor = executor_of(network, network.budgets.require(budget).name)
-    work = executor.work(network.forward_head, masks is not None, images.dtype)
+    executor = executor_at(network, budget)
+    work = executor.work(network.forward_head, masks is not None, images.dtype, network.point(budget).offset)
     ways = [2.0 if way is None else way for way in executor.ways]
 
     def run() -> Tensor:

@@ -67,6 +67,7 @@ def found_results(folder: Path) -> tuple[list[Result], list[str]]:
 
 def as_markdown(results: Sequence[Result]) -> str:
     """The short table, everything about the budgets, the dense engines, automatic execution and the break-even."""
+    results = told_apart(results)
     parts = [f"{words}:" if len(about(results)) == 1 else f"- {words}" for words in about(results)]
     crossings = [f"- {result['model']}, batch {result['batch_size']}: {break_even_in_words(c, result['execution'])}"
                  for result in results for c in result["break_even"]]
@@ -75,13 +76,37 @@ def as_markdown(results: Sequence[Result]) -> str:
         markdown(*engine_rows(results), 1), *filter(None, [ways_as_markdown(results), "\n".join(crossings)])])
 
 
+def told_apart(results: Sequence[Result]) -> list[Result]:
+    """The results, with what differs between those of one network and batch behind the network's name."""
+    alike: dict[tuple[str, int], list[Result]] = {}
+    for result in results:
+        alike.setdefault((result["model"], result["batch_size"]), []).append(result)
+    named = []
+    for result in results:
+        others = alike[result["model"], result["batch_size"]]
+        words = [own for own, *each in zip(conditions(result), *map(conditions, others)) if len({*each}) > 1]
+        same = [other for other in others if conditions(other) == conditions(result)]
+        if len(same) > 1:
+            words.append(f"measurement {1 + next(i for i, other in enumerate(same) if other is result)}")
+        named.append({**result, "model": ", ".join([result["model"], *words])})
+    return named
+
+
+def conditions(result: Result) -> list[str]:
+    """What a benchmark is of beside its network and batch, in words."""
+    return ["Synthetic masks" if result["masks"] == "synthetic" else f"Own masks on {result['images']}",
+            f"{in_words(result['image_size'])} pixels", counted(result["threads"], "thread"),
+            f"{result['execution']} execution", f"on {result['processor']}"]
+
+
 def about(results: Sequence[Result]) -> list[str]:
     """What the figures are of, once for all that have it in common."""
-    return list(dict.fromkeys(
-        f"{'Synthetic masks' if r['masks'] == 'synthetic' else 'Own masks on ' + r['images']}, "
-        f"{in_words(r['image_size'])} pixels, {counted(r['threads'], 'thread')}, {r['execution']} execution, medians "
-        f"of {counted(r['rounds'], 'round')}, on {r['processor']}; "
-        + ", ".join(f"{name} {v}" for name, v in r["versions"].items() if v) for r in results))
+    found = []
+    for result in results:
+        *first, where = conditions(result)
+        found.append(f"{', '.join(first)}, medians of {counted(result['rounds'], 'round')}, {where}; "
+                     + ", ".join(f"{name} {v}" for name, v in result["versions"].items() if v))
+    return list(dict.fromkeys(found))
 
 
 def short_rows(results: Sequence[Result]) -> Table:

@@ -15,7 +15,7 @@ from bdsa.commands.benchmark.dense_engine import logits_of
 from bdsa.commands.benchmark.engines import check_agreement, tolerance
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse.execution import executor_of
+from bdsa.sparse.execution import executor_at, uses_executor
 from bdsa.sparse.latency import Engine, network_engine
 from bdsa.sparse.precision import multiplies
 from bdsa.sparse.ranges import quantize, quantizes
@@ -81,9 +81,13 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tens
     return found
 
 
-def taken(network: AdaptiveNetwork, asked: str, budget: Budget) -> str:
-    """The precision in which a budget runs, where the network decides it with its first images: after these."""
-    return str(executor_of(network, budget.name).products).removeprefix("torch.") if asked == "auto" else asked
+def taken(network: AdaptiveNetwork, budget: Budget) -> str:
+    """The precision in which a network runs a budget by its execution; of "auto", which looks at its first images, after
+    these. Int8 is of sparse blocks: masked ones run in the type of the maps."""
+    if not uses_executor(network):
+        return "float32"
+    made = executor_at(network, budget)
+    return str(made.dtype if network.execution == "masked" else made.products).removeprefix("torch.")
 
 
 def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, budget: Budget,
@@ -97,7 +101,7 @@ def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, bu
     execution = config.latency.execution
     run = network_engine(network, inputs, budget, execution, masks)
     logits = logits_of(run, len(inputs))  # the first may be recorded, and the next ones are played
-    precision = taken(network, asked, budget)
+    precision = taken(network, budget)
     # Where a mask differs, logits may do so by any amount; what int8 costs depends on the network.
     own = masks is None and precision != "float32" or precision == "int8"
     apart = check_agreement(f"latency.execution={execution} in {precision}", logits, reference.logits,
@@ -112,8 +116,8 @@ def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, bu
             differ += sum(int((a != b).sum()) for a, b in zip(usage.masks, reference.masks[number], strict=True))
             positions += sum(m.numel() for m in usage.masks)
     mean = {"density": density, "conditional_fraction": fraction, "macs_ratio": [m / dense for m in macs]}
-    return OwnEngine(f"{budget.name} {precision}", run, {
-        "name": budget.name, "budget": float(budget), "precision": precision, "logits_apart": apart,
+    return OwnEngine(f"{budget.name} {asked}", run, {
+        "name": budget.name, "budget": float(budget), "asked": asked, "precision": precision, "logits_apart": apart,
         "decisions_differ": None if masks is not None or budget.is_dense else differ / positions,
         **{key: sum(values) / len(values) for key, values in mean.items()}})
 

@@ -31,7 +31,7 @@ from bdsa.report.terminal import print_whole
 from bdsa.runs.files import write_json, write_text
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import Step
-from bdsa.sparse.execution import executor_of
+from bdsa.sparse.execution import executor_at, uses_executor
 from bdsa.sparse.latency import network_engine
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log would stand between the tables
@@ -50,7 +50,7 @@ OTHER = "other operators"
 
 def write_profiles(networks: Mapping[str, AdaptiveNetwork], inputs: Sequence[Tensor],
                    masks: Mapping[float, Sequence[Sequence[Tensor]]], result: Mapping[str, Any], folder: Path) -> None:
-    """Write profile-<budget>-<precision>.txt and .json for every row of a benchmark, and print the totals.
+    """Write profile-<budget>-<precision asked for>.txt and .json for every row of a benchmark, and print the totals.
 
     Args:
         networks: in eval mode, by the precision asked for.
@@ -59,12 +59,12 @@ def write_profiles(networks: Mapping[str, AdaptiveNetwork], inputs: Sequence[Ten
         folder: where it is kept.
     """
     for row in (r for r in result["rows"] if not Budget(r["budget"]).is_dense):
-        network = networks.get(row["precision"]) or networks["auto"]
+        network = networks[row["asked"]]
         macs = result["batch_size"] * network.dense_macs(tuple(inputs[0].shape[2:]))
         found = {"dense_gmacs_per_second": 1e-6 * macs / result["fastest"]["any"]["ms"],
                  **profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))}
-        path = folder / f"profile-{row['name']}-{row['precision']}.json"
-        write_json(path, {**{key: row[key] for key in ("budget", "precision", "ms", "speedup", "efficiency")}, **found})
+        path = folder / f"profile-{row['name']}-{row['asked']}.json"
+        write_json(path, {**{key: row[key] for key in ("budget", "asked", "precision", "ms", "speedup", "efficiency")}, **found})
         text = io.StringIO()
         for table in (places_table(found, row), operators_table(found)):
             print_whole(table, text)
@@ -86,7 +86,7 @@ def profile_budget(network: AdaptiveNetwork, inputs: Sequence[Tensor], budget: f
     engine = network_engine(network, inputs, budget, execution, masks)
     with torch.inference_mode():
         engine(0)  # what is made at first use, is made
-    with torch.inference_mode(), labelled(network, budget, execution):
+    with torch.inference_mode(), labelled(network, budget):
         engine(0)
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             for number in range(len(inputs)):
@@ -140,10 +140,10 @@ def _places(network: AdaptiveNetwork) -> dict[nn.Module, str]:
 
 
 @contextmanager
-def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterator[None]:
+def labelled(network: AdaptiveNetwork, budget: float) -> Iterator[None]:
     """Within it, a profiler sees which place of the network an operator belongs to.
 
-    Masked execution calls the blocks, and the dense modules between them; sparse execution has steps of its own.
+    A network that runs by executors has steps of its own; else it calls the blocks, and the dense modules between them.
     """
     wrapped: list[tuple[nn.Module, str]] = []
 
@@ -151,13 +151,14 @@ def labelled(network: AdaptiveNetwork, budget: float, execution: str) -> Iterato
         setattr(module, method, _ranged(getattr(module, method), label))
         wrapped.append((module, method))
 
+    packed = uses_executor(network)
     # A network whose modules have methods of their own does not run sparsely.
-    for module, name in _places(network).items() if execution == "masked" else ():
+    for module, name in () if packed else _places(network).items():
         method = "run" if isinstance(module, AdaptiveBlock) else "forward_head" if module is network else "forward"
         wrap(module, method, PLACE + name)
         for unit in module.mask_units.values() if isinstance(module, AdaptiveBlock) else ():
             wrap(unit, "forward", MASK_UNIT)
-    executor = None if execution == "masked" else executor_of(network, Budget(budget).name)
+    executor = executor_at(network, budget) if packed else None
     steps, head = (executor.steps, executor.head) if executor else ([], None)
     try:
         if executor:

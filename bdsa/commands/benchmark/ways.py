@@ -30,12 +30,19 @@ def each_way(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget],
     for asked, network in networks.items():
         alone = at_precisions(network, None) if asked == "auto" else {asked: network}
         for budget in budgets:
-            precision = taken(network, asked, budget)
+            network.execution = "auto"
+            precision = taken(network, budget)
             engines += [OwnEngine(f"{budget.name} {asked} {way} in {one}",
                                   network_engine(own, inputs, budget, way, masks.get(budget)),
-                                  {"name": budget.name, "precision": precision, "way": f"{way} in {one}"})
+                                  {"name": budget.name, "precision": precision, "way": _named(own, budget, way)})
                         for one, own in alone.items() for way in WAYS]
     return engines
+
+
+def _named(network: AdaptiveNetwork, budget: Budget, way: str) -> str:
+    """A way and the precision that a network runs it in; the network's execution is left at it."""
+    network.execution = way
+    return f"{way} in {taken(network, budget)}"
 
 
 def against_each_way(rows: Iterable[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
