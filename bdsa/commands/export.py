@@ -30,7 +30,8 @@ def export(config: ExportConfig, named: Collection[str] = ()) -> Path:
         raise UserError(f"{path} is a folder: name a file with out=...")
     if config.format == "safetensors":
         _check_safetensors(config, named)
-    content = checkpoints.read_checkpoint(config.checkpoint)
+    content = checkpoints.read_checkpoint(config.checkpoint, "bdsa-export takes no other, dense weights and the "
+                                          "authors' code's among them; name best.pt of a training")
     network = checkpoints.load_network(content, config.checkpoint)
     if config.curves is not None:
         content.update(_measured(config.curves, network, config.checkpoint))

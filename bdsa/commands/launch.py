@@ -100,6 +100,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         if {"-sc", "--shell-completion"} & {*sys.argv}:  # its install=bash and query=bash are no settings
             expand_typed(options)
         else:
+            sys.argv[1:] = flags_first(sys.argv[1:])
             check_flags(sys.argv[1:])
             check_overrides(overrides, schema, options)
         sys.argv += [*launcher_arguments(sys.argv[1:]), *sweeper_arguments(sys.argv[1:])][:1]
@@ -123,6 +124,22 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         ranks.exit_failed(at_once=False)
     if job.failed:
         ranks.exit_failed(at_once=any(job.failed))
+
+
+def flags_first(arguments: list[str]) -> list[str]:
+    """A command line with its flags, and their values, before its settings: between settings Hydra reads none.
+
+    Examples: `model=resnet18 -m trainer.seed=0,1` becomes `-m model=resnet18 trainer.seed=0,1`.
+    """
+    known = {flag: action for action in get_args_parser()._actions for flag in action.option_strings}
+    flags, settings, waiting = [], [], list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        (flags if word.startswith("-") else settings).append(word)
+        action = known.get(word)
+        if action is not None and waiting and (action.nargs is None or waiting[0] in (action.choices or ())):
+            flags.append(waiting.pop(0))  # its value
+    return [*flags, *settings]
 
 
 def check_flags(arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ HELP = """bdsa-targets: the targets file of awareness from finished single-budge
 
   bdsa-train -m model=cifar_resnet20 budgets.targets=[0.3],[0.5],[0.7] trainer.seed=0,1 out=singles
   bdsa-targets singles/*/ out=targets.csv
-  bdsa-train model=cifar_resnet20 budgets=multi awareness=l1 awareness.targets=targets.csv
+  bdsa-train model=cifar_resnet20 budgets.targets=[0.3,0.5,0.7] awareness=l1 awareness.targets=targets.csv
 
 A row a model, a column a budget: the top-1 of the split that the runs report, the mean over their seeds.
 The columns data, split and runs say where the numbers are from.

@@ -94,8 +94,11 @@ def plain_curves(network: AdaptiveNetwork) -> dict[str, dict[str, Any]]:
     return {name: curve.plain() for name, curve in network.curves.items()}
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, advice: str | None = None) -> dict[str, Any]:
     """Read a checkpoint of this project; nothing but this file is read, and nothing of it is run.
+
+    Args:
+        advice: what the caller takes in place of such a file; None: what a training does.
 
     Raises:
         UserError: if it is missing, damaged, would run code, states what cannot be, or is not a checkpoint of this
@@ -103,8 +106,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content = find_checkpoint(path)
     if content is None:
-        raise UserError(f"{path} is not a checkpoint of bdsa-train: for a dense network's weights give "
-                        f"model=NAME model.weights={path}")
+        dense = f"for a dense network's weights give model=NAME model.weights={path}"
+        raise UserError(f"{path} is not a checkpoint of bdsa-train: {advice or dense}")
     return content
 
 
@@ -219,7 +222,8 @@ def fitting_confidence(confidence: Mapping[str, Any] | None, network: AdaptiveNe
     return found
 
 
-def open_network(path: str | Path, published: str | None = None, asked: Sequence[float] | None = None) -> StoredNetwork:
+def open_network(path: str | Path, published: str | None = None, asked: Sequence[float] | None = None,
+                 advice: str | None = None) -> StoredNetwork:
     """The network of a checkpoint of bdsa-train or bdsa-export, or of one of the authors' code.
 
     Args:
@@ -227,6 +231,7 @@ def open_network(path: str | Path, published: str | None = None, asked: Sequence
         published: the architecture of a file of the authors' code, such as "resnet18_multi".
         asked: budgets that the command asks for; one below 1 tells a single-budget file of the authors'
             code its budget, which that file does not say.
+        advice: what the caller takes in place of a checkpoint of ours; None: one of the authors' code, by `published`.
 
     Raises:
         UserError: for a file that is neither, or one that the two arguments do not fit.
@@ -239,9 +244,9 @@ def open_network(path: str | Path, published: str | None = None, asked: Sequence
                             f"{content['model']['name']}: leave out published={published}")
         return StoredNetwork(load_network(content, path), content["model"]["name"], content)
     if published is None:
-        raise UserError(f"{path} is not a checkpoint of bdsa-train: for one of the authors' code give its "
-                        f"architecture, such as published=resnet18_multi; a dense network's weights have no masks and "
-                        f"are bdsa-evaluate's model=NAME model.weights={path}")
+        theirs = (f"for one of the authors' code give its architecture, such as published=resnet18_multi; a dense "
+                  f"network's weights have no masks and are bdsa-evaluate's model=NAME model.weights={path}")
+        raise UserError(f"{path} is not a checkpoint of bdsa-train: {advice or theirs}")
     below = Budgets(asked).adaptive if asked else ()
     if len(below) != 1 and any(".masker." in key for key in state_dict_of(content, path)):
         raise UserError(f"{path} is of a single budget, which the file does not say: give it, such as "

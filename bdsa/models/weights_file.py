@@ -137,7 +137,8 @@ def load(path: str | Path) -> AdaptiveNetwork | FeatureNetwork:
         UserError: if the file is missing, damaged or of something else.
     """
     path = weights_of(path)
-    content = checkpoints.read_checkpoint(path)
+    content = checkpoints.read_checkpoint(path, "bdsa.load takes no other, dense weights and the authors' code's among "
+                                                "them")
     network = checkpoints.load_network(content, path).eval()
     network.execution = "auto"
     stages = content["model"].get("out_indices")

@@ -2,16 +2,22 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from command_line import TINY, run
+from omegaconf import OmegaConf
 
 from bdsa.commands.compare import main as compare_main
 from bdsa.commands.entry_points import evaluate, export, train, visualize
+from bdsa.commands.launch import flags_first
 from bdsa.commands.report import main as report_main
 from bdsa.commands.targets import main as targets_main
 from bdsa.config.loaded import LOADED
+from bdsa.config.options import shipped_folder
 
 
 @pytest.fixture
@@ -96,3 +102,24 @@ def test_a_sweep_says_a_wrong_path_or_reference_in_a_line(folder):
         assert outcome.code == 1 and "Traceback" not in outcome.err
         assert outcome.err.startswith("error: ") and said in outcome.err.splitlines()[0]
     assert not (folder.parent / "x").exists()
+
+
+@pytest.mark.parametrize("arguments", [["recipe.lr=0.25", "--cfg", "job", "model=cifar_resnet8"],
+                                       ["recipe.lr=0.25", "model=cifar_resnet8", "-c", "job"],
+                                       ["recipe.lr=0.25", "--cfg=job", "model=cifar_resnet8", "--resolve"]])
+def test_flags_may_stand_anywhere(folder, arguments):
+    outcome = run(train, arguments)
+    assert outcome.code == 0 and "lr: 0.25" in outcome.out and "name: cifar_resnet8" in outcome.out, outcome.err
+    assert flags_first(["a=1", "-m", "b=1,2"]) == ["-m", "a=1", "b=1,2"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "visualize", "export", "benchmark", "pipeline", "targets",
+                                  "report", "compare"])
+def test_a_shell_takes_every_example_of_the_help(name):
+    """What stands behind an example, after two blanks, says what it does."""
+    conf = shipped_folder("conf") / f"{name}.yaml"
+    text = OmegaConf.load(conf).hydra.help.template if conf.exists() else \
+        import_module(f"bdsa.commands.{name}").HELP
+    examples = [re.split(" {2,}", line.strip())[0] for line in text.splitlines() if line.startswith("  bdsa-")]
+    done = subprocess.run(["bash", "-n"], input="\n".join(examples), capture_output=True, text=True)
+    assert examples and done.returncode == 0, done.stderr

@@ -9,8 +9,10 @@ from command_line import run
 from torch.utils.data import TensorDataset
 
 from bdsa.commands.benchmark.gpu_latency import check_asked
-from bdsa.commands.entry_points import evaluate, export
-from bdsa.config.benchmark import LatencyConfig
+from bdsa.commands.benchmark.subject import _test_images
+from bdsa.commands.entry_points import benchmark, evaluate, export
+from bdsa.config.benchmark import BenchmarkConfig, LatencyConfig
+from bdsa.config.settings import DataConfig
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
 from bdsa.sparse import native
@@ -43,6 +45,28 @@ def test_a_precision_whose_kernels_are_not_here_is_refused(tmp_path, monkeypatch
     monkeypatch.setattr(native, "unavailable", lambda: "BDSA_KERNELS=off")
     outcome = run(evaluate, [GONE, f"precision={precision}", "trainer.device=cpu"])
     assert outcome.code == 1 and f"precision={precision} needs the native kernels" in outcome.err, outcome.err
+
+
+def test_advice_names_no_setting_that_the_command_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"fc.weight": torch.zeros(7, 64)}}, "other.pt")
+    outcome = run(export, ["checkpoint=other.pt"])
+    assert "other.pt is not a checkpoint of bdsa-train: bdsa-export takes no other" in outcome.err
+    outcome = run(benchmark, ["what=latency", "latency.checkpoint=other.pt", "latency.peers=[eager]"])
+    assert "give model=NAME model.weights=other.pt" in outcome.err and "published" not in outcome.err
+
+
+def test_a_benchmark_sees_its_networks_images_as_the_training_did():
+    def images(content, **data):
+        config = BenchmarkConfig(latency=LatencyConfig(checkpoint="best.pt"), data=DataConfig(**data))
+        network = create_model("cifar_resnet8", [0.5, 1.0], 10)
+        return _test_images(config, frozenset({"latency.checkpoint", "data"}), content, network, "cifar_resnet8", 2)[0]
+
+    trained = {"name": "cluttered_digits", "image_size": 32, "train_images": 4, "val_images": 4, "test_images": 4}
+    found = images({"config": {"data": trained}}, name="cluttered_digits", image_size=40, test_images=2000)
+    assert found.shape == (2, 3, 32, 32)
+    with pytest.raises(UserError, match="trained with the plug-in mine.py, which is not loaded"):
+        images({"config": {"data": {"name": "stripes"}, "plugins": ["mine.py"]}}, name="stripes")
 
 
 @pytest.mark.parametrize("name, value", [("precision", "float32"), ("int8", True), ("profile", True),

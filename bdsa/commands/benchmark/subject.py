@@ -99,7 +99,8 @@ def wake(network: nn.Module) -> None:
 def _trained(config: BenchmarkConfig, named: frozenset[str]) -> tuple[AdaptiveNetwork, str, dict]:
     """The checkpoint's network, name and content."""
     path = config.latency.checkpoint
-    stored = checkpoints.open_network(path)
+    stored = checkpoints.open_network(path, advice=f"bdsa-benchmark takes no other as latency.checkpoint; for a dense "
+                                                   f"network's weights give model=NAME model.weights={path}")
     if named & {"model", "model.name"} and config.model.name != stored.name:
         raise UserError(f"model={config.model.name} and latency.checkpoint={path}, which holds a {stored.name}: give "
                         f"one of them")
