@@ -29,8 +29,8 @@ def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Coll
     Args:
         asked: the command line's, with defaults.
         content: the checkpoint, if it is of bdsa-train.
-        named: the settings that the command line names, such as "data.held_out": these count, whatever they are. None of
-            them: it is not known, and what differs from its default counts.
+        named: the settings that the command line names, such as "data.held_out": these count, whatever they are. Empty:
+            they are not known, and what differs from its default counts.
         split: the one that is asked for.
 
     Raises:

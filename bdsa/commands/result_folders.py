@@ -104,7 +104,7 @@ def _at(targets: Sequence[float] | None) -> list[str]:
 
 
 def _unsaid(config: EvaluateConfig | VisualizeConfig, named: Collection[str]) -> dict[str, Any]:
-    """What decides a result and stands in no word of the name: settings of data and model, and files by their places."""
+    """What decides a result and stands in no word of the name: settings of data and model, and where files lie."""
     unsaid: dict[str, Any] = {}
     for name in (n for n in named if n.startswith(("data.", "model.")) and n not in _SAID):
         section, key = name.split(".")[:2]

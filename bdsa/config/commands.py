@@ -47,8 +47,8 @@ class EvaluateConfig:
             raise UserError(f"published={self.published} says what a file of the authors' code holds: name the file "
                             f"with checkpoint=PATH")
         if self.precision == "int8" and self.execution == "masked":
-            raise UserError("precision=int8 is of blocks that run sparsely, and execution=masked has none: leave it out, "
-                            "or give precision=bfloat16")
+            raise UserError("precision=int8 is of blocks that run sparsely, and execution=masked has none: leave it "
+                            "out, or give precision=bfloat16")
         if self.cascade and self.per_image:
             raise UserError("cascade=true meets a budget as a mean over images, and per_image=true for each: leave out "
                             "one of them")
@@ -63,7 +63,7 @@ class ExportConfig:
     checkpoint: str | None = setting(None, "best.pt of a training")
     format: str = setting("safetensors", "safetensors, for bdsa.load; or the sparse network for torch.export (pt2), "
                           "AOTInductor (aoti) or ONNX Runtime (onnx)", choices=tuple(FORMATS))
-    out: str | None = setting(None, "the file; default: beside the checkpoint, named by what is in it", check=check_path)
+    out: str | None = setting(None, "the file; default: beside the checkpoint, named by its content", check=check_path)
     budgets: AskedBudgets = field(default_factory=AskedBudgets)
     between: bool = setting(False, "also any budget between, by curves: the weights five times for each two budgets")
     per_image: bool = setting(False, "a further input, per_image: whether a budget is what no image exceeds")

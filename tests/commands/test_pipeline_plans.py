@@ -8,11 +8,11 @@ from bdsa.commands.entry_points import pipeline as pipeline_main
 
 
 @pytest.mark.parametrize("arguments, expected", [
-    (["experiment=cifar10_dense", "budgets.targets=[0.3,0.5]"], "name=dense-cifar_resnet8-seed0, and a pipeline has many"
-     ": add name=null"),
+    (["experiment=cifar10_dense", "budgets.targets=[0.3,0.5]"],
+     "name=dense-cifar_resnet8-seed0, and a pipeline has many: add name=null"),
     (["experiment=cifar10_dense", "budgets.targets=[0.3]"], "add name=null"),
-    (["pipeline.metrics=[l1],[l2]"], "pipeline.metrics=[l1],[l2] is several values, and a pipeline has one of it: write "
-     "pipeline.metrics=[l1,l2]"),
+    (["pipeline.metrics=[l1],[l2]"],
+     "pipeline.metrics=[l1],[l2] is several values, and a pipeline has one of it: write pipeline.metrics=[l1,l2]"),
     (["pipeline.single.recipe.epochs=1,2"], "pipeline.single.recipe.epochs=1,2 is several values"),
     (["name=null", "data.workers=0,1"], "have one folder"),
     (["pipeline.multi.recipe.lr=-1"], "recipe.lr=-1"),

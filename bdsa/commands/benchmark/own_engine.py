@@ -82,8 +82,10 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tens
 
 
 def taken(network: AdaptiveNetwork, budget: Budget) -> str:
-    """The precision in which a network runs a budget by its execution; of "auto", which looks at its first images, after
-    these. Int8 is of sparse blocks: masked ones run in the type of the maps."""
+    """The precision in which a network runs a budget by its execution; that of "auto" is known after its first images.
+
+    Int8 is of sparse blocks: masked ones run in the type of the maps.
+    """
     if not uses_executor(network):
         return "float32"
     made = executor_at(network, budget)

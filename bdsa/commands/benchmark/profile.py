@@ -64,7 +64,8 @@ def write_profiles(networks: Mapping[str, AdaptiveNetwork], inputs: Sequence[Ten
         found = {"dense_gmacs_per_second": 1e-6 * macs / result["fastest"]["any"]["ms"],
                  **profile_budget(network, inputs, row["budget"], result["execution"], masks.get(row["budget"]))}
         path = folder / f"profile-{row['name']}-{row['asked']}.json"
-        write_json(path, {**{key: row[key] for key in ("budget", "asked", "precision", "ms", "speedup", "efficiency")}, **found})
+        about = {key: row[key] for key in ("budget", "asked", "precision", "ms", "speedup", "efficiency")}
+        write_json(path, {**about, **found})
         text = io.StringIO()
         for table in (places_table(found, row), operators_table(found)):
             print_whole(table, text)

@@ -43,7 +43,7 @@ class Pipeline(Grid):
             settings = from_omegaconf(PipelineSettings, self.config.pipeline)
             studies += self._studies(arguments)
             self._plan_singles(studies, settings, home)
-            self._plan_multi(studies, settings, home)  # without targets: what cannot be is said before stage 1 is trained
+            self._plan_multi(studies, settings, home)  # without targets: what cannot be is said before any training
             singles, multi = ([job for stage in stages for jobs in stage.values() for job in jobs]
                               for stages in ([s.singles for s in studies], [s.multi for s in studies]))
             for jobs in (singles, multi):
