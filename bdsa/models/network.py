@@ -63,7 +63,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         operations on a tensor are still seen, and whatever replaces a tensor or a module; what goes around these
         (`.data.copy_()`, fused optimisers, numpy) must be announced by `weights_changed()`. "never" takes the network
         for constant, as engines do that compile one: nothing is looked at after `train()` or another execution was set,
-        and all else is to be announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must always be.
+        and all else is to be announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must
+        always be.
 
         In torch.compile, without gradients, and in torch.export the network is one node (`bdsa.models.one_node`).
         Masked execution runs instead where others want to see or change what happens: dispatch and function modes

@@ -38,8 +38,8 @@ def batch_class(x: Tensor) -> str:
 
 def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
     """What break-even densities depend on beside network and batch: processor or accelerator, threads, type, size."""
-    return {"processor": name_of(x.device), "threads": torch.get_num_threads(), "precision": str(dtype).removeprefix("torch."),
-            "image_size": list(x.shape[2:])}
+    return {"processor": name_of(x.device), "threads": torch.get_num_threads(),
+            "precision": str(dtype).removeprefix("torch."), "image_size": list(x.shape[2:])}
 
 
 def nearest(found: Sequence[dict[str, Any]], x: Tensor, dtype: torch.dtype, blocks: int, budget: str = ""

@@ -151,7 +151,8 @@ class BasicPlan:
             following: the products that follow what changes.
         """
         operators.basic(identity, x, mask, rows, self.stride, self.submanifold, self.first.weight, self.first.bias,
-                        self.second.weight, self.second.bias, *_projection(self.shortcut, x, mask), *board_of(following))
+                        self.second.weight, self.second.bias, *_projection(self.shortcut, x, mask),
+                        *board_of(following))
 
 
 class BottleneckPlan:
@@ -234,7 +235,8 @@ def _projection(shortcut: Shortcut | None, x: Tensor, mask: Tensor) -> tuple:
     """The shortcut of a block with input x and a mask [B, h, w], as the block operators take it."""
     if shortcut is None or shortcut.matrix is None:
         return None, None, None, 1, shortcut is not None
-    return check_projected(shortcut, x, mask.shape[1:]), shortcut.matrix.weight, shortcut.matrix.bias, shortcut.stride, True
+    projected = check_projected(shortcut, x, mask.shape[1:])
+    return projected, shortcut.matrix.weight, shortcut.matrix.bias, shortcut.stride, True
 
 
 def board_of(following: Following | None) -> tuple:

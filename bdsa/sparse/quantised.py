@@ -120,7 +120,8 @@ class Int8Residual:
         """See `BasicPlan`; maps are bfloat16."""
         p, shortcut = self.projection, self.shortcut
         projected = (None, None, None, None, [], 1) if p is None else (
-            check_projected(shortcut, x, mask.shape[1:]), p.weight, p.bias, p.scale, [p.rows.inverse, p.rows.zero], shortcut.stride)
+            check_projected(shortcut, x, mask.shape[1:]), p.weight, p.bias, p.scale, [p.rows.inverse, p.rows.zero],
+            shortcut.stride)
         operators.residual_int8(identity, x, mask, rows, self.stride, self.submanifold, *_listed(self.matrices),
                                 *projected, shortcut is not None, *board_of(following))
 

@@ -219,9 +219,9 @@ class WithPoint(TwoStages):
 
 
 @pytest.mark.parametrize(("make", "taken"), [
-    (lambda: Wide(point=3), "point"), (lambda: Wide(cascade=[1, 2]), "cascade"), (lambda: Wide(_expected=1), "_expected"),
-    (lambda: Wide(exact=nn.Linear(2, 2)), "exact"), (lambda: Wide(usual=nn.Parameter(torch.ones(1))), "usual"),
-    (WithPoint, "point")])
+    (lambda: Wide(point=3), "point"), (lambda: Wide(cascade=[1, 2]), "cascade"),
+    (lambda: Wide(_expected=1), "_expected"), (lambda: Wide(exact=nn.Linear(2, 2)), "exact"),
+    (lambda: Wide(usual=nn.Parameter(torch.ones(1))), "usual"), (WithPoint, "point")])
 def test_names_that_adaptive_networks_have_are_refused(make, taken):
     network = make()
     with pytest.raises(UserError, match=f"my net cannot be adapted: adaptive networks have a '{taken}' of their own"):

@@ -189,9 +189,9 @@ def test_auto_finds_break_even_points_once_and_keeps_them() -> None:
 
 def test_break_even_densities_of_another_network_are_refused() -> None:
     network = network_of("cifar_resnet14")
-    for densities, case in (([0.5] * 3, "1"), ([0.5] * 3, "1, the first 2 blocks"), ([0.5] * 7, "8, the first 7 blocks")):
-        with pytest.raises(UserError, match=f"are of {len(densities)} blocks, and the network has 6"):
-            use_break_even(network, {"blocks": {case: densities}})
+    for blocks, case in ((3, "1"), (3, "1, the first 2 blocks"), (7, "8, the first 7 blocks")):
+        with pytest.raises(UserError, match=f"are of {blocks} blocks, and the network has 6"):
+            use_break_even(network, {"blocks": {case: [0.5] * blocks}})
     use_break_even(network, {"blocks": {"1": [0.5] * 6, "1, the first 2 blocks": [0.5] * 2}})
 
 

@@ -1,4 +1,4 @@
-"""Layers that the kernels do not know, put in the place of those they do: they run masked, and what cannot fit raises."""
+"""Layers that the kernels do not know in the place of those they do run masked, and what cannot fit raises."""
 from __future__ import annotations
 
 from collections.abc import Callable

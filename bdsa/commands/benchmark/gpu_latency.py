@@ -88,8 +88,8 @@ def masks_for(network: AdaptiveNetwork, x: Tensor, budgets: Sequence[float], see
         UserError: without a budget below 1, of which an adaptive network's latency is.
     """
     if not budgets:
-        raise UserError("budgets.targets has no budget below 1, whose latency is compared with the dense network's: give "
-                        "one, such as budgets.targets=[0.5]")
+        raise UserError("budgets.targets has no budget below 1, whose latency is compared with the dense network's: "
+                        "give one, such as budgets.targets=[0.5]")
     shapes = block_shapes(network, tuple(x.shape[2:]))
     made = {b: [mask.to(x.device) for mask in synthetic_masks(shapes, b, len(x), seed, blob)] for b in budgets}
     first = next(iter(made.values()))
