@@ -33,6 +33,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DOCS = {str(p.relative_to(ROOT)): p.read_text()
         for p in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
+# The pages that links are followed on: those of results, examples and sweeps too.
+PAGES = DOCS | {f"{p.relative_to(ROOT)}": p.read_text() for folder in ("experiments", "examples", "sweeps", "benchmarks")
+                for p in sorted((ROOT / folder).rglob("*.md"))}
 ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
                 "bdsa-export": export_main, "bdsa-benchmark": benchmark_main, "bdsa-pipeline": pipeline_main}
 OF_FOLDERS = {"bdsa-targets": TargetsConfig, "bdsa-report": ReportConfig, "bdsa-compare": CompareConfig}
@@ -111,13 +114,13 @@ def anchors(page: Path) -> set[str]:
 
 def links(page: str) -> Iterator[tuple[Path, str]]:
     """File and anchor of every relative link of a page."""
-    text = re.sub(r"```.*?```", "", DOCS[page], flags=re.DOTALL)
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", text):
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?:|[^)#\s]*[={])([^)#\s]*)(?:#([^)\s]*))?\)", text):
         path = ROOT / page
         yield (path.parent / target if target else path), anchor
 
 
-@pytest.mark.parametrize("page", DOCS)
+@pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_lead_somewhere(page):
     for path, anchor in links(page):
         assert path.exists(), f"{page}: {path}"
