@@ -34,7 +34,7 @@ README = (ROOT / "README.md").read_text()
 DOCS = {str(p.relative_to(ROOT)): p.read_text()
         for p in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
 # The pages that links are followed on: those of results, examples and sweeps too.
-PAGES = DOCS | {f"{p.relative_to(ROOT)}": p.read_text() for folder in ("experiments", "examples", "sweeps", "benchmarks")
+PAGES = DOCS | {str(p.relative_to(ROOT)): p.read_text() for folder in ("experiments", "examples", "sweeps")
                 for p in sorted((ROOT / folder).rglob("*.md"))}
 ENTRY_POINTS = {"bdsa-train": train_main, "bdsa-evaluate": evaluate_main, "bdsa-visualize": visualize_main,
                 "bdsa-export": export_main, "bdsa-benchmark": benchmark_main, "bdsa-pipeline": pipeline_main}
