@@ -19,6 +19,7 @@ from bdsa.errors import UserError
 from bdsa.runs import failures, made_folders
 from bdsa.runs.contents import CONFIG, read_results
 from bdsa.runs.environment import in_sweep
+from bdsa.runs.output import LastingOutput
 from bdsa.runs.standing import NotOurs
 
 
@@ -74,7 +75,7 @@ class Job:
                 where = f" (the traceback is in {failures.write(folder, error)})"
             else:
                 where = "" if isinstance(error, UserError) else "\n" + "".join(traceback.format_exception(error))
-            print(f"error: {failures.reason(error)}{where}", file=sys.stderr, flush=True)
+            print(f"error: {failures.reason(error)}{where}", file=LastingOutput(sys.stderr), flush=True)
         made_folders.take_away(folder)
         if ranks.in_submitted_job() and (mine_alone or not owns_folder):
             raise error

@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bdsa.ranks import is_main
+from bdsa.runs.output import LastingOutput
 
 
 def progress_bar() -> Progress:
     """A bar for `add_task(description, total=...)` and `advance(task)`; use it in a `with` statement."""
+    output = LastingOutput(sys.stdout)
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("elapsed"),
                     TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), transient=True,
-                    console=Console(file=sys.stdout), disable=not (sys.stdout.isatty() and is_main()),
-                    redirect_stdout=True)
+                    console=Console(file=output), disable=not (output.isatty() and is_main()), redirect_stdout=True)
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from bdsa.runs.files import write_json, write_text
 from bdsa.runs.lock import FolderLock
 from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import OF_THE_MACHINE, decisive_settings, default_settings
+from bdsa.runs.output import LastingOutput
 from bdsa.runs.standing import NotOurs, check_can_begin_anew, check_is_free, own_files, own_folders
 
 log = logging.getLogger("bdsa")
@@ -38,8 +40,7 @@ class PrintHandler(logging.Handler):
     """Log with print, so that a progress bar that has taken over stdout keeps its line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(BrokenPipeError):  # a reader that went away must not end a training
-            print(self.format(record), flush=True)
+        print(self.format(record), file=LastingOutput(sys.stdout), flush=True)
 
 
 class RunFolder:
@@ -130,7 +131,7 @@ class RunFolder:
         run_id, warning = self._run_id()
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(self.config)))  # first: now it is a run's
         write_json(self.environment_file, {"run_id": run_id, **environment(device)})
-        self.handlers = [logging.FileHandler(self.path / contents.LOG), PrintHandler()]
+        self.handlers = [logging.FileHandler(self.path / contents.LOG, encoding="utf-8"), PrintHandler()]
         for handler in self.handlers:
             handler.setFormatter(logging.Formatter("%(message)s"))
             log.addHandler(handler)

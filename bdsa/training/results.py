@@ -1,9 +1,12 @@
 """The end of a run: calibrate the best network, measure it on the reported split, write and show it."""
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -31,6 +34,7 @@ from bdsa.report.results_table import print_table
 from bdsa.runs.contents import MASK_SET, read_results
 from bdsa.runs.files import write_json
 from bdsa.runs.folder import RunFolder
+from bdsa.runs.output import LastingOutput
 from bdsa.runs.tracker import NoTracker
 from bdsa.training.assembly import Assembly, calibration_batches
 from bdsa.training.calibration import calibrate_dense_statistics, calibrate_thresholds
@@ -200,9 +204,13 @@ def _column(network: AdaptiveNetwork, images: torch.Tensor, budget: Budget, spli
 
 def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:
     """Print the table of a finished run and where everything is, once for all processes."""
-    if not is_main():
-        return
-    results = read_results(run.path, shown=True)
+    if is_main():
+        results = read_results(run.path, shown=True)
+        with contextlib.redirect_stdout(LastingOutput(sys.stdout)):
+            _print(results, run, tracked, note)
+
+
+def _print(results: dict[str, Any], run: RunFolder, tracked: str | None, note: str | None) -> None:
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     averaged = " (averaged weights)" if results["weights"] == "ema" else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from bdsa.config.commands import TargetsConfig
 from bdsa.config.pipeline import MADE_HERE, PipelineSettings, flat_settings
 from bdsa.config.schema import from_omegaconf
 from bdsa.errors import UserError
+from bdsa.runs.output import LastingOutput
 from bdsa.runs.target_runs import mean_top1, read_runs, table
 
 
@@ -148,4 +150,4 @@ def _name(argument: str) -> str:
 
 def _say(text: str) -> None:
     if ranks.is_main():
-        print(text, flush=True)
+        print(text, file=LastingOutput(sys.stdout), flush=True)

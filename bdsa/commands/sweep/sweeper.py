@@ -27,6 +27,7 @@ from bdsa.commands.sweep.report import report
 from bdsa.commands.sweep.rows import chosen_rows, combinations, in_rows
 from bdsa.errors import UserError
 from bdsa.runs import failures
+from bdsa.runs.output import LastingOutput
 
 
 class Survivor:
@@ -167,4 +168,4 @@ def _returned(job: PlannedJob) -> JobReturn:
 
 def _say(text: str, file: Any = None) -> None:
     if ranks.is_main():
-        print(text, file=file or sys.stdout, flush=True)
+        print(text, file=LastingOutput(file or sys.stdout), flush=True)
