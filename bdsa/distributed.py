@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bdsa import ranks
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 
 T = TypeVar("T")
 
@@ -32,11 +32,19 @@ def start() -> None:
     """Join the processes that the launcher started; they stay joined until this one ends.
 
     Tensors on the CPU travel by gloo, those on a GPU by NCCL.
+
+    Raises:
+        UserError: where the launcher's environment does not say who they are, or how to meet.
     """
+    ranks.check()
     if ranks.world() == 1 or dist.is_initialized():
         return
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    except (ValueError, dist.DistError) as error:
+        raise UserError(f"WORLD_SIZE={ranks.world()}, and the processes do not find each other "
+                        f"({first_line(error)}); {ranks.ALONE}") from error
     atexit.register(_leave)
     if not ranks.is_main():
         # Ctrl-C reaches every rank; rank 0 says so, and a rank that waits for it in a collective would not.

@@ -1,7 +1,7 @@
 """Which of how many processes this is, as its launcher says in the environment. Imports nothing heavy.
 
-torchrun, and every launcher that follows it, exports RANK, LOCAL_RANK and WORLD_SIZE; without them a
-process is alone. The collectives are in `bdsa.distributed`.
+torchrun, and every launcher that follows it, exports RANK, LOCAL_RANK and WORLD_SIZE; without the last of them a
+process is alone, whatever RANK a cluster gave it. The collectives are in `bdsa.distributed`.
 """
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ import sys
 import time
 from typing import NoReturn
 
+from bdsa.errors import UserError
+
+ALONE = "start them with torchrun --nproc-per-node N, or unset WORLD_SIZE for a process alone"
 GRACE = 10.0  # seconds that rank 0 gets to say what is wrong before the others end
 
 
 def rank() -> int:
     """Number of this process, 0 being the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes and speaks; what writes or prints asks this itself."""
-    return rank() == 0
+    return rank() == 0 or world() == 1
+
+
+def check() -> None:
+    """Raise UserError for a rank that its number of processes does not have: nobody, or two, would write and speak."""
+    if not 0 <= rank() < world():
+        raise UserError(f"RANK={rank()} and WORLD_SIZE={world()}: of {world()} processes the ranks are 0 to "
+                        f"{world() - 1}; {ALONE}")
 
 
 def local_rank() -> int:
@@ -61,6 +71,6 @@ def exit_failed(at_once: bool) -> NoReturn:
     Launchers end all ranks as soon as one has ended, so the others must not end before rank 0 has
     printed an error that all of them found. `at_once` is for a rank that said its error itself.
     """
-    if rank() != 0 and not at_once:
+    if not is_main() and not at_once:
         time.sleep(GRACE)
     sys.exit(1)
