@@ -68,7 +68,7 @@ class Fit:
         self.best = BestEpochs(epoch_tolerance(config.budgets))
         self.images = self.splits.fingerprint()
         self.done = 0  # epochs
-        self.lost: list[Path] = []  # best networks of a stopped training that were not copied with it
+        self.lost: dict[Path, str] = {}  # best networks that a stopped training lacks -> what takes their place
 
     def __call__(self) -> None:
         """Train all epochs that are not done yet."""
@@ -103,9 +103,9 @@ class Fit:
                     f"the images of {split} are not those that {self.run.path} was trained on: {changed}. Put them "
                     f"back, or train anew with trainer.fresh=true or another name=...")
         log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
-        for lost in self.lost:
-            log.warning("note: %s, the network of the best epoch so far, is not there any more: the best of the epochs "
-                        "that follow takes its place", lost)
+        for lost, instead in self.lost.items():
+            log.warning("note: %s, the network of the best epoch so far, is not there any more: %s takes its place",
+                        lost, instead)
         for moved in self.run.moved:
             log.info("note: it goes on with %s", moved)
 
@@ -123,16 +123,35 @@ class Fit:
         try:
             self.step.load_state_dict(last)
             self.done, self.best = last["epoch"], BestEpochs(self.best.tolerance, last["best"])
+            epochs = {kind: rows[0]["epoch"] for kind, rows in self.best.rows.items()}
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(f"{self.run.last} lacks what a stopped training goes on from ({first_line(error)}); "
                             f"{advice(self.run.last)}") from error
-        for kind in [k for k in self.best.rows if not self.run.best_of(k).exists()]:
-            self.lost.append(self.run.best_of(kind))
-            del self.best.rows[kind]
-        if self.lost and self.done == self.config.recipe.epochs:
-            raise UserError(f"{self.lost[0]}, the network that is the run's result, is not there any more, and no "
-                            f"epoch is left to take its place: put it back, or train anew with trainer.fresh=true")
+        for kind, epoch in epochs.items():
+            self.find_best(kind, epoch)
         return last
+
+    def find_best(self, kind: str, epoch: int) -> None:
+        """Hold a best network against the epoch that last.pt names, and take its rows from its own file where it is of
+        another: a stop between the two writes leaves a later one, a copy that was made then an earlier one.
+
+        Raises:
+            UserError: if it is damaged, or not there and no epoch is left.
+        """
+        path = self.run.best_of(kind)
+        kept = checkpoints.read_checkpoint(path) if path.exists() else {}
+        if kept.get("epoch") == epoch:
+            return
+        if rows := kept.get("best", {}).get(kind):
+            self.best.rows[kind] = rows
+            if kept["epoch"] < epoch:
+                self.lost[path] = f"that of epoch {kept['epoch']}"
+            return
+        if self.done == self.config.recipe.epochs:
+            raise UserError(f"{path}, the network that is the run's result, is not there any more, and no epoch is "
+                            f"left to take its place: put it back, or train anew with trainer.fresh=true")
+        del self.best.rows[kind]
+        self.lost[path] = "the best of the epochs that follow"
 
     def introduce(self) -> None:
         """Say what is trained on what."""
@@ -214,7 +233,7 @@ class Fit:
                   "config": self.run.config}
         for kind in self.best.update(measured):
             checkpoints.save(self.run.best_of(kind), checkpoints.network_content(
-                networks[kind], spec, weights=kind, calibrated=False, **shared))
+                networks[kind], spec, weights=kind, calibrated=False, best={kind: self.best.rows[kind]}, **shared))
         checkpoints.save(self.run.last, checkpoints.network_content(
             self.network, spec, best=self.best.rows, images=self.images, **shared, **self.step.state_dict()))
 

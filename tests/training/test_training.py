@@ -21,6 +21,7 @@ from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import run_name
 from bdsa.runs.tracker import NoTracker
 from bdsa.training.device import slow_choices
+from bdsa.training.fit import Fit
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +150,36 @@ def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_p
     outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short])
     assert outcome.code == 1 and "best.pt, the network that is the run's result" in outcome.err
     assert outcome.err.strip().count("\n") == 0 and not (folder / "results.json").exists()
+
+
+def test_a_run_copied_with_an_earlier_best_network_holds_it_against_its_own_rows(tmp_path, monkeypatch):
+    """As a copy leaves it that was made between the writing of best.pt and of last.pt."""
+    short, kept, epochs = ["trainer.pictures=0", "budgets.targets=[0.5]"], {}, iter((1, 2, 3))
+    keep = Fit.keep
+
+    def rising(self, measured):
+        for row in measured:
+            row.update(top1=10.0 * next(epochs), conditional_fraction=row["budget"])
+        keep(self, measured)
+        kept[self.done] = self.run.best.read_bytes()
+        if self.done == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "copied"
+    monkeypatch.setattr(Fit, "keep", rising)
+    assert run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short]).code == 130
+    (folder / "checkpoints/best.pt").write_bytes(kept[1])
+
+    def falling(self, measured):
+        for row in measured:
+            row.update(top1=5.0, conditional_fraction=row["budget"])
+        keep(self, measured)
+
+    monkeypatch.setattr(Fit, "keep", falling)
+    outcome = train(folder, *short)
+    assert "the network of the best epoch so far, is not there any more: that of epoch 1 takes its place" in outcome.out
+    assert results(folder)["epoch"] == 1
+    assert [row["top1"] for row in read_checkpoint(folder / "checkpoints/last.pt")["best"]["raw"]] == [10.0]
 
 
 @pytest.mark.parametrize("has, amp, warned", [(False, "bfloat16", True), (True, "bfloat16", False),
