@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bdsa.budgets import Budget
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.method.schedule import usual_switches
 from bdsa.training.objective import Objective
 from bdsa.training.teachers import Lesson, Teacher
 
@@ -77,10 +78,10 @@ class BatchLosses:
 
 
 def temperature_switches(budgets: BudgetsConfig, recipe: RecipeConfig) -> Sequence[float]:
-    """Shares of the epochs where the temperature falls: as set, else the first milestones, else 30 % and 60 %."""
+    """Shares of the epochs where the temperature falls: as set, else where the rate does, else `usual_switches`."""
     if budgets.switches is not None:
         return budgets.switches
     count = len(budgets.temperatures) - 1
-    if len(recipe.milestones) >= count:
+    if recipe.schedule == "multistep" and len(recipe.milestones) >= count:
         return [min(1.0, m / recipe.epochs) for m in recipe.milestones[:count]]  # 1 is never reached
-    return [0.3 * (i + 1) for i in range(count)]
+    return usual_switches(len(budgets.temperatures))

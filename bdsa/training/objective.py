@@ -21,7 +21,7 @@ from bdsa.method.between import parts
 from bdsa.method.control import steer
 from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
 from bdsa.method.masks import MaskUnit
-from bdsa.method.schedule import noise_at, target_at, temperature_at
+from bdsa.method.schedule import noise_at, target_at, temperature_at, usual_switches
 from bdsa.models.measuring import Measured, measuring, network_in
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.usage import Usage
@@ -52,7 +52,8 @@ class Objective:
         anneal: share of the training after which single blocks are free.
         warmup: share of the training in which the wanted fraction falls from 1 to the budget.
         temperatures: of the masks' gradient, in order.
-        switches: shares of the training where the next temperature starts, one fewer; None: 0.3, 0.6, ...
+        switches: shares of the training where the next temperature starts, one fewer; None: 0.3, 0.6, ...,
+            closer where there are more than four temperatures.
         noise_until: share of the training with Gumbel noise.
         differentiable_dilation: whether the first layer's cost teaches the masks.
         published_cost: whether the terms see the MACs that the authors' code counts.
@@ -83,8 +84,7 @@ class Objective:
         self.task_weight, self.network_weight, self.block_weight = task_weight, network_weight, block_weight
         self.price, self.anneal, self.warmup, self.noise_until = price, anneal, warmup, noise_until
         self.temperatures = list(temperatures)
-        self.switches = [0.3 * (i + 1) for i in range(len(self.temperatures) - 1)] if switches is None \
-            else list(switches)
+        self.switches = usual_switches(len(self.temperatures)) if switches is None else list(switches)
         self.differentiable_dilation, self.published_cost = differentiable_dilation, published_cost
         self.control_gain = control_gain
         self.distillation_weight, self.distillation_temperature = distillation_weight, distillation_temperature

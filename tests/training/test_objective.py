@@ -14,10 +14,12 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 import bdsa
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.method.schedule import noise_at, temperature_at
 from bdsa.models.measuring import measuring
 from bdsa.training.batch_losses import BatchLosses, temperature_switches
 
 LABELS = torch.tensor([1, 2])
+MULTISTEP = {"schedule": "multistep", "milestones": [3, 6, 9]}
 
 
 class Holder(nn.Module):
@@ -80,13 +82,29 @@ def test_temperature_and_noise_follow_the_training():
 
 
 @pytest.mark.parametrize("budgets, recipe, expected", [
-    ({}, {}, [0.3, 0.6]), ({"switches": [0.1, 0.2]}, {"milestones": [3, 6]}, [0.1, 0.2]),
-    ({}, {"milestones": [3, 6, 9]}, [0.25, 0.5]), ({}, {"milestones": [3]}, [0.3, 0.6]),
-    ({"temperatures": [2.0, 1.0]}, {"milestones": [6]}, [0.5]), ({"temperatures": [1.0]}, {}, [])])
+    ({}, {}, [0.3, 0.6]), ({"switches": [0.1, 0.2]}, MULTISTEP, [0.1, 0.2]), ({}, MULTISTEP, [0.25, 0.5]),
+    ({}, {**MULTISTEP, "milestones": [3]}, [0.3, 0.6]), ({}, {**MULTISTEP, "schedule": "cosine"}, [0.3, 0.6]),
+    ({"temperatures": [2.0, 1.0]}, MULTISTEP, [0.25]), ({"temperatures": [2.0, 1.0]}, {}, [0.3]),
+    ({"temperatures": [1.0]}, {}, []), ({"temperatures": [5, 4, 3, 2, 1]}, {}, [0.225, 0.45, 0.675, 0.9])])
 def test_the_temperature_falls_with_the_rate_where_that_has_milestones(budgets, recipe, expected):
     """At the first two milestones of the learning rate (ResNet), or at 30 % and 60 % (ConvNeXt)."""
     found = temperature_switches(BudgetsConfig(**budgets), RecipeConfig(epochs=12, **recipe))
     assert found == pytest.approx(expected)
+    if recipe.get("schedule") != "multistep" and "switches" not in budgets:
+        assert bdsa.Objective(network_of("cifar_resnet8"), **budgets).switches == found
+
+
+@pytest.mark.parametrize("epochs", [50, 100, 120, 200, 300, 350])
+def test_the_temperature_falls_in_the_epoch_of_the_milestone(epochs):
+    """Whatever the rounding of a milestone's share of the epochs does; so does the noise's end."""
+    late = []
+    for milestone in range(1, epochs):
+        recipe = RecipeConfig(epochs=epochs, schedule="multistep", milestones=[milestone])
+        switches = [s * epochs for s in temperature_switches(BudgetsConfig(temperatures=[2.0, 1.0]), recipe)]
+        around = [temperature_at(epoch, switches, (2.0, 1.0)) for epoch in (milestone - 1, milestone)]
+        noise = [noise_at(epoch, epochs, milestone / epochs) for epoch in (milestone - 1, milestone)]
+        late += [milestone] * (around != [2.0, 1.0] or noise != [True, False])
+    assert not late
 
 
 @pytest.mark.parametrize("setting, changed", [("temperature", 5.0), ("differentiable_dilation", False)])
