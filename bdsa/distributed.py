@@ -132,6 +132,18 @@ def check_devices(device: torch.device) -> None:
                              f"with torchrun --nproc-per-node gpu, or set trainer.device=cpu")
 
 
+def exchanged(value: Tensor, other: int) -> Tensor:
+    """The tensor of rank `other`, which takes this rank's in return; both are of one shape."""
+    if other == rank():
+        return value
+    given = value.contiguous()
+    taken = torch.empty_like(given)
+    both = [dist.P2POp(dist.isend, given, other), dist.P2POp(dist.irecv, taken, other)]
+    for transfer in dist.batch_isend_irecv(both):
+        transfer.wait()
+    return taken
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of every rank's tensor; no gradient."""
     if world() == 1:

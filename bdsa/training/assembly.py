@@ -58,10 +58,9 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
                             f"imagenet or cifar10 for the published ones")
         targets = read_targets(config.awareness.targets, config.awareness.row or config.model.name, budgets)
         check_metric(config.awareness.metric, targets)
-    shares = 2 * world() if config.recipe.mixes else world()  # timm's Mixup mixes pairs of a process's images
-    if config.recipe.batch_size % shares:
+    if config.recipe.batch_size % world():
         raise UserError(f"recipe.batch_size={config.recipe.batch_size} is the batch of all {world()} processes,"
-                        f" which cannot share it equally: make it a multiple of {shares}")
+                        f" which cannot share it equally: make it a multiple of {world()}")
     splits = create_splits(for_network(config.data, config.model.args.get("in_chans"), "model.args.in_chans"))
     loader = train_loader(splits.train, config.recipe.batch_size // world(), config.data.workers,
                           config.trainer.seed, *shard())
@@ -72,6 +71,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
                         f"{recipe.batch_size} images: no update would be made; give {batches} or less")
     spec, network = create_network(config, budgets, splits, device)
     check_batch_norms(config, network)
+    check_dropout(config, network)
     teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config),
                              config.trainer.compile)
     return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
@@ -113,6 +113,16 @@ def check_batch_norms(config: TrainConfig, network: AdaptiveNetwork) -> None:
         raise UserError(f"recipe.batch_size={size} leaves one image to the batch norms of {config.model.name}, which "
                         f"need at least two: give recipe.batch_size={2 * size}, or a network with layer norms, such as "
                         f"convnext_tiny")
+
+
+def check_dropout(config: TrainConfig, network: AdaptiveNetwork) -> None:
+    """Raise UserError where several processes would draw one dropout: alike for the images of each."""
+    drops = getattr(network, "drop_rate", 0) or any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p
+                                                    for module in network.modules())
+    if drops and world() > 1:
+        raise UserError(f"{config.model.name} has dropout (model.args.drop_rate={config.model.args.get('drop_rate')}), "
+                        f"which {world()} processes would draw alike: train it in one, or without; recipe.drop_path is "
+                        f"drawn for the whole batch")
 
 
 def layout(config: TrainConfig) -> torch.memory_format:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bdsa.config.settings import TrainConfig
 from bdsa.data.seeds import mixed_seed
+from bdsa.distributed import exchanged, shard
 from bdsa.machine import keep_freed_memory
 from bdsa.training.assembly import Assembly, layout
 from bdsa.training.averaging import GradientAveraging
@@ -105,7 +106,7 @@ class TrainStep:
         images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
         labels = labels.to(self.device, non_blocking=True)
         if self.mixup is not None:
-            images, labels = self.mixup(images.clone(), labels)  # in place; labels: float [B, classes], smoothed
+            images, labels = self.mixed(images, labels)
         said: dict[str, list[Tensor]] = {}
         lesson = self.losses.lesson(self.forward, images)
         trained, last = self.sampling.at(step), (step + 1) % self.recipe.accumulation == 0
@@ -124,6 +125,24 @@ class TrainStep:
         if last:
             self.update((step + 1) // self.recipe.accumulation, epoch < self.recipe.freeze_backbone_epochs)
         return {name: torch.stack(values).mean() if len(values) > 1 else values[0] for name, values in said.items()}
+
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix the images and labels of a batch as one process does: the first with the last, the second with the one
+        before. The last ones of all processes are those of another rank; what is drawn is the same in all of them.
+
+        Args:
+            images: [B, C, H, W], unchanged; labels: int64 [B].
+
+        Returns:
+            Images, and smoothed labels, float [B, classes].
+        """
+        rank, world = shard()
+        both = [images.clone(), labels]
+        if world > 1:
+            both = [torch.cat([own, exchanged(own, world - 1 - rank)]) for own in (images, labels)]
+        mixed_images, mixed_labels = self.mixup(*both)
+        count = len(images)
+        return mixed_images[:count].contiguous(memory_format=self.layout), mixed_labels[:count]
 
     def update(self, updates: int, frozen: bool = False) -> None:
         """Move the weights by what the accumulated gradients say.

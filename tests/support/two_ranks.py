@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
         model=ModelConfig("resnet18", args=dict(channels=[8, 8, 16, 16])), recipe=dict(accumulation=2)),
     "normalised mask logits, steered": dict(
         model=ModelConfig("cifar_resnet8", mask_norm="batch"), budgets=dict(control_gain=3.0, warmup=0.5)),
+    "mixed images": dict(recipe=dict(mixup=0.8, cutmix=1.0, label_smoothing=0.1)),
     "a sandwich, taught by its own dense network": dict(
         teacher=TeacherConfig("self"), budgets=dict(schedule="sandwich")),
     "continuous, steered": dict(
@@ -127,6 +128,7 @@ def main(folder: Path) -> None:
             ("again", train_main, [*RUN, f"out={folder}", "name=whole"]),
             ("another", train_main, [*RUN, f"out={folder}", "name=whole", "recipe.lr=0.5"]),
             ("indivisible", train_main, [*RUN, f"out={folder}", "name=none", "recipe.batch_size=15"]),
+            ("dropout", train_main, [*RUN, f"out={folder}", "name=none", "+model.args.drop_rate=0.3"]),
             ("sweep", train_main, ["-m", *RUN, f"out={folder}/sweep", "recipe.epochs=1", "trainer.seed=0,1"]),
             ("evaluated", evaluate_main, [f"checkpoint={folder}/whole/checkpoints/best.pt",
                                           f"out={folder}/evaluated", "trainer.eval_batch_size=17"])):

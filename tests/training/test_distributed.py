@@ -98,11 +98,12 @@ def test_a_resumed_run_goes_on_with_any_number_of_processes(home):
 def test_one_rank_speaks_and_errors_reach_both(both):
     (_, one), (_, two) = both
     assert all(o.out == o.err == "" for o in two.values())
-    assert [o.code for o in one.values()] == [o.code for o in two.values()] == [0, 0, 0, 1, 1, 0, 0]
+    assert [o.code for o in one.values()] == [o.code for o in two.values()] == [0, 0, 0, 1, 1, 1, 0, 0]
     assert "in 2 processes" in one["whole"].out and "resuming after epoch 1 of 2" in one["resumed"].out
     assert one["again"].out.count("this run is finished") == 1
     assert "recipe.lr: 0.01 -> 0.5" in one["another"].err and len(one["another"].err.splitlines()) == 1
     assert "recipe.batch_size=15" in one["indivisible"].err and "multiple of 2" in one["indivisible"].err
+    assert "model.args.drop_rate=0.3" in one["dropout"].err and len(one["dropout"].err.splitlines()) == 1
 
 
 def test_a_sweep_trains_every_job_in_its_folder(home):
