@@ -38,7 +38,7 @@ from bdsa.runs.tracker import NoTracker
 from bdsa.training.assembly import Assembly
 from bdsa.training.device import slow_choices, whereabouts
 from bdsa.training.evaluation import evaluate
-from bdsa.training.results import draw_masks
+from bdsa.training.results import draw_masks, without_fail
 from bdsa.training.step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -217,9 +217,11 @@ class Fit:
         for row in (trained, *measured):
             self.run.metrics.append(row)
         if self.tracker.wants_picture(self.done):
-            self.tracker.log_training_picture(draw_masks(
-                self.network, self.splits.validation, self.splits, self.budgets.adaptive,
-                self.run.training_picture(self.done), self.config.trainer.pictures, self.device))
+            trainer = self.config.trainer
+            with without_fail(f"the masks after epoch {self.done}"):
+                self.tracker.log_training_picture(draw_masks(
+                    self.network, self.splits.validation, self.splits, self.budgets.adaptive,
+                    self.run.training_picture(self.done), trainer.pictures, trainer.eval_batch_size, self.device))
         self.tracker.log_train(trained)
         self.tracker.log_eval(measured)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bdsa.data.loaders import eval_loader, train_loader
 from bdsa.data.subset import limited
 from bdsa.data.transforms import pixels
 from bdsa.distributed import shard, share, share_state
-from bdsa.errors import UserError
+from bdsa.errors import UserError, first_line
 from bdsa.method.whole_batch import use_own_part
 from bdsa.models import checkpoints
 from bdsa.models.digest import state_digest
@@ -66,9 +66,13 @@ def finish(config: TrainConfig, assembly: Assembly, run: RunFolder, device: torc
         add_latency(results, network, dataset, device)
     rows = [{"weights": w, **row} for w, (made, _) in measured.items() for row in made["rows"]]
     if config.trainer.pictures:
-        pictures = draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures, device)
-        curves_picture(run.metrics.read(), run.pictures / "curves.png")
-        tracker.log_pictures({"curves": run.pictures / "curves.png", **pictures})
+        pictures = {"curves": run.pictures / "curves.png"}
+        with without_fail("the curves"):
+            curves_picture(run.metrics.read(), pictures["curves"])
+        with without_fail("the pictures of the result"):
+            pictures |= draw(network, dataset, splits, evaluation, run.pictures, config.trainer.pictures,
+                             config.trainer.eval_batch_size, device)
+        tracker.log_pictures({name: path for name, path in pictures.items() if path.exists()})
     tracker.log_table(rows, {key: results[key] for key in ("epoch", "split", "parameters", "dense_macs")})
     write_json(run.results_file, results)  # last: it marks the run as finished
 
@@ -113,7 +117,8 @@ def _calibrate(config: TrainConfig, assembly: Assembly, device: torch.device) ->
     count, size, workers = config.budgets.calibration_images, config.trainer.eval_batch_size, config.data.workers
     if not assembly.budgets.has_dense and assembly.teacher is not self_teacher:
         images = limited(assembly.splits.train, max(2, count))  # of one image there are no statistics
-        augmented = train_loader(images, min(max(2, size), len(images)), workers, config.trainer.seed)
+        batch_size = min(max(2, config.recipe.batch_size), len(images))  # as the trained budgets' statistics saw them
+        augmented = train_loader(images, batch_size, workers, config.trainer.seed)
         calibrate_dense_statistics(assembly.network, [x.to(device) for x, _ in augmented])
     if assembly.budgets.adaptive:
         batches = [x.to(device) for x in calibration_batches(config, assembly.splits)]
@@ -148,7 +153,7 @@ def describe(network: AdaptiveNetwork, name: str, splits: Splits, split: str, ev
 
 
 def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation: Evaluation, folder: Path,
-         count: int, device: torch.device) -> dict[str, Path]:
+         count: int, batch_size: int, device: torch.device) -> dict[str, Path]:
     """Masks on `count` images, density per block and accuracy over cost; returns the files by name."""
     trained = network.budgets.values
     paths = {"accuracy_cost": folder / "accuracy_cost.png"}
@@ -165,14 +170,25 @@ def draw(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, evaluation:
     paths.update(masks=folder / "masks.png", density=folder / "density.png")
     density_picture({b: evaluation.densities[b.name] for b in adaptive}, paths["density"],
                     images=evaluation.rows[0]["images"])
-    draw_masks(network, dataset, splits, adaptive, paths["masks"], count, device, evaluation)
+    with without_fail("the masks"):
+        draw_masks(network, dataset, splits, adaptive, paths["masks"], count, batch_size, device, evaluation)
     return paths
 
 
+@contextlib.contextmanager
+def without_fail(what: str) -> Iterator[None]:
+    """Let a picture that cannot be drawn, such as for want of memory, be a warning: a training is worth more."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s could not be drawn (%s)", what, first_line(error))
+
+
 def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budgets: Sequence[Budget], path: Path,
-               count: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
+               count: int, batch_size: int, device: torch.device, evaluation: Evaluation | None = None) -> Path:
     """The sheet of `bdsa.report.pictures.masks.mask_picture` for `count` images, always the same ones.
 
+    The network sees them in batches of `batch_size`, as in an evaluation.
     With an evaluation, the sheet becomes a PDF too, and the masks and the evaluation's densities are written beside
     it, for bdsa-report. Returns the path. The network is left in eval mode.
     """
@@ -180,7 +196,8 @@ def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budge
     samples = [few[i] for i in range(len(few))]
     images = torch.stack([image for image, _ in samples])
     network.eval()
-    columns = [_column(network, images.to(device), budget, splits) for budget in budgets]
+    batches = [batch.to(device) for batch in images.split(batch_size)]
+    columns = [_column(network, batches, budget, splits) for budget in budgets]
     shown = pixels(images, splits.mean, splits.std)
     labels = [splits.classes[label] for _, label in samples]
     mask_picture(shown, columns, path, names=[f"image {i + 1}" for i in range(len(few))], labels=labels,
@@ -188,18 +205,22 @@ def draw_masks(network: AdaptiveNetwork, dataset: Dataset, splits: Splits, budge
     if evaluation is not None:
         between = [] if network.cascade else budgets_between(network)  # for the page's slider, which shows one look
         further = [b for b in between if b not in budgets]
-        columns += [_column(network, images.to(device), budget, splits) for budget in further]
+        columns += [_column(network, batches, budget, splits) for budget in further]
         write_mask_set(path.with_name(MASK_SET), shown, columns, labels=labels, densities=evaluation.densities,
                        measured=evaluation.rows[0]["images"])
     return path
 
 
 @torch.inference_mode()
-def _column(network: AdaptiveNetwork, images: torch.Tensor, budget: Budget, splits: Splits) -> MaskColumn:
-    """What a network in evaluation mode does to images [B, 3, H, W] at a budget."""
-    logits, usage = network(images, budget=budget, return_usage=True)
-    return MaskColumn(budget, [m.cpu() for m in usage.masks], usage.conditional_fraction.tolist(),
-                      [splits.classes[c] for c in logits.argmax(dim=1).tolist()])
+def _column(network: AdaptiveNetwork, batches: Sequence[torch.Tensor], budget: Budget, splits: Splits) -> MaskColumn:
+    """What a network in evaluation mode does to batches of images [B, 3, H, W] at a budget."""
+    masks, fractions, predictions = [], [], []
+    for images in batches:
+        logits, usage = network(images, budget=budget, return_usage=True)
+        masks.append([m.cpu() for m in usage.masks])
+        fractions += usage.conditional_fraction.tolist()
+        predictions += [splits.classes[c] for c in logits.argmax(dim=1).tolist()]
+    return MaskColumn(budget, [torch.cat(of_block) for of_block in zip(*masks)], fractions, predictions)
 
 
 def show(run: RunFolder, tracked: str | None = None, note: str | None = None) -> None:
