@@ -38,9 +38,11 @@ def compiled(network: AdaptiveNetwork, image_size: ImageSize, phases: int, **opt
         options: further arguments of torch.compile.
     """
     network.dense_macs(height_width(image_size))  # counted before: inside a graph it could not be
-    graphs = (len(network.budgets) + 1) * phases  # the dense network too, as its own teacher
-    limits = torch._dynamo.config  # the default of 8 would leave later graphs uncompiled
+    # A budget, what lies between two of them, and the dense network, which is its own teacher without gradients too.
+    graphs = (2 * len(network.budgets) + 2) * phases
+    limits = torch._dynamo.config  # the defaults of 8 and 256 would leave later graphs uncompiled
     limits.recompile_limit = max(limits.recompile_limit, graphs)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, graphs)
     return torch.compile(network, dynamic=False, **options)
 
 

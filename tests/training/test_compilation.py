@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def fresh():
     """No graphs and limits of another test."""
-    limit = torch._dynamo.config.recompile_limit
+    limit, torch._dynamo.config.recompile_limit = torch._dynamo.config.recompile_limit, 8  # torch's default
     torch._dynamo.reset()
     yield
     torch._dynamo.config.recompile_limit = limit
@@ -53,6 +53,19 @@ def test_all_budgets_between_two_share_a_graph():
     assert counter.frame_count == 2 and len({step.sampling.at(k) for k in range(9)}) == 9
     moved = [n for n, t in state(step.network).items() if "b070.running_var" in n and not torch.equal(t, before[n])]
     assert moved  # statistics are followed within the graph
+
+
+def test_a_range_in_a_sandwich_taught_by_itself_stays_below_the_limit_of_graphs():
+    """Both ends, what lies between them and the dense teacher, in every phase."""
+    step = make_step(budgets=(0.3, 0.7), budgets_settings={"sample": "continuous", "schedule": "sandwich"},
+                     teacher={"kind": "self"}, images=8, epochs=10)
+    step.network.layer2, step.network.layer3 = nn.Sequential(), nn.Sequential()
+    step.network.fc = nn.Linear(16, 10)
+    counter = CompileCounterWithBackend("eager")
+    step.forward = compiled(step.network, 32, phases=4, backend=counter)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        take(step, 0, 20)
+    assert counter.frame_count >= 3 * 4 + 1
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler on this machine")
