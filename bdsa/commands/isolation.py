@@ -20,7 +20,8 @@ def undisturbed() -> Iterator[None]:
     """Leave the process as it was found, whatever the job did and however it ended.
 
     Put back: generators of random numbers, loggers, environment, working directory, warnings, Ctrl-C, and
-    torch's threads, modes and defaults. Closed or freed: an open W&B run, figures, compiled graphs, memory of the GPU.
+    torch's threads, modes, GPU and defaults. Closed or freed: an open W&B run, figures, compiled graphs, memory of the
+    GPU.
     """
     restore = [_python(), _torch()]
     try:
@@ -85,6 +86,7 @@ def _torch() -> Callable[[], None]:
     cudnn = torch.backends.cudnn
     drawn = numpy.random.get_state(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    current = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     settings = [(torch.set_num_threads, torch.get_num_threads()), (torch.set_grad_enabled, torch.is_grad_enabled()),
                 (torch.set_default_dtype, torch.get_default_dtype()),
                 (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
@@ -96,6 +98,8 @@ def _torch() -> Callable[[], None]:
         torch.set_rng_state(drawn[1])
         if on_gpus is not None:
             torch.cuda.set_rng_state_all(on_gpus)
+        if torch.cuda.is_initialized():
+            torch.cuda.set_device(current)
         for put, value in settings:
             put(value)
         cudnn.benchmark, cudnn.deterministic, cudnn.enabled = choices

@@ -25,7 +25,7 @@ def environment(device: str) -> dict[str, Any]:
     return {"command": command(), "commit": commit(),
             "python": platform.python_version(), "versions": versions(PACKAGES), "platform": platform.platform(),
             "processor": processor(), "threads": torch.get_num_threads(), "device": device,
-            "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else None}
+            "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else None}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

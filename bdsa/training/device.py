@@ -30,7 +30,12 @@ def choose_device(config: TrainerConfig) -> torch.device:
     if config.device.startswith("cuda:") and int(config.device[5:]) >= (count := torch.cuda.device_count()):
         raise UserError(f"trainer.device={config.device} is not available on this machine, which has cuda:0 to "
                         f"cuda:{count - 1}")
-    return own_gpu() if config.device == "cuda" else torch.device(config.device)
+    if config.device == "cuda":
+        return own_gpu()
+    device = torch.device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # pinned memory and what libraries choose by themselves use the current one
+    return device
 
 
 def own_gpu() -> torch.device:
