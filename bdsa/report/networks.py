@@ -127,7 +127,7 @@ def data_tables(runs: list[Run], problems: list[str]) -> tuple[list[DataTable], 
     tables: dict[tuple[str, str], dict[str, Network]] = {}
     homes: dict[str, tuple[str, str]] = {}  # data settings -> table: an unfinished run did not say what it measures
     for run in (r for r in runs if r.results is not None):
-        where = (measured_data(run.config, run.results), run.results["split"])
+        where = (measured_data(run.settings, run.results), run.results["split"])
         homes.setdefault(_data_of(run), where)
         _add(tables.setdefault(where, {}), run, problems)
     homeless = []

@@ -16,7 +16,7 @@ from bdsa.config.image_size import in_words
 from bdsa.errors import UserError, nearest
 from bdsa.runs import contents
 from bdsa.runs.files import spreadsheet_text
-from bdsa.runs.name import decisive_settings
+from bdsa.runs.name import decisive_settings, default_settings
 
 PROVENANCE = ("data", "split", "runs")  # columns behind the budgets; the reader takes only numbers as budgets
 
@@ -32,7 +32,8 @@ class TargetRun:
         fraction: the conditional fraction that really ran.
         split: the split that was measured.
         data: what was measured; equal for runs that can be compared.
-        settings: everything that decides the run's result, as flat dotted names.
+        settings: everything that decides the run's result, as flat dotted names; defaults stand in for settings newer
+            than the run.
     """
     folder: str
     model: str
@@ -66,17 +67,18 @@ def read_run(folder: str, dense: bool = False) -> TargetRun:
                         f"is no target")
     budget = DENSE if len(trained) > 1 else trained[0]
     row = contents.row_of(results, budget)
+    settings = {**default_settings(), **decisive_settings(config)}
     return TargetRun(str(path), results["model"], budget, row["top1"], row["conditional_fraction"], results["split"],
-                     measured_data(config, results), decisive_settings(config))
+                     measured_data(settings, results), settings)
 
 
-def measured_data(config: dict[str, Any], results: dict[str, Any]) -> str:
+def measured_data(settings: dict[str, Any], results: dict[str, Any]) -> str:
     """What a run was measured on, in words that are equal for runs that can be compared."""
-    root = config["data"]["root"]  # its last part: the same data may lie elsewhere on another machine
+    root = settings["data.root"]  # its last part: the same data may lie elsewhere on another machine
     size = in_words(results["image_size"])
     data = " ".join([results["data"], *([Path(root).name] if root else []), f"at {size} pixels,",
                      f"{results['classes']} classes,", f"{results['rows'][0]['images']} images"])
-    return data if root else f"{data}, seed {config['data']['seed']}"  # without a root it was generated
+    return data if root else f"{data}, seed {settings['data.seed']}"  # without a root it was generated
 
 
 def check_finished(folders: list[str]) -> None:

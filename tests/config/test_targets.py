@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import TINY, run
 from omegaconf import OmegaConf
+from run_folders import write_run
 
 from bdsa.budgets import Budgets
 from bdsa.commands.entry_points import train as train_main
@@ -61,6 +62,22 @@ def collect(*arguments: str) -> str:
 
 
 # --- from runs to the file -------------------------------------------------------------------------
+
+def test_runs_from_before_a_setting_existed_had_its_default(tmp_path):
+    runs = [write_run(tmp_path / f"seed{seed}", (0.3,), **{"trainer.seed": seed}) for seed in (0, 1)]
+    for name, settings in (("seed0", {"model": ["submanifold"]}), ("seed1", {"budgets": ["tolerance"],
+                                                                             "data": ["root", "seed"]})):
+        config = OmegaConf.load(tmp_path / name / "config.yaml")
+        for section, keys in settings.items():
+            for key in keys:
+                del config[section][key]
+        OmegaConf.save(config, tmp_path / name / "config.yaml")
+    without_root = OmegaConf.load(runs[0] / "config.yaml")
+    without_root.data.root = None
+    OmegaConf.save(without_root, runs[0] / "config.yaml")
+    assert "mean of 2 runs" in collect(*map(str, runs), f"out={tmp_path}/t.csv")
+
+
 
 @pytest.mark.slow
 def test_single_budget_runs_become_the_targets_of_a_run_of_both(singles, tmp_path):
