@@ -142,7 +142,7 @@ def _kept_execution(folder: Path, blocks: int) -> dict[str, Any] | None:
     """What an evaluation before this one found out about the blocks; a damaged file is passed over and written anew."""
     path = folder / EXECUTION
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if all(isinstance(densities, list) and len(densities) == blocks
                and all(isinstance(density, float) for density in densities) for densities in found["blocks"].values()) \
                 and set(found.get("whole", {}).values()) <= set(WHOLE):

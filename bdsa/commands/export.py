@@ -73,7 +73,7 @@ def _measured(path: str, network: AdaptiveNetwork, checkpoint: str) -> dict[str,
     """The curves of a results.json, and how sure first answers are: for a network of the same budgets and blocks, which
     takes them over."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
         kept = {key: found[key] for key in ("curves", "confidence") if found.get(key)}
         if not kept or not all(isinstance(each, dict) for each in kept.values()):
             raise ValueError("it has neither curves nor confidence")

@@ -171,7 +171,7 @@ def _is_ours(path: Path) -> bool:
     """Whether a file begins with the columns that `as_csv` writes."""
     if not path.is_file():
         return False
-    with path.open(newline="", errors="replace") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return tuple(next(csv.reader(file), ()))[:len(CSV_BEGIN)] == CSV_BEGIN
 
 

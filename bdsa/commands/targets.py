@@ -59,7 +59,7 @@ def collect(folders: list[str], config: TargetsConfig) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file has the columns that `as_csv` writes."""
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         return file.readline().rstrip("\n").endswith("," + ",".join(PROVENANCE))
 
 

@@ -37,13 +37,17 @@ def as_page(tables: list[DataTable], runs: list[Run], missing: list[Missing], pr
     parts += [_masks_section(data, viewers_left_out(tables, data)), _missing_section(missing),
               _problems_section(problems), _runs_section(runs), "</main>"]
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    scripts = "".join(f"<script>{(_ASSETS / name).read_text()}</script>" for name in ("chart.js", "page.js"))
+    scripts = "".join(f"<script>{_asset(name)}</script>" for name in ("chart.js", "page.js"))
     return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
             f"<meta name='viewport' content='width=device-width, initial-scale=1'>"
             f"<meta http-equiv='Content-Security-Policy' content=\"{_POLICY}\">"
-            f"<style>{(_ASSETS / 'page.css').read_text()}{_budget_colours(len(data['budgets']))}</style></head>\n<body>"
+            f"<style>{_asset('page.css')}{_budget_colours(len(data['budgets']))}</style></head>\n<body>"
             f"<a class='skip' href='#main'>Skip to the tables</a>{''.join(parts)}"
             f"<script type='application/json' id='data'>{text}</script>{scripts}</body></html>\n")
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def _table_section(table: DataTable, number: int, budgets: list[float]) -> str:

@@ -34,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     """The settings of a run, nested, as it wrote them."""
     path = folder / CONFIG
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -50,7 +50,7 @@ def read_environment(folder: Path) -> dict[str, Any] | None:
     """Command, versions, commit and machine of a run's last start, and its id for trackers."""
     path = folder / ENVIRONMENT
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def read_results(folder: Path, shown: bool = False) -> dict[str, Any] | None:
     """The results of a finished run: whole, with a row a budget; `shown`: with all that the run prints of them."""
     path = folder / RESULTS
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         _check(content, {**_RESULTS, **(_SHOWN if shown else {})})
         Budgets(content["trained_budgets"])
         for made in (content, content["raw"]) if content.get("raw") else (content,):

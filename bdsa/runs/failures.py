@@ -30,7 +30,7 @@ def write(folder: Path, error: BaseException) -> Path:
 def read_reason(folder: Path) -> str | None:
     """The line that says why a folder's last attempt failed; None where it did not."""
     try:
-        return next(iter((folder / NAME).read_text(errors="replace").splitlines()), "")
+        return next(iter((folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()), "")
     except OSError:
         return None
 

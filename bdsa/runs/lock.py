@@ -115,7 +115,7 @@ class FolderLock:
     def _holder(self) -> dict[str, Any]:
         """What the file says; nothing where it was only just made."""
         try:
-            said = json.loads(self.path.read_text())
+            said = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return said if isinstance(said, dict) else {}

@@ -91,7 +91,7 @@ class Run:
         made += sorted(self.folder.glob(f"visualizations/*/{contents.MASK_SET}"), key=lambda p: -p.stat().st_mtime)
         for path in made:
             try:
-                content = json.loads(path.read_text())
+                content = json.loads(path.read_text(encoding="utf-8"))
                 if masks_are_whole(content):
                     return content
             except (OSError, ValueError, KeyError, TypeError, AttributeError):

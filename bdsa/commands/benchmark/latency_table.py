@@ -50,7 +50,7 @@ def found_results(folder: Path) -> tuple[list[Result], list[str]]:
     results, problems = [], []
     for path in sorted(folder.rglob("benchmark.json")):
         try:
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text(encoding="utf-8"))
             if result["what"] != "latency":
                 continue
             if result["environment"]["device"] != "cpu":

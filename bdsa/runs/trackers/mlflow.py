@@ -43,7 +43,7 @@ class MlflowTracker(EpochTracker):
         self._home.mkdir(parents=True, exist_ok=True)
         self._client = self._make(tracking_uri=self._at)
         kept = self._home / "run.json"
-        known = json.loads(kept.read_text()) if kept.exists() else {}
+        known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
         if known.get("at") == self._at:
             run = self._client.get_run(known["id"])
             self._logged = int(run.data.metrics.get("epoch", 0))
