@@ -82,8 +82,8 @@ def compare(ones: Sequence[Run], others: Sequence[Run]) -> Comparison:
         if names and (made.pairs or which == "first"):
             shown = ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             made.remarks.append(f"without a partner, in the {which}, at one budget or more: {shown}")
-    measured = [[f"{measured_data(run.settings, run.results)}, split {run.results['split']}" for run in (p.one, p.other)]
-                for p in made.pairs]
+    measured = [[f"{measured_data(run.settings, run.results)}, split {run.results['split']}" for run in pair]
+                for pair in ((p.one, p.other) for p in made.pairs)]
     if apart := next((words for words in measured if words[0] != words[1]), None):
         made.remarks.append(f"they were measured on other images ({'; '.join(apart)}): top-1 does not compare")
     made.remarks += _environments(made.pairs)
