@@ -6,7 +6,7 @@ import copy
 import pytest
 import timm
 import torch
-from network_cases import adaptive, dense, flops_macs, images_of, perturb
+from network_cases import FAMILIES, SIZES, adaptive, dense, flops_macs, images_of, perturb
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,10 +19,6 @@ from bdsa.models.factory import create_model
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.surgery import adapt
 from bdsa.models.usage import Request
-
-FAMILIES = ("cifar_resnet20", "resnet18", "resnet50", "resnext50_32x4d", "convnext_atto", "convnext_tiny",
-            "convnextv2_atto")
-SIZES = ((64, 64), (32, 96), (61, 45))
 
 
 

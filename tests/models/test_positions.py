@@ -10,10 +10,6 @@ from torch import Tensor, nn
 from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock
 from bdsa.models.usage import Request
 
-FAMILIES = ("cifar_resnet20", "resnet18", "resnet50", "resnext50_32x4d", "convnext_atto", "convnext_tiny",
-            "convnextv2_atto")
-SIZES = ((64, 64), (32, 96), (61, 45))
-
 
 
 class Slow:

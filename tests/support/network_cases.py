@@ -20,7 +20,6 @@ FAMILIES = ("cifar_resnet20", "resnet18", "resnet50", "resnext50_32x4d", "convne
 SIZES = ((64, 64), (32, 96), (61, 45))
 
 
-
 @functools.cache
 def dense(name: str) -> nn.Module:
     """timm's network in eval mode, without zeros or ones among its weights: a fresh one would hide its
