@@ -20,8 +20,6 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.surgery import adapt
 from bdsa.models.usage import Request
 
-
-
 # --- the dense network -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", FAMILIES)

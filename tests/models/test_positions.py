@@ -11,7 +11,6 @@ from bdsa.models.blocks import AdaptiveBasicBlock, AdaptiveBlock
 from bdsa.models.usage import Request
 
 
-
 class Slow:
     """Runs a block for one image, only where it must, one dot product at a time, and counts the products.
 
