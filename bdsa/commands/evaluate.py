@@ -19,7 +19,7 @@ from bdsa.commands.result_folders import evaluation_folder
 from bdsa.config import loaded
 from bdsa.config.commands import EvaluateConfig
 from bdsa.config.data import for_network
-from bdsa.config.settings import ModelConfig
+from bdsa.config.settings import ModelConfig, TrainerConfig
 from bdsa.data.datasets import Splits, create_splits, dataset_names, get_split
 from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
@@ -84,8 +84,7 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
     if is_main():
         if config.trainer.latency:
             add_latency(results, network, dataset, device, config.execution)
-        _write(results, folder, network, dataset, splits, evaluation, device,
-               config.trainer.pictures)
+        _write(results, folder, network, dataset, splits, evaluation, device, config.trainer)
     return results
 
 
@@ -156,13 +155,14 @@ def _kept_execution(folder: Path, blocks: int) -> dict[str, Any] | None:
 
 
 def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, dataset: Dataset, splits: Splits,
-           evaluation: Evaluation, device: torch.device, pictures: int) -> None:
+           evaluation: Evaluation, device: torch.device, trainer: TrainerConfig) -> None:
     """Leave results and pictures in the folder, and print the table."""
     if network.execution == "auto" and (found := break_even(network)) is not None:
         write_json(folder / EXECUTION, found)
     write_json(folder / "results.json", results)
-    if pictures:
-        draw(network, dataset, splits, evaluation, folder / "pictures", pictures, device)
+    if trainer.pictures:
+        draw(network, dataset, splits, evaluation, folder / "pictures", trainer.pictures, trainer.eval_batch_size,
+             device)
     print()
     print_table(results["rows"], dense_macs=results["dense_macs"], parameters=results["parameters"])
     print(f"{splits.name}, split {results['split']}")
@@ -172,7 +172,8 @@ def _write(results: dict[str, Any], folder: Path, network: AdaptiveNetwork, data
         print(line)
     for note in splits.notes:
         print(f"note: {note}")
-    print(f"  results    {folder / 'results.json'}" + (f"\n  pictures   {folder / 'pictures'}" if pictures else ""))
+    print(f"  results    {folder / 'results.json'}"
+          + (f"\n  pictures   {folder / 'pictures'}" if trainer.pictures else ""))
 
 
 def _dense_network(model: ModelConfig, classes: int, channels: int) -> AdaptiveNetwork:

@@ -149,8 +149,8 @@ def test_a_rectangle_too_small_for_the_network_is_said(tmp_path, pictures):
 def test_sizes_are_told_apart_in_words():
     rows = [{"images": 4}]
     results = {"data": "folder", "classes": 2, "rows": rows, "image_size": [24, 48]}
-    assert "at 24 x 48 pixels" in measured_data({"data": {"root": "/d"}}, results)
-    assert "at 24 pixels" in measured_data({"data": {"root": "/d"}}, {**results, "image_size": 24})
+    assert "at 24 x 48 pixels" in measured_data({"data.root": "/d"}, results)
+    assert "at 24 pixels" in measured_data({"data.root": "/d"}, {**results, "image_size": 24})
 
 
 def test_a_teacher_reads_the_students_channels(pictures):
