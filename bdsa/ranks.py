@@ -59,10 +59,10 @@ def adopt_submitted_job() -> None:
     The GPUs stay visible to all ranks of a machine, as under torchrun: NCCL reaches its neighbours'
     memory directly only then.
     """
-    if in_submitted_job() and "RANK" not in os.environ:
+    if in_submitted_job() and "WORLD_SIZE" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment  # an extra; only its own jobs get here
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
 def exit_failed(at_once: bool) -> NoReturn:

@@ -139,8 +139,11 @@ class Server:
             with self.came:
                 while not self.waiting and not self.stopped:
                     self.came.wait()
-                if not self.waiting:
+                self.waiting = [r for r in self.waiting if not r.answer.cancelled()]
+                if not self.waiting and self.stopped:
                     return
+                if not self.waiting:
+                    continue
                 budget = self.chosen(self.waiting, time.perf_counter())
                 first = min(self.waiting, key=lambda r: r.until)
                 taken_at = budget if first.budget is None else first.budget
@@ -150,7 +153,7 @@ class Server:
             self._answer(batch, taken_at)
 
     def _answer(self, batch: list[Request], budget: float) -> None:
-        batch = [r for r in batch if r.answer.set_running_or_notify_cancel()]  # without those whom nobody waits for now
+        batch = [r for r in batch if r.answer.set_running_or_notify_cancel()]  # some were cancelled just now
         if not batch:
             return
         room = next(n for n in self.sizes if n >= len(batch))    # few sizes: each is recorded once and played again

@@ -32,6 +32,7 @@ from bdsa.config.ranges import with_ranges
 from bdsa.config.schema import described_settings, setting_names
 from bdsa.errors import UserError, unknown
 from bdsa.runs.name import run_name
+from bdsa.runs.output import LastingOutput
 
 LAUNCHERS = ("basic", "joblib", "slurm", "submitit_local", "submitit_slurm")
 SWEEPERS = ("basic", "search", "optuna", "pipeline")
@@ -106,7 +107,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
         sys.argv += [*launcher_arguments(sys.argv[1:]), *sweeper_arguments(sys.argv[1:])][:1]
     except UserError as error:
         if ranks.is_main():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {error}", file=LastingOutput(sys.stderr), flush=True)
         ranks.exit_failed(at_once=False)
     prepare_hydra(schema, survivors="sweep" in options)
     job = Job(work, schema)
@@ -120,7 +121,7 @@ def launch(work: Callable[[Any, Path], None], schema: type, config_name: str) ->
             traceback.print_exc()
             sys.exit(1)
         if ranks.is_main():
-            print(f"error: {said}", file=sys.stderr, flush=True)
+            print(f"error: {said}", file=LastingOutput(sys.stderr), flush=True)
         ranks.exit_failed(at_once=False)
     if job.failed:
         ranks.exit_failed(at_once=any(job.failed))

@@ -50,7 +50,7 @@ class AnyBudget(nn.Module):
     cascade = False
     execution: str
     precision: str
-    _dense_macs: dict[tuple[int, int, object], int]
+    _dense_macs: dict[tuple[Any, ...], int]
     _block_macs: dict[tuple[int, int], list[int]]
     _expected: dict[tuple[Any, ...], tuple[Curve | None, Expected]]
 
@@ -215,8 +215,9 @@ class AnyBudget(nn.Module):
                                                       torch.get_num_threads()))
 
     def dense_macs(self, size: tuple[int, int]) -> int:
-        """MACs of the dense network for one image of (height, width), counted once per size and number of classes."""
-        key = (*size, getattr(self, "num_classes", None))  # which `reset_classifier` changes
+        """MACs of the dense network for one image of (height, width), counted once per size and classifier."""
+        *_, head = self.children()  # the classifier, which may be replaced
+        key = (*size, *(tuple(p.shape) for p in head.parameters()))
         if key not in self._dense_macs:
             self._dense_macs[key] = count_dense_macs(
                 self, size, self._channels(), lambda own: asking(own, own.adaptive_blocks(), Point(None), None))

@@ -62,9 +62,9 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         layers, by `torch.func.functional_call`. Where `watch_weights` is False, contents are not read. Then
         operations on a tensor are still seen, and whatever replaces a tensor or a module; what goes around these
         (`.data.copy_()`, fused optimisers, numpy) must be announced by `weights_changed()`. "never" takes the network
-        for constant, as engines do that compile one: nothing is looked at after `train()` or another execution was set,
-        and all else is to be announced, new hooks too. What is no tensor, a stride or an eps that is set by hand, must
-        always be.
+        for constant, as engines do that compile one: it is looked at once, at its first use and after `train()` or
+        another execution was set. All else is to be announced, new hooks too. What is no tensor, a stride or an eps
+        that is set by hand, must always be.
 
         In torch.compile, without gradients, and in torch.export the network is one node (`bdsa.models.one_node`).
         Masked execution runs instead where others want to see or change what happens: dispatch and function modes
@@ -108,7 +108,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         self._precision = value
 
     def train(self, mode: bool = True) -> AdaptiveNetwork:
-        """nn.Module's; weights that are taken for constant are so until training, from its beginning to its end."""
+        """nn.Module's; of weights that are taken for constant all is made anew after a training."""
         if self._watched == CONSTANT and (mode or self.training):
             self.weights_changed()
         return super().train(mode)

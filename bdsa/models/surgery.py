@@ -73,10 +73,10 @@ def adapt(network: nn.Module, budgets: Iterable[float], norm_affine: str = "sepa
     if not isinstance(submanifold, bool):
         raise UserError(f"submanifold {submanifold!r} is neither True nor False")
     make_adaptable(network, name)
-    check_names(network, name)
     reason = _why_not(network)
     if reason:
         raise UserError(f"{name} cannot be adapted: {reason}; these can: {SUPPORTED}")
+    check_names(network, name)
     blocks = [m for m in network.modules() if type(m) in BLOCKS]
     for block in blocks:
         if submanifold and BLOCKS[type(block)].can_be_submanifold is AdaptiveBlock.can_be_submanifold:

@@ -31,8 +31,11 @@ def cascade_rows(folder: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _by_budget(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last row of each budget, ascending."""
-    found = {row["budget"]: row for row in rows}
+    """The last row of each budget, ascending; times of the run's conditions outlive a newer row without."""
+    found: dict[float, dict[str, Any]] = {}
+    for row in rows:
+        kept = found.get(row["budget"], {})
+        found[row["budget"]] = {**{key: kept[key] for key in _TIMES if key in kept}, **row}
     return [found[budget] for budget in sorted(found)]
 
 

@@ -1,4 +1,7 @@
-"""Standard output that may go away while a run goes on: a terminal is closed, the reader of a pipe ends."""
+"""Standard output that may go away while a run goes on: a terminal is closed, the reader of a pipe ends.
+
+So may the room for it: of a full disk the run's own files tell.
+"""
 from __future__ import annotations
 
 import contextlib

@@ -60,7 +60,8 @@ def head_steps(network: nn.Module, form: Form) -> list[Step] | None:
         pool, norm, classifier = network.global_pool, nn.Identity(), network.fc
     elif type(network).forward_head is AdaptiveTorchvisionResNet.forward_head:
         pool, norm, classifier = network.avgpool, nn.Identity(), network.fc
-    elif type(network).forward_head is AdaptiveTorchvisionConvNeXt.forward_head and len(network.classifier) == 3:
+    elif type(network).forward_head is AdaptiveTorchvisionConvNeXt.forward_head and \
+            isinstance(network.classifier, nn.Sequential) and len(network.classifier) == 3:
         pool, (norm, _, classifier) = network.avgpool, network.classifier
     else:
         return None

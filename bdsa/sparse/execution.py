@@ -79,14 +79,14 @@ def break_even(network: nn.Module) -> dict[str, Any] | None:
     return executors_of(network).found
 
 
-def use_break_even(network: nn.Module, found: dict[str, Any]) -> None:
+def use_break_even(network: nn.Module, found: dict[str, Any] | None) -> None:
     """Use what `break_even` gave, if processor, threads and image size are still the same; else it is found anew.
 
     Raises:
         UserError: for what was found for a network of other blocks.
     """
     blocks = len(network.adaptive_blocks())
-    for case, densities in found["blocks"].items():
+    for case, densities in ({} if found is None else found["blocks"]).items():
         some = re.search(r"the first (\d+) blocks", case)  # of a network that gives feature maps
         if len(densities) != (int(some[1]) if some else blocks) or len(densities) > blocks:
             raise UserError(f"these break-even densities are of {len(densities)} blocks, and the network has {blocks}: "

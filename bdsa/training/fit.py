@@ -104,8 +104,8 @@ class Fit:
                     f"back, or train anew with trainer.fresh=true or another name=...")
         log.info("resuming after epoch %d of %d", self.done, self.config.recipe.epochs)
         for lost, instead in self.lost.items():
-            log.warning("note: %s, the network of the best epoch so far, is not there any more: %s takes its place",
-                        lost, instead)
+            log.warning("note: %s, the network of the best epoch so far, is not that which last.pt names: %s takes its "
+                        "place", lost, instead)
         for moved in self.run.moved:
             log.info("note: it goes on with %s", moved)
 
@@ -148,7 +148,8 @@ class Fit:
                 self.lost[path] = f"that of epoch {kept['epoch']}"
             return
         if self.done == self.config.recipe.epochs:
-            raise UserError(f"{path}, the network that is the run's result, is not there any more, and no epoch is "
+            what = f"is of epoch {kept.get('epoch')}, not {epoch}" if kept else "is not there any more"
+            raise UserError(f"{path}, the network that is the run's result, {what}, and no epoch is "
                             f"left to take its place: put it back, or train anew with trainer.fresh=true")
         del self.best.rows[kind]
         self.lost[path] = "the best of the epochs that follow"

@@ -76,9 +76,10 @@ def test_a_cancelled_request_does_not_end_the_server(served):
     server._answer([other], 0.3)
     assert waiting.answer.result(timeout=0)["budget"] == 0.3 and left.answer.cancelled()
     asked = [server.submit(image, 0.3) for _ in range(20)]
-    cancelled = [each.cancel() for each in asked[::2]]
+    for each in asked[::2]:
+        each.cancel()
     assert all(each.result(timeout=60)["budget"] == 0.3 for each in asked[1::2])
-    assert len(cancelled) == 10 and server.submit(image, 0.3).result(timeout=60)["budget"] == 0.3
+    assert server.submit(image, 0.3).result(timeout=60)["budget"] == 0.3
 
 
 def test_it_speaks_http(served):

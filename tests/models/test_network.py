@@ -178,6 +178,8 @@ def test_wrong_surgery_is_refused_and_changes_nothing():
     with pytest.raises(UserError):
         adapt(network, Budgets([0.5]))
     assert type(network.layer1[0]).__module__.startswith("timm.")
+    with pytest.raises(UserError, match="a str has no adaptive form"):
+        adapt("resnet18", Budgets([0.5]))
     with pytest.raises(UserError, match="did you mean 'shared'"):
         create_model("cifar_resnet20", [0.5], norm_affine="shard")
     with pytest.raises(UserError, match="it is adaptive already"):

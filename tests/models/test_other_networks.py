@@ -230,10 +230,23 @@ def test_names_that_adaptive_networks_have_are_refused(make, taken):
 
 
 @torch.inference_mode()
+def test_a_network_without_its_classifier_is_counted_and_runs():
+    network, images = torchvision.models.convnext_tiny(num_classes=5).eval(), images_of((1, 32, 32))
+    bdsa.adapt(network, BUDGETS)
+    network.classifier = nn.Identity()  # for embeddings
+    masked, usage = network(images, budget=0.4, return_usage=True)
+    network.execution = "sparse"
+    torch.testing.assert_close(network(images, budget=0.4), masked, rtol=1e-4, atol=1e-4)
+    assert 0 < float(usage.macs) <= network.dense_macs((32, 32))
+
+
+@torch.inference_mode()
 def test_the_dense_macs_follow_another_classifier():
     network, images = bdsa.create_model("cifar_resnet8", BUDGETS, 10).eval(), images_of((1, 32, 32))
     before = network.dense_macs((32, 32))
     network.reset_classifier(1000)
     network.eval()
     assert network.dense_macs((32, 32)) == before + 64 * 990
+    network.fc = torch.nn.Linear(64, 100)  # by hand
+    assert network.dense_macs((32, 32)) == before + 64 * 90
     assert network(images, budget=1.0, return_usage=True)[1].macs.shape == (1,)

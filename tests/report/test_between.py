@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -94,3 +95,16 @@ def test_latencies_of_other_conditions_join_no_trainings(tmp_path: Path, apart: 
         **results, "latency": about, "rows": [row_at(0.4, speedup=2.0)]}))
     (row,) = between_rows(folder, results)
     assert row["top1"] == row_at(0.4)["top1"] and ("latency_ms" in row, "speedup" in row) == (not apart, not apart)
+
+
+def test_latencies_of_a_trainings_conditions_outlive_a_later_evaluation_in_others(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", (0.3, 0.7), latency=4.0)
+    results = json.loads((folder / "results.json").read_text())
+    for number, threads in enumerate((results["latency"]["threads"], 64)):
+        path = folder / f"evaluations/best-folder-test-{number}/results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({**results, "latency": {**results["latency"], "execution": "auto", "threads": threads},
+                                    "rows": [row_at(0.4, speedup=2.0 + number)]}))
+        os.utime(path, (number, number))
+    (row,) = between_rows(folder, results)
+    assert row["speedup"] == 2.0

@@ -285,7 +285,17 @@ def test_constant_weights_end_with_any_way_of_training(way: str) -> None:
     with torch.no_grad():
         network.conv1.weight.mul_(2)
     network.eval()
+    assert not torch.equal(before, logits_of(network, images, "sparse"))  # first: another execution looks by itself
     assert_right(network, images, before)
+
+
+def test_another_execution_looks_at_constant_weights_once() -> None:
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    network.watch_weights = "never"
+    before = logits_of(network, images, "sparse")
+    network.execution = "masked"
+    with torch.no_grad():
+        network.conv1.weight.mul_(2)
     assert not torch.equal(before, logits_of(network, images, "sparse"))
 
 

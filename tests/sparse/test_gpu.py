@@ -171,6 +171,17 @@ def test_either_setting_of_pytorch_says_how_float32_is_multiplied(told: str, exp
         matmul.fp32_precision = before
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_the_older_setting_says_it_too(told: bool) -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = told
+        assert tiles.precision(torch.float32) == ("tf32" if told else "ieee")
+    finally:
+        matmul.allow_tf32 = before
+
+
 def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(*what: object) -> Captured:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")

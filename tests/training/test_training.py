@@ -143,7 +143,7 @@ def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_p
     best = folder / "checkpoints/best.pt"
     best.unlink()
     outcome = train(folder, *short)
-    assert "best.pt, the network of the best epoch so far, is not there any more" in outcome.out
+    assert "best.pt, the network of the best epoch so far, is not that which last.pt names" in outcome.out
     assert best.exists() and results(folder)["epoch"] == 2  # though the first may have been better
 
     best.unlink(), (folder / "results.json").unlink()
@@ -177,7 +177,7 @@ def test_a_run_copied_with_an_earlier_best_network_holds_it_against_its_own_rows
 
     monkeypatch.setattr(Fit, "keep", falling)
     outcome = train(folder, *short)
-    assert "the network of the best epoch so far, is not there any more: that of epoch 1 takes its place" in outcome.out
+    assert "is not that which last.pt names: that of epoch 1 takes its place" in outcome.out
     assert results(folder)["epoch"] == 1
     assert [row["top1"] for row in read_checkpoint(folder / "checkpoints/last.pt")["best"]["raw"]] == [10.0]
 

@@ -5,6 +5,7 @@ The targets file is named by its numbers, so that a run that was trained for oth
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -132,8 +133,9 @@ def write_targets(study: Study, home: Path) -> Path:
     digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:6]
     path = home / f"targets-{digest}.csv"
     if ranks.is_main():
-        print("\ntargets:")
-        collect(folders, TargetsConfig(out=str(path)))
+        with contextlib.redirect_stdout(LastingOutput(sys.stdout)):
+            print("\ntargets:")
+            collect(folders, TargetsConfig(out=str(path)))
     return path
 
 

@@ -150,12 +150,14 @@ def reporting(launcher: Survivor, best: bool = False, last: Callable[[], None] |
         ranks.exit_failed(at_once=False)
     except KeyboardInterrupt:
         if launcher.jobs and ranks.is_main():
-            report(launcher.jobs)
+            with contextlib.redirect_stdout(LastingOutput(sys.stdout)):
+                report(launcher.jobs)
         raise
     if ranks.is_main():
-        report(launcher.jobs, best)
-        if last is not None:
-            last()
+        with contextlib.redirect_stdout(LastingOutput(sys.stdout)):
+            report(launcher.jobs, best)
+            if last is not None:
+                last()
     if launcher.trouble or len(launcher.finished()) < len(launcher.jobs):
         ranks.exit_failed(at_once=False)
 
