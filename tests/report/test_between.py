@@ -103,8 +103,8 @@ def test_latencies_of_a_trainings_conditions_outlive_a_later_evaluation_in_other
     for number, threads in enumerate((results["latency"]["threads"], 64)):
         path = folder / f"evaluations/best-folder-test-{number}/results.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({**results, "latency": {**results["latency"], "execution": "auto", "threads": threads},
-                                    "rows": [row_at(0.4, speedup=2.0 + number)]}))
+        about = {**results["latency"], "execution": "auto", "threads": threads}
+        path.write_text(json.dumps({**results, "latency": about, "rows": [row_at(0.4, speedup=2.0 + number)]}))
         os.utime(path, (number, number))
     (row,) = between_rows(folder, results)
     assert row["speedup"] == 2.0
