@@ -18,7 +18,7 @@ GRACE = 10.0  # seconds that rank 0 gets to say what is wrong before the others 
 
 def rank() -> int:
     """Number of this process, 0 being the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
+    return _number("RANK", 0) if "WORLD_SIZE" in os.environ else 0
 
 
 def is_main() -> bool:
@@ -28,6 +28,9 @@ def is_main() -> bool:
 
 def check() -> None:
     """Raise UserError for a rank that its number of processes does not have: nobody, or two, would write and speak."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE") if "WORLD_SIZE" in os.environ else ():
+        if not os.environ.get(name, "0").isdecimal():
+            raise UserError(f"{name}={os.environ[name]} is no number of a process, or of processes; {ALONE}")
     if not 0 <= rank() < world():
         raise UserError(f"RANK={rank()} and WORLD_SIZE={world()}: of {world()} processes the ranks are 0 to "
                         f"{world() - 1}; {ALONE}")
@@ -35,17 +38,23 @@ def check() -> None:
 
 def local_rank() -> int:
     """Number of this process on its machine: which GPU is its own."""
-    return int(os.environ.get("LOCAL_RANK", rank()))
+    return _number("LOCAL_RANK", rank())
 
 
 def world() -> int:
     """Number of processes on all machines."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_world() -> int:
     """Number of processes on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world()))
+    return _number("LOCAL_WORLD_SIZE", world())
+
+
+def _number(name: str, default: int) -> int:
+    """What the environment says, if it is a number; `check` refuses what is none, for which somebody must speak."""
+    said = os.environ.get(name, "")
+    return int(said) if said.isdecimal() else default
 
 
 def in_submitted_job() -> bool:

@@ -24,7 +24,9 @@ def test_a_rank_of_nothing_is_a_process_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize("environment, said", [
     ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR"), ({"WORLD_SIZE": "2"}, "RANK"),
     ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 and WORLD_SIZE=2: of 2 processes the ranks are 0 to 1"),
-    ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK=1 and WORLD_SIZE=1")])
+    ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK=1 and WORLD_SIZE=1"),
+    ({"WORLD_SIZE": "2", "RANK": "first"}, "RANK=first is no number"),
+    ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two is no number")])
 def test_half_an_environment_is_one_line_of_this_process(tmp_path, monkeypatch, command, environment, said):
     monkeypatch.setattr("bdsa.ranks.GRACE", 1e6)  # it waits for no other one
     for name, value in environment.items():
