@@ -30,6 +30,7 @@ import torch  # noqa: E402
 
 import bdsa  # noqa: E402
 from bdsa.commands.benchmark.gpu_latency import masks_for, measured  # noqa: E402
+from bdsa.commands.benchmark.subject import wake  # noqa: E402
 from bdsa.models.network import AdaptiveNetwork  # noqa: E402
 from bdsa.sparse.execution import executor_of  # noqa: E402
 from bdsa.sparse.gpu import device as gpu  # noqa: E402
@@ -87,6 +88,7 @@ def network_of(name: str) -> AdaptiveNetwork:
     """An adaptive network with weights that follow from nothing but its name, on the GPU."""
     torch.manual_seed(0)
     network = bdsa.create_model(name, BUDGETS).eval()
+    wake(network)  # else fresh branches add nothing, and no wrong one would show
     return network.to(HERE.device, memory_format=torch.channels_last)
 
 

@@ -106,7 +106,7 @@ def _batches(network: AdaptiveNetwork, images: Tensor | None, batch_size: int, i
             raise UserError("which images? give their size, such as image_size=224, or images=[N, 3, H, W]")
         generator = torch.Generator().manual_seed(0)
         shape = (NOISE * batch_size, network._channels(), *height_width(image_size))
-        images = torch.randn(shape, generator=generator).to(next(network.parameters()).device)
+        images = torch.randn(shape, generator=generator).to(next(network.parameters()))
     if len(images) < batch_size:
         raise UserError(f"{len(images)} images for a batch of {batch_size}")
     return list(images[:len(images) // batch_size * batch_size].split(batch_size))

@@ -163,7 +163,8 @@ def _not_finite(tensors: list[Tensor]) -> str | None:
     for t in tensors:
         if t.is_floating_point() and t.dtype not in (gpu.TYPES if gpu.serves(t.device) else (torch.float32,)):
             return f"a weight is {t.dtype}"
-        if t.is_floating_point() and not torch.isfinite(t.detach().sum()):
+        if t.is_floating_point() and not torch.isfinite(
+                t.detach().sum(dtype=torch.promote_types(t.dtype, torch.float32))):
             return "a weight is infinite or not a number"
     return None
 

@@ -162,6 +162,16 @@ def no_images() -> None:
         assert isinstance(executor_of(network, "b040"), GpuExecutor)
 
 
+def unrounded() -> None:
+    """Logits of bfloat16 maps are float32's: rounded, many would be equal."""
+    network, images = network_of("cifar_resnet8"), images_of((1, 9, 14))
+    network.execution, network.precision = "sparse", "bfloat16"
+    with torch.inference_mode():
+        logits = network(images, budget=BUDGETS[0])
+    assert isinstance(executor_of(network, "b040"), GpuExecutor)
+    assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
+
+
 def masked_blocks() -> None:
     """Blocks that `auto` lets run masked, between others that do not."""
     for name in ("resnet26", "convnext_atto"):
@@ -178,7 +188,7 @@ def masked_blocks() -> None:
 CASES = {**{name: lambda name=name: same(name) for name in SHORT},
          **{f"half {name}": lambda name=name: half(name) for name in HALF},
          **{f.__name__: f for f in (autocast, compiled, large, not_finite, changed, between, contents, no_images,
-                                    masked_blocks)}}
+                                    unrounded, masked_blocks)}}
 
 
 if __name__ == "__main__":

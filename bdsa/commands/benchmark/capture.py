@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from bdsa.sparse.gpu.device import current
 from bdsa.training.step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def captured(name: str, work: Callable[[], object]) -> Callable[[], object] | No
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with current(torch.device("cuda", torch.cuda.current_device())), torch.cuda.graph(graph):
             work()
     except RuntimeError as error:
         log.warning(f"{name} cannot be captured as a CUDA graph: {str(error).splitlines()[0]}")

@@ -28,6 +28,7 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.report.terminal import print_whole
 from bdsa.runs.environment import environment
 from bdsa.runs.files import check_writable, write_json
+from bdsa.sparse.auto import NEVER
 from bdsa.sparse.execution import executor_at
 from bdsa.sparse.gpu import device as gpu
 from bdsa.training.device import choose_device
@@ -149,6 +150,8 @@ def own_work(network: AdaptiveNetwork, images: Tensor, budget: float, masks: Seq
     with torch.inference_mode():
         network(images, budget=budget, masks=masks)
     executor = executor_at(network, budget)
+    if execution == "masked":  # by blocks of the sparse executor, so that a graph can hold it
+        executor.set_break_even([NEVER] * len(executor.blocks()))
     work = executor.work(network.forward_head, masks is not None, images.dtype, network.point(budget).offset)
     ways = [2.0 if way is None else way for way in executor.ways]
 

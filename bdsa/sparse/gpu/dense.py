@@ -22,6 +22,7 @@ def on_gpu(step: dense.Step, dtype: torch.dtype) -> dense.Step:
 
 class _Convolution:
     def __init__(self, step: dense.Convolution, dtype: torch.dtype) -> None:
+        dtype = step.dtype or dtype  # a classifier's own: logits are not rounded
         matrix = step.matrix.plain()                                       # [kh, kw * C, out]
         kernel = matrix.reshape(len(matrix), -1, step.channels, step.matrix.columns).permute(3, 2, 0, 1)
         self.weight = kernel.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -34,7 +35,7 @@ class _Convolution:
         if min(x.shape[1:3]) + 2 * self.padding < side:
             raise ValueError(f"the image is too small for this network: a {side}x{side} kernel meets a map of "
                              f"{x.shape[1]}x{x.shape[2]}")
-        y = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, self.stride, self.padding)
+        y = F.conv2d(x.permute(0, 3, 1, 2).to(self.weight.dtype), self.weight, self.bias, self.stride, self.padding)
         y = y.relu_() if self.relu else y
         y = F.max_pool2d(y, 3, 2, 1) if self.pool else y
         return y.permute(0, 2, 3, 1).contiguous()

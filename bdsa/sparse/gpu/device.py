@@ -4,7 +4,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -64,9 +65,15 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def current(device: torch.device) -> AbstractContextManager[None]:
-    """Within it a device is the current one, on which kernels start."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Within it a device is the current one, on which kernels start; its stream is the caller's again afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    # PyTorch leaves a thread on the stream of a capture that fails.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        yield
 
 
 def capturing() -> bool:

@@ -61,10 +61,11 @@ class GpuExecutor(Executor):
         """See `Executor.classify`; an inference is captured as a CUDA graph."""
         answers = maps_dtype(x)  # of the logits
         with self.alone(x):
-            masks = [] if given is None else [mask.bool() for mask in given]
+            masks = [] if given is None else [  # of their own: kernels are compiled for where memory begins
+                mask.to(x.device, torch.bool, copy=True, memory_format=torch.contiguous_format) for mask in given]
             work = self.work(head, given is not None, answers, offset)
             if count or torch.autograd._profiler_enabled():
-                features, used = self(x, given, count, offset=offset)
+                features, used = self(x, None if given is None else masks, count, offset=offset)
                 return self._answer(x, features, head, answers), used
             if not x.is_cuda or torch.cuda.is_current_stream_capturing():  # then the inference joins the caller's graph
                 return work(x, masks), []
@@ -90,7 +91,8 @@ class GpuExecutor(Executor):
         """Each block, a copy of what it gets for images x [B, 3, H, W], and its mask there, bool [B, h, w]."""
         seen: list[tuple[GpuBlockStep, Tensor]] = []
         self(x, given, False, lambda step, features: seen.append((step, features.clone())))
-        masks = [step.here.decided.mask for step, _ in seen] if given is None else [mask[:, 0].bool() for mask in given]
+        masks = [step.here.decided.mask for step, _ in seen] if given is None else [
+            mask[:, 0].to(x.device, torch.bool) for mask in given]
         return [(step, features, mask) for (step, features), mask in zip(seen, masks, strict=True)]
 
     @contextmanager

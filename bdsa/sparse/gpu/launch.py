@@ -12,7 +12,7 @@ from bdsa.sparse.gpu.device import interpreted, processors
 
 # Sizes of maps, which differ from call to call: a kernel is compiled once for all of them.
 SIZES = ("height", "width", "out_height", "out_width", "stride", "p_height", "p_width", "p_stride", "d_height",
-         "d_width", "d_stride", "panel", "column", "columns", "chunks", "programs", "part", "size", "rows", "group")
+         "d_width", "d_stride", "panel", "column", "columns", "chunks", "programs", "part", "size", "most", "group")
 PROGRAMS = 4  # a multiprocessor, at most: what is persistent has as many as can run at once, or a few more
 
 Watcher = Callable[[Any, tuple, dict[str, Any]], None]  # kernel, its arguments and constants, warps and stages

@@ -89,21 +89,21 @@ def finish(acc, bias, out, row, live, cols, columns, N: tl.constexpr, ADD: tl.co
 
 
 @kernel
-def product(x, at, counts, w, bias, out, rows, columns, height, width, out_height, out_width, stride, projected, wp,
+def product(x, at, counts, w, bias, out, most, columns, height, width, out_height, out_width, stride, projected, wp,
             p_height, p_width, p_stride, K: tl.constexpr, N: tl.constexpr, KP: tl.constexpr, COUNT: tl.constexpr,
             READS: tl.constexpr, SCATTER: tl.constexpr, ADD: tl.constexpr, ACTIVATION: tl.constexpr,
             BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
     """out = activation(x @ w + bias (+ projected @ wp) (+ out)) for listed rows.
 
     Args:
-        at, counts, COUNT: the list and where its length is; COUNT < 0: no list, all `rows` of out.
+        at, counts, COUNT: the list and where its length is; COUNT < 0: no list, all `most` rows of out.
         columns: of w that are wanted, the first ones; N is all of them.
         READS: IN_ORDER: row r for the r-th of the list; LISTED: the listed row; STRIDED: the row of a map [height,
             width] that a convolution of this stride reads for the listed one of [out_height, out_width].
         SCATTER: whether rows of out are the listed ones; else the r-th.
         projected, wp, KP: a 1x1 convolution of another map that joins the sum; KP = 0: none.
     """
-    n = rows if COUNT < 0 else tl.load(counts + COUNT)
+    n = most if COUNT < 0 else tl.load(counts + COUNT)
     tiles_n = tl.cdiv(columns, BN)
     whole: tl.constexpr = K % BK == 0 and N % BN == 0
     for tile in range(tl.program_id(0), tl.cdiv(n, BM) * tiles_n, tl.num_programs(0)):
