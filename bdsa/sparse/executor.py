@@ -18,7 +18,7 @@ from bdsa.sparse.dense import Convolution, Step, dense_steps, head_steps, padded
 from bdsa.sparse.given import check_given, take
 from bdsa.sparse.inference import Inference, NotFinite
 from bdsa.sparse.packing import Form
-from bdsa.sparse.plans import why_masked
+from bdsa.sparse.planning import why_masked
 from bdsa.sparse.quantised import plan_in
 from bdsa.sparse.recording import recorded
 from bdsa.sparse.scores import Following, Member, scorers

@@ -25,7 +25,7 @@ from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.dense import AsItIs
 from bdsa.sparse.executor import Executor
 from bdsa.sparse.follower import Follower, Instruction
-from bdsa.sparse.plans import why_masked
+from bdsa.sparse.planning import why_masked
 from bdsa.sparse.program_bytes import Header, Pool, Range, encoded, joined, worded
 from bdsa.sparse.watch import Watch
 

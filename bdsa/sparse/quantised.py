@@ -17,6 +17,7 @@ from bdsa.models.blocks import AdaptiveBlock
 from bdsa.sparse import operators
 from bdsa.sparse.packing import NARROW, Form, Packed, budget_norm, folded, rows_first, taps_first
 from bdsa.sparse.pages import placed
+from bdsa.sparse.planning import plan_block, why_masked
 from bdsa.sparse.plans import (
     KINDS,
     BottleneckPlan,
@@ -25,8 +26,6 @@ from bdsa.sparse.plans import (
     Shortcut,
     board_of,
     check_projected,
-    plan_block,
-    why_masked,
 )
 from bdsa.sparse.scores import Following
 

@@ -131,7 +131,7 @@ def _unusual_tensors(tensors: list[Tensor]) -> str | None:
 
 
 def _unusual_modules(named: list[tuple[str, nn.Module]]) -> str | None:
-    """Why a network's modules cannot be replaced by kernels, or None; `plans.why_masked` looks at each block."""
+    """Why a network's modules cannot be replaced by kernels, or None; `planning.why_masked` looks at each block."""
     by_name = dict(named)
     for name, module in named:
         if not vars(module).keys() >= set(_STATE):

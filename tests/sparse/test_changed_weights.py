@@ -6,31 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from changed_cases import assert_right, logits_of
 from sparse_cases import BUDGETS, images_of, network_of
 from timm.utils import ModelEmaV2
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from bdsa.errors import UserError
-from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import executor_of
-
-
-def logits_of(network: AdaptiveNetwork, images: Tensor, execution: str, budget: float = BUDGETS[0]) -> Tensor:
-    with torch.inference_mode():
-        network.execution = execution
-        return network(images, budget=budget)
-
-
-def assert_right(network: AdaptiveNetwork, images: Tensor, before: Tensor | None = None) -> None:
-    """Sparse logits are the masked ones, at every budget, and others than `before`."""
-    for budget in (*BUDGETS, 1.0):
-        expected = logits_of(network, images, "masked", budget)
-        for execution in ("sparse", "auto", "sparse"):
-            found = logits_of(network, images, execution, budget)
-            assert (found - expected).abs().max() < 1e-4 * (expected.max() - expected.min()).clamp(min=1e-3)
-    assert before is None or not torch.equal(before, logits_of(network, images, "masked"))
 
 
 def fused_steps(network: AdaptiveNetwork, images: Tensor) -> None:
@@ -228,93 +211,6 @@ def test_weights_that_are_not_watched_are_announced() -> None:
     set_data(network, images)
     assert_right(network, images)
     copied(network, images)
-    network.weights_changed()
-    assert_right(network, images)
-
-
-def test_constant_weights_are_believed_until_a_change_is_announced_or_the_network_trains() -> None:
-    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
-    network.watch_weights = "never"
-    assert_right(network, images)
-    before = logits_of(network, images, "sparse")
-    with torch.no_grad():
-        network.conv1.weight.mul_(2)
-    assert torch.equal(logits_of(network, images, "sparse"), before)
-    network.weights_changed()
-    assert_right(network, images)
-    network.train()
-    with torch.no_grad():
-        network.conv1.weight.mul_(2)
-        network(images, budget=0.4)
-    assert_right(network.eval(), images)
-    network.watch_weights = "nevr"
-    with pytest.raises(UserError, match="watch_weights='nevr' must be True, False or 'never'"):
-        logits_of(network, images, "sparse")
-
-
-def one_step(network: AdaptiveNetwork, logits: Tensor) -> None:
-    logits.square().sum().backward()
-    with torch.no_grad():
-        for p in network.parameters():
-            if p.grad is not None:
-                p -= 0.01 * p.grad / p.grad.norm().clamp(min=1e-6)
-
-
-@pytest.mark.parametrize("way", ["masked", "dense with usage", "block by block", "compiled", "evaluated between"])
-def test_constant_weights_end_with_any_way_of_training(way: str) -> None:
-    network, images = network_of("cifar_resnet8"), images_of((2, 16, 16))
-    network.watch_weights = "never"
-    before = logits_of(network, images, "sparse")
-    network.train()
-    if way == "masked":
-        network.execution = "masked"
-        one_step(network, network(images, budget=BUDGETS[0]))
-    elif way == "dense with usage":
-        one_step(network, network(images, budget=1.0, return_usage=True)[0])
-    elif way == "block by block":
-        with network.at_budget(BUDGETS[0]):
-            one_step(network, network.forward_head(network.layer3(network.layer2(network.layer1(
-                network.act1(network.bn1(network.conv1(images))))))))
-    elif way == "compiled":
-        one_step(network, torch.compile(network, backend="eager")(images, budget=BUDGETS[0]))
-    else:
-        for _ in range(2):
-            one_step(network, network(images, budget=BUDGETS[0]))
-            with evaluating(network):
-                logits_of(network, images, "sparse")
-    with torch.no_grad():
-        network.conv1.weight.mul_(2)
-    network.eval()
-    assert not torch.equal(before, logits_of(network, images, "sparse"))  # first: another execution looks by itself
-    assert_right(network, images, before)
-
-
-def test_another_execution_looks_at_constant_weights_once() -> None:
-    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
-    network.watch_weights = "never"
-    before = logits_of(network, images, "sparse")
-    network.execution = "masked"
-    with torch.no_grad():
-        network.conv1.weight.mul_(2)
-    assert not torch.equal(before, logits_of(network, images, "sparse"))
-
-
-def test_constant_weights_are_those_that_the_network_has_when_it_is_said() -> None:
-    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
-    assert_right(network, images)
-    with torch.no_grad():
-        network.conv1.weight.mul_(2)
-    network.watch_weights = "never"
-    assert_right(network, images)
-    network.watch_weights = True
-    with torch.no_grad():
-        network.conv1.weight.mul_(2)
-    network.watch_weights = "never"
-    assert_right(network, images)
-    handle = network.layer1[0].conv2.register_forward_hook(lambda module, given, found: 2 * found)
-    network.weights_changed()
-    assert_right(network, images)
-    handle.remove()
     network.weights_changed()
     assert_right(network, images)
 

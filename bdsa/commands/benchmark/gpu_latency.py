@@ -48,9 +48,7 @@ def benchmark(config: BenchmarkConfig, named: frozenset[str] = frozenset()) -> l
     sizes = config.latency.batch_sizes
     subject = find_subject(config, named, max(sizes))
     budgets = [float(b) for b in subject.budgets if not b.is_dense]
-    if not budgets:
-        raise UserError("budget 1 is the dense network, which a GPU's dense engines run: give one below 1, such as "
-                        "budgets.targets=[0.5]")
+    check_adaptive(budgets)
     home = benchmark_folder(config, subject.source, subject.name, str(device))
     check_writable(home)
     results = []
@@ -81,16 +79,17 @@ def check_asked(latency: LatencyConfig, named: Collection[str]) -> None:
                         f"replays of graphs, at its budgets alone; leave it out")
 
 
-def masks_for(network: AdaptiveNetwork, x: Tensor, budgets: Sequence[float], seed: int = 0, blob: float = 0.15
-              ) -> dict[float, list[Tensor]]:
-    """Synthetic masks bool [B, 1, h, w] a block on the device of images x, by budget; 1: all ones.
-
-    Raises:
-        UserError: without a budget below 1, of which an adaptive network's latency is.
-    """
+def check_adaptive(budgets: Sequence[float]) -> None:
+    """Raise UserError without a budget below 1, of which an adaptive network's latency is."""
     if not budgets:
         raise UserError("budgets.targets has no budget below 1, whose latency is compared with the dense network's: "
                         "give one, such as budgets.targets=[0.5]")
+
+
+def masks_for(network: AdaptiveNetwork, x: Tensor, budgets: Sequence[float], seed: int = 0, blob: float = 0.15
+              ) -> dict[float, list[Tensor]]:
+    """Synthetic masks bool [B, 1, h, w] a block on the device of images x, by budget; 1: all ones."""
+    check_adaptive(budgets)
     shapes = block_shapes(network, tuple(x.shape[2:]))
     made = {b: [mask.to(x.device) for mask in synthetic_masks(shapes, b, len(x), seed, blob)] for b in budgets}
     first = next(iter(made.values()))

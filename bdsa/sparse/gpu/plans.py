@@ -21,6 +21,7 @@ from bdsa.sparse.gpu.board import update
 from bdsa.sparse.gpu.lists import Lists, Wanted
 from bdsa.sparse.gpu.tiles import fused_tile, group_width, mlp_tile
 from bdsa.sparse.packing import Form, Packed, budget_norm, pack_layer
+from bdsa.sparse.planning import why_masked
 from bdsa.sparse.scores import Following
 from bdsa.sparse.workspace import Workspace
 
@@ -217,5 +218,5 @@ FORMS = {plans.BasicPlan: BasicBlock, plans.BottleneckPlan: Bottleneck, plans.Co
 
 
 def plan_block(block: AdaptiveBlock, budget: str | Blend, dtype: torch.dtype) -> GpuPlan | None:
-    """Plan a block in evaluation mode for maps of a type; None where `plans.why_masked` says why not."""
-    return None if plans.why_masked(block) else FORMS[plans.KINDS[type(block)]](block, budget, dtype)
+    """Plan a block in evaluation mode for maps of a type; None where `planning.why_masked` says why not."""
+    return None if why_masked(block) else FORMS[plans.KINDS[type(block)]](block, budget, dtype)
