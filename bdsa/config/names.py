@@ -15,6 +15,22 @@ DEVICES = ("auto", "cpu", "cuda")
 LONGEST = 255  # bytes of a folder's or a file's name, on nearly every file system
 
 
+def teacher_parts(value: str) -> tuple[str | None, str | None]:
+    """The model and the file of dense weights that a text means: NAME:FILE, FILE or NAME; None for what it leaves out."""
+    name, given, file = value.partition(":")
+    if given and len(name) > 1 and "/" not in name:  # one letter is a drive
+        return name, file
+    return (None, value) if Path(value).suffix in WEIGHT_SUFFIXES else (value, None)
+
+
+def check_teachers(values: list[str]) -> None:
+    """Raise UserError for a text among them that names neither a model nor a file."""
+    for value in values:
+        if any(part is not None and not part.strip() for part in teacher_parts(value)):
+            raise UserError(f"teacher.others={values}: {value!r} must be NAME:FILE, FILE or NAME, such as "
+                            f"cifar_resnet32:resnet32.pt")
+
+
 def check_device(value: str) -> None:
     """Raise UserError for a device that is neither of DEVICES nor a numbered one of them, such as cuda:1."""
     if not re.fullmatch(r"auto|(cpu|cuda)(:\d{1,4})?", value):

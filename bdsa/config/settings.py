@@ -10,7 +10,7 @@ from typing import Any
 
 from bdsa.budgets import Budgets
 from bdsa.config.data import DataSpec
-from bdsa.config.names import check_device, check_folder, check_run_name
+from bdsa.config.names import check_device, check_folder, check_run_name, check_teachers
 from bdsa.config.setting import setting
 from bdsa.errors import UserError, unknown
 from bdsa.method.awareness import METRICS
@@ -77,8 +77,12 @@ class TeacherConfig:
     kind: str = setting("none", "self: the network's own dense path", choices=("none", "self", "model", "checkpoint"))
     name: str | None = setting(None, "any timm model (model), or the checkpoint's model")
     weights: str | None = setting(None, "local weights; default: timm's pretrained ones")
+    others: list[str] = setting([], "further teachers, NAME:FILE, FILE or NAME each: the mean of all logits teaches",
+                                check=check_teachers)
     temperature: float = setting(20.0, "T of T^2 KL(teacher / T || student / T)", above=0, at_most=1e4)
     weight: float = setting(0.01, "of that term", at_least=0, at_most=1e6)
+    beta: float | None = setting(None, "of decoupled distillation (DKD), the weight of the classes beside the label; "
+                                       "default: as KL weighs them", at_least=0, at_most=1e6)
     students: str = setting("all", "largest: it teaches the largest budget, which teaches the others (sandwich)",
                             choices=("all", "largest"))
 
@@ -199,6 +203,15 @@ class TrainConfig:
             raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
         if self.teacher.kind == "checkpoint" and self.teacher.weights is None:
             raise UserError("teacher=checkpoint needs teacher.weights=PATH")
+        if self.teacher.others and self.teacher.kind not in ("model", "checkpoint"):
+            raise UserError(f"teacher.others={self.teacher.others} teach beside a network of teacher=model or "
+                            f"teacher=checkpoint, and teacher={self.teacher.kind} is none: give the first as teacher=FILE")
+        if self.teacher.beta is not None and self.teacher.kind == "none":
+            raise UserError(f"teacher.beta={self.teacher.beta} weighs what a teacher says, and teacher=none says "
+                            f"nothing: give teacher=... too")
+        if self.teacher.beta is not None and self.recipe.mixes:
+            raise UserError(f"teacher.beta={self.teacher.beta} tells an image's label from its other classes, and mixed "
+                            f"images have several labels: leave out recipe.mixup and recipe.cutmix, or teacher.beta")
         if self.budgets.sample == "continuous" and len(Budgets(self.budgets.targets).adaptive) < 2:
             raise UserError(f"budgets.sample=continuous trains a range of budgets, and budgets.targets="
                             f"{self.budgets.targets} has fewer than two below 1: give its ends, such as [0.3,0.7,1.0]")

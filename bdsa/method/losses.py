@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,3 +51,32 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     log_p = F.log_softmax(student.float() / temperature, dim=1)
     log_q = F.log_softmax(teacher.detach().float() / temperature, dim=1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature ** 2
+
+
+def decoupled_distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float,
+                                beta: float) -> Tensor:
+    """T^2 * (KL of label against all others + beta * KL among the others), batch mean (Zhao et al., CVPR 2022).
+
+    With beta = 1 - q of each image, the teacher's probability of the others, it would be `distillation_loss`: there a
+    teacher that is sure of an image says next to nothing of its other classes.
+
+    Args:
+        student, teacher: logits [B, classes]; the teacher's carry no gradient.
+        labels: int64 [B].
+        temperature: T > 0.
+        beta: weight of the classes beside the label.
+    """
+    label = F.one_hot(labels, student.shape[1]).bool()
+    ours, theirs = student.float() / temperature, teacher.detach().float() / temperature
+    label_or_not = F.kl_div(_label_or_not(ours, label), _label_or_not(theirs, label), reduction="batchmean",
+                            log_target=True)
+    rest = len(labels), student.shape[1] - 1
+    others = F.kl_div(F.log_softmax(ours[~label].view(rest), dim=1), F.log_softmax(theirs[~label].view(rest), dim=1),
+                      reduction="batchmean", log_target=True)
+    return (label_or_not + beta * others) * temperature ** 2
+
+
+def _label_or_not(logits: Tensor, label: Tensor) -> Tensor:
+    """Log-probabilities of the label and of all other classes together, [B, 2]."""
+    logits = logits.log_softmax(dim=1)
+    return torch.stack([logits[label], logits.masked_fill(label, -math.inf).logsumexp(dim=1)], dim=1)

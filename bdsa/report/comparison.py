@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import Budget
-from bdsa.report.networks import place_name, setting_value
+from bdsa.report.networks import place_names, setting_value
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
 MEASURES = ("top1", "top5", "conditional_fraction", "macs", "latency_ms")
-_PLACES = ("data.root", "model.weights", "model.start", "teacher.weights", "awareness.targets")  # another machine's
+_PLACES = ("data.root", "model.weights", "model.start", "teacher.weights", "teacher.others",
+           "awareness.targets")  # another machine's
 
 
 @dataclass
@@ -103,8 +104,8 @@ def changed_settings(ones: Sequence[Run], others: Sequence[Run]) -> dict[str, tu
 
 def _value(run: Run, name: str) -> str:
     value = run.settings.get(name)
-    if name in _PLACES and isinstance(value, str):
-        value = place_name(value)
+    if name in _PLACES and isinstance(value, (str, list)):
+        value = place_names(value)
     return setting_value(value)
 
 

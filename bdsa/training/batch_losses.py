@@ -20,7 +20,7 @@ class BatchLosses:
         network: an adaptive network.
         budgets: weights of the budget terms, annealing of the block bounds, temperatures, noise.
         recipe: epochs, milestones and label smoothing.
-        teaching: how a teacher is heard: its temperature and weight.
+        teaching: how a teacher is heard: its temperature and weights.
         teacher: what `create_teacher` gave.
     """
 
@@ -34,7 +34,8 @@ class BatchLosses:
             temperatures=budgets.temperatures, switches=temperature_switches(budgets, recipe),
             noise_until=budgets.noise_until, differentiable_dilation=budgets.differentiable_dilation,
             published_cost=budgets.cost_model == "published", control_gain=budgets.control_gain,
-            distillation_weight=teaching.weight, distillation_temperature=teaching.temperature)
+            distillation_weight=teaching.weight, distillation_temperature=teaching.temperature,
+            distillation_beta=teaching.beta)
         # Labels of mixed images come soft and smoothed already: smoothing them here would do it twice.
         self.task = SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(
             label_smoothing=recipe.label_smoothing)
@@ -68,7 +69,7 @@ class BatchLosses:
         lesson = lesson or self.lesson(network, images)
         taught = lesson() if lesson.teaches(budget) else None
         losses = self.objective(self.task(logits.float(), labels), usage, budget, progress, weight=weight,
-                                student=logits, teacher=taught)
+                                student=logits, teacher=taught, labels=labels)
         lesson.hear(budget, logits)
         return losses
 

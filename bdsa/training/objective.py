@@ -19,7 +19,8 @@ from bdsa.distributed import shard, with_global_means
 from bdsa.errors import UserError, unknown
 from bdsa.method.between import parts
 from bdsa.method.control import steer
-from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
+from bdsa.method.losses import (block_bounds, block_budget_loss, decoupled_distillation_loss, distillation_loss,
+                                network_budget_loss)
 from bdsa.method.masks import MaskUnit
 from bdsa.method.schedule import noise_at, target_at, temperature_at, usual_switches
 from bdsa.models.measuring import Measured, measuring, network_in
@@ -59,6 +60,7 @@ class Objective:
         published_cost: whether the terms see the MACs that the authors' code counts.
         control_gain: by what `steer` moves thresholds; 0: not at all.
         distillation_weight, distillation_temperature: of the term that a teacher's logits add.
+        distillation_beta: in it, the weight of the classes beside the label (decoupled distillation); None: as KL has it.
 
     Raises:
         UserError: for a model without an adaptive network, a budget that it does not have, or a value that breaks a
@@ -71,7 +73,7 @@ class Objective:
                  temperatures: Sequence[float] = (5.0, 2.5, 1.0), switches: Sequence[float] | None = None,
                  noise_until: float = 0.8, differentiable_dilation: bool = True, published_cost: bool = False,
                  control_gain: float = 0.0, distillation_weight: float = 0.01,
-                 distillation_temperature: float = 20.0) -> None:
+                 distillation_temperature: float = 20.0, distillation_beta: float | None = None) -> None:
         self.network: AdaptiveNetwork = network_in(model)
         own = self.network.budgets
         self.budgets = own if budgets is None else Budgets(float(own.require(b)) for b in Budgets(budgets))
@@ -88,13 +90,14 @@ class Objective:
         self.differentiable_dilation, self.published_cost = differentiable_dilation, published_cost
         self.control_gain = control_gain
         self.distillation_weight, self.distillation_temperature = distillation_weight, distillation_temperature
+        self.distillation_beta = distillation_beta
         self._check()
 
     def _check(self) -> None:
         """Hold the numbers against the rules of the settings of the same names."""
         rules = {f.name: f.metadata["rule"] for f in dataclasses.fields(BudgetsConfig)}
         teaching = {f.name: f.metadata["rule"] for f in dataclasses.fields(TeacherConfig)}
-        rules |= {"distillation_weight": teaching["weight"], "distillation_temperature": teaching["temperature"]}
+        rules |= {f"distillation_{name}": teaching[name] for name in ("weight", "temperature", "beta")}
         for name, rule in rules.items():
             value = getattr(self, name, None)
             for item in value if isinstance(value, list) else [value]:
@@ -137,7 +140,8 @@ class Objective:
         return measuring(self.network, **{k: v for k, v in how.items() if k != "return_usage"})
 
     def __call__(self, task: Tensor, usage: Usage, budget: float, done: float, of: float = 1.0, *, weight: float = 1.0,
-                 student: Tensor | None = None, teacher: Tensor | None = None) -> dict[str, Tensor]:
+                 student: Tensor | None = None, teacher: Tensor | None = None,
+                 labels: Tensor | None = None) -> dict[str, Tensor]:
         """The losses of one batch.
 
         Args:
@@ -147,6 +151,10 @@ class Objective:
             done, of: how far the training is.
             weight: of the whole, such as the budget's awareness weight.
             student, teacher: logits [B, classes] of the network and of whoever teaches it, or neither.
+            labels: int64 [B], for decoupled distillation.
+
+        Raises:
+            UserError: for decoupled distillation without labels, or with those of mixed images.
 
         Returns:
             "total" to be minimised, each term by name, and "conditional_fraction", all scalars.
@@ -165,11 +173,20 @@ class Objective:
             if self.price:  # controlled thresholds hold F: what is left of this is which MACs are worth it
                 total = total + self.price * loss_fractions.mean()
         if student is not None and teacher is not None:
-            losses["kd"] = distillation_loss(student, teacher, self.distillation_temperature)
+            losses["kd"] = self._taught(student, teacher, labels)
             total = total + self.distillation_weight * losses["kd"]
         losses["total"] = weight * total
         losses["conditional_fraction"] = fractions.mean()
         return losses
+
+    def _taught(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        if self.distillation_beta is None:
+            return distillation_loss(student, teacher, self.distillation_temperature)
+        if labels is None or labels.dim() != 1 or labels.is_floating_point():
+            given = "none are given" if labels is None else f"these are {labels.dtype} {list(labels.shape)}"
+            raise UserError(f"distillation_beta={self.distillation_beta} needs labels, int64 [B], one an image: {given}")
+        return decoupled_distillation_loss(student, teacher, labels, self.distillation_temperature,
+                                           self.distillation_beta)
 
     def steer(self, budget: float, fraction: Tensor, done: float, of: float = 1.0) -> None:
         """After a batch's backward pass: hold the budget by its thresholds, where `control_gain` says so.

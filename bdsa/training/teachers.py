@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdsa.budgets import DENSE, Budget
+from bdsa.config.names import teacher_parts
 from bdsa.config.settings import TeacherConfig
 from bdsa.data.datasets import Splits
 from bdsa.data.transforms import normalisation
@@ -96,12 +97,28 @@ class DenseTeacher:
             return self.look(images)
 
 
+class Teachers:
+    """Several teachers as one, the mean of whose logits teaches.
+
+    Args:
+        members: each sees the images in its own normalisation.
+    """
+
+    def __init__(self, members: list[DenseTeacher]) -> None:
+        self.members = members
+        self.network = nn.ModuleList(member.network for member in members)
+
+    def __call__(self, student: nn.Module, images: Tensor) -> Tensor:
+        """images: [B, 3, H, W] as the student sees them -> logits [B, classes], float32."""
+        return torch.stack([member(student, images).float() for member in self.members]).mean(dim=0)
+
+
 def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device,
                    layout: torch.memory_format = torch.contiguous_format, compile: bool = False) -> Teacher | None:
     """The teacher that the config asks for, or None.
 
     Args:
-        config: kind, name, weights.
+        config: kind, name, weights, others.
         splits: for the number of classes and the images' normalisation.
         student: name of the student's model, the default of a checkpoint teacher's.
         device: where it runs.
@@ -115,17 +132,24 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         return None
     if config.kind == "self":
         return self_teacher
-    name, classes = config.name or student, len(splits.classes)
-    arguments = with_channels({"num_classes": classes} if config.weights else {}, splits.channels)
+    asked = [(config.name, config.weights), *(teacher_parts(other) for other in config.others)]
+    members = [_dense_teacher(name or student, weights, splits, device, layout, compile) for name, weights in asked]
+    return members[0] if len(members) == 1 else Teachers(members)
+
+
+def _dense_teacher(name: str, weights: str | None, splits: Splits, device: torch.device, layout: torch.memory_format,
+                   compile: bool) -> DenseTeacher:
+    """One dense network with its own weights from a file, or timm's."""
+    classes = len(splits.classes)
+    arguments = with_channels({"num_classes": classes} if weights else {}, splits.channels)
     try:
-        network = create_dense_model(name, pretrained=config.weights is None, weights=config.weights, section="teacher",
-                                     **arguments)
+        network = create_dense_model(name, pretrained=weights is None, weights=weights, section="teacher", **arguments)
     except UserError as error:
         raise UserError(f"teacher {name}: {error}") from error
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
                         f"{OTHER_CLASSES['teacher']}")
-    own = None if config.weights is None else _trained_on(config.weights, splits)
+    own = None if weights is None else _trained_on(weights, splits)
     return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std, compile, own)
 
 
@@ -140,7 +164,7 @@ def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]]
         return None
     named, classes = content.get("classes") or splits.classes, splits.classes
     if list(named) != classes and sorted(named) == sorted(classes):
-        raise UserError(f"teacher.weights={weights} has the data's classes in another order, and would teach wrong "
+        raise UserError(f"the teacher {weights} has the data's classes in another order, and would teach wrong "
                         f"ones: {', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
     data = (content.get("config") or {}).get("data")
     if not isinstance(data, dict):

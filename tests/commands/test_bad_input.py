@@ -30,6 +30,7 @@ def files(tmp_path_factory) -> Path:
     with (folder / "hostile.pt").open("wb") as file:
         pickle.dump({"state_dict": Hostile(folder / "ran")}, file)
     torch.save(bdsa.create_model("cifar_resnet8", [1.0], num_classes=7).state_dict(), folder / "seven.pt")
+    torch.save(bdsa.create_model("cifar_resnet8", [1.0], num_classes=10).state_dict(), folder / "eight.pt")
     (folder / "targets.csv").write_text("model,0.3\nresnet8,90\n")
     (folder / "one_class/train/cat").mkdir(parents=True)
     (folder / "one_class/val/cat").mkdir(parents=True)
@@ -64,6 +65,17 @@ class Hostile:
     (["teacher=model"], ["teacher.name"]),
     (["teacher=model", "teacher.name=resnet81"], ["resnet81", "did you mean"]),
     (["teacher=checkpoint", "teacher.weights={files}/seven.pt"], ["teacher", "7 classes", "10"]),
+    (["teacher=checkpoint", "teacher.weights={files}/eight.pt", "teacher.others=[{files}/nine.pt]"],
+     ["nine.pt", "does not exist"]),
+    (["teacher=checkpoint", "teacher.weights={files}/eight.pt", "teacher.others=[resnet81]"],
+     ["teacher resnet81", "did you mean"]),
+    (["teacher=checkpoint", "teacher.weights={files}/eight.pt", "teacher.others=['cifar_resnet8:']"],
+     ["teacher.others", "cifar_resnet8:", "NAME:FILE"]),
+    (["teacher=checkpoint", "teacher.weights={files}/eight.pt", "teacher.others={files}/eight.pt"],
+     ["teacher.others", "is not a list"]),
+    (["teacher=self", "teacher.others=[resnet18]"], ["teacher.others", "teacher=self"]),
+    (["teacher.beta=2"], ["teacher.beta=2", "teacher=none"]),
+    (["teacher=self", "teacher.beta=2", "recipe.mixup=0.8"], ["teacher.beta=2", "recipe.mixup"]),
     (["data=cifar11"], ["cifar11", "did you mean 'cifar10'"]),
     (["data.name=cluttered_digit"], ["cluttered_digit", "did you mean 'cluttered_digits'"]),
     (["data=folder", "data.root={files}/nowhere"], ["nowhere"]),

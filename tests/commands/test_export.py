@@ -21,9 +21,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "a"
+    teacher = folder.parent / "teacher.pt"
+    torch.save(bdsa.create_model("cifar_resnet8", [1.0], num_classes=10).state_dict(), teacher)
     outcome = run(train_main, [*TINY, f"out={folder.parent}", f"name={folder.name}", "recipe.epochs=1",
                                "budgets.targets=[0.4,0.8]", "model.mask_norm=batch", "budgets.control_gain=2",
-                               "model.submanifold=true"])
+                               "model.submanifold=true", f"teacher={teacher}", "teacher.beta=2",
+                               f"teacher.others=[cifar_resnet8:{teacher}]"])
     assert outcome.code == 0, outcome.err
     return folder
 
@@ -62,6 +65,7 @@ def test_it_says_what_it_is_and_nothing_of_the_machine(trained, exported):
     content = json.loads(stated)
     assert content["attribution"] == "after someone, MIT" and content["model"]["mask_norm"] == "batch"
     assert content["model"]["submanifold"] is True
+    assert content["config"]["teacher"]["others"] == ["cifar_resnet8:teacher.pt"]
     assert content["config"]["recipe"]["epochs"] == 1 and content["results"]["rows"][0]["budget"] == 0.4
 
 

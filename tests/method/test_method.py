@@ -11,7 +11,8 @@ from bdsa.budgets import Budget, Budgets
 from bdsa.errors import UserError
 from bdsa.method.awareness import awareness_weights
 from bdsa.method.dilation import dilate, dilate_to_input
-from bdsa.method.losses import block_bounds, block_budget_loss, distillation_loss, network_budget_loss
+from bdsa.method.losses import (block_bounds, block_budget_loss, decoupled_distillation_loss, distillation_loss,
+                                network_budget_loss)
 from bdsa.method.macs import active, count_dense_macs, count_type, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
 from bdsa.method.norms import add_budget_norms
@@ -213,6 +214,28 @@ def test_distillation_loss(temperature):
     assert student.grad is not None and teacher.grad is None
     assert distillation_loss(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-4)
     assert distillation_loss(student.half(), teacher.half(), temperature).dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_decoupled_distillation_weighs_the_classes_beside_the_label(temperature):
+    """Plain distillation is the special case of beta = 1 - q, an image at a time; beta adds KL among the others."""
+    student, teacher = torch.randn(3, 5).requires_grad_(), (torch.randn(3, 5) * 4).requires_grad_()
+    labels = torch.tensor([4, 0, 2])
+    beside = 1 - (teacher / temperature).softmax(dim=1)[torch.arange(3), labels]
+    for i in range(3):
+        one = student[i:i + 1], teacher[i:i + 1]
+        torch.testing.assert_close(decoupled_distillation_loss(*one, labels[i:i + 1], temperature, beside[i].item()),
+                                   distillation_loss(*one, temperature), rtol=1e-4, atol=1e-5)
+    without = torch.arange(5).expand(3, 5)[labels[:, None] != torch.arange(5)].view(3, 4)
+    loss = decoupled_distillation_loss(student, teacher, labels, temperature, 2.0)
+    more = loss - decoupled_distillation_loss(student, teacher, labels, temperature, 0.5)
+    torch.testing.assert_close(
+        more, 1.5 * distillation_loss(student.gather(1, without), teacher.gather(1, without), temperature))
+    loss.backward()
+    assert student.grad.isfinite().all() and teacher.grad is None
+    sure = torch.tensor([[80.0, 0, 0, 0, 0]])  # whose other classes have no probability left in float32
+    assert decoupled_distillation_loss(-sure, sure, labels[1:2], 1.0, 2.0).isfinite()
+    assert decoupled_distillation_loss(student.half(), teacher.half(), labels, 4.0, 1.0).dtype == torch.float32
 
 
 # --- awareness and schedule ------------------------------------------------------------------------

@@ -86,7 +86,8 @@ def test_runs_that_start_from_other_runs_are_other_networks_and_from_one_a_seed_
     for seed in (0, 1):
         start = f"elsewhere{seed}/dense-seed{seed}/checkpoints/best.pt"
         write_run(tmp_path / f"dense{seed}", **{SEED: seed, "model.start": start,
-                                                "teacher.weights": "elsewhere/teacher-seed0/checkpoints/best.pt"})
+                                                "teacher.weights": "elsewhere/teacher-seed0/checkpoints/best.pt",
+                                                "teacher.others": [f"cifar_resnet8:elsewhere{seed}/small.pt"]})
     write_run(tmp_path / "other", gain=1.0, **{"model.start": "elsewhere0/tuned/checkpoints/best.pt"})
     assert "is counted" not in report(tmp_path, f"out={tmp_path}/made")
     rows = [r for r in rows_of(tmp_path / "made") if float(r["budget"]) == 0.5]

@@ -14,6 +14,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 
 import bdsa
 from bdsa.config.settings import BudgetsConfig, RecipeConfig, TeacherConfig
+from bdsa.errors import UserError
+from bdsa.method.losses import decoupled_distillation_loss
 from bdsa.method.schedule import noise_at, temperature_at
 from bdsa.models.measuring import measuring
 from bdsa.training.batch_losses import BatchLosses, temperature_switches
@@ -69,6 +71,21 @@ def test_the_total_is_the_sum_that_the_method_writes(budget, done):
         below = (free * wanted - blocks).clamp(min=0)
         expected = expected + 7 * (fraction - wanted) ** 2 + 5 * (above ** 2 + below ** 2).mean() + 2 * fraction
     torch.testing.assert_close(found["total"].double(), 1.7 * expected.double(), rtol=1e-5, atol=0)
+
+
+def test_decoupled_distillation_needs_a_label_an_image():
+    network, images = network_of("cifar_resnet8"), images_of((2, 32, 32))
+    objective = bdsa.Objective(network, distillation_weight=0.5, distillation_temperature=3, distillation_beta=2)
+    logits, usage = network(images, **objective.asks(1.0, 0))
+    teacher, task = torch.randn(2, 10), F.cross_entropy(logits, LABELS)
+    found = objective(task, usage, 1.0, 0, student=logits, teacher=teacher, labels=LABELS)
+    torch.testing.assert_close(found["kd"], decoupled_distillation_loss(logits, teacher, LABELS, 3, 2))
+    torch.testing.assert_close(found["total"], task + 0.5 * found["kd"])
+    for labels, part in ((None, "none are given"), (F.one_hot(LABELS, 10).float(), "torch.float32")):
+        with pytest.raises(UserError, match=f"distillation_beta=2 needs labels.*{part}"):
+            objective(task, usage, 1.0, 0, student=logits, teacher=teacher, labels=labels)
+    with pytest.raises(UserError, match="distillation_beta=-1"):
+        bdsa.Objective(network, distillation_beta=-1)
 
 
 def test_temperature_and_noise_follow_the_training():
