@@ -16,7 +16,7 @@ LONGEST = 255  # bytes of a folder's or a file's name, on nearly every file syst
 
 
 def teacher_parts(value: str) -> tuple[str | None, str | None]:
-    """The model and the file of dense weights that a text means: NAME:FILE, FILE or NAME; None for what it leaves out."""
+    """The model and the file of weights that a text means, NAME:FILE, FILE or NAME; None for what it leaves out."""
     name, given, file = value.partition(":")
     if given and len(name) > 1 and "/" not in name:  # one letter is a drive
         return name, file

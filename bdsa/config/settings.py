@@ -86,6 +86,19 @@ class TeacherConfig:
     students: str = setting("all", "largest: it teaches the largest budget, which teaches the others (sandwich)",
                             choices=("all", "largest"))
 
+    def check(self) -> None:
+        """Raise UserError for what does not go together."""
+        if self.kind == "model" and self.name is None:
+            raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
+        if self.kind == "checkpoint" and self.weights is None:
+            raise UserError("teacher=checkpoint needs teacher.weights=PATH")
+        if self.others and self.kind not in ("model", "checkpoint"):
+            raise UserError(f"teacher.others={self.others} teach beside a network of teacher=model or "
+                            f"teacher=checkpoint, and teacher={self.kind} is none: give the first as teacher=FILE")
+        if self.beta is not None and self.kind == "none":
+            raise UserError(f"teacher.beta={self.beta} weighs what a teacher says, and teacher=none says nothing: "
+                            f"give teacher=... too")
+
 
 @dataclass
 class DataConfig(DataSpec):
@@ -199,19 +212,11 @@ class TrainConfig:
         if self.teacher.students == "largest" and (self.teacher.kind == "none" or self.budgets.schedule != "sandwich"):
             raise UserError("teacher.students=largest needs a teacher and budgets.schedule=sandwich: a budget teaches "
                             "others only where they see the same images in one step")
-        if self.teacher.kind == "model" and self.teacher.name is None:
-            raise UserError("teacher=model needs teacher.name=..., such as teacher.name=resnet50")
-        if self.teacher.kind == "checkpoint" and self.teacher.weights is None:
-            raise UserError("teacher=checkpoint needs teacher.weights=PATH")
-        if self.teacher.others and self.teacher.kind not in ("model", "checkpoint"):
-            raise UserError(f"teacher.others={self.teacher.others} teach beside a network of teacher=model or "
-                            f"teacher=checkpoint, and teacher={self.teacher.kind} is none: give the first as teacher=FILE")
-        if self.teacher.beta is not None and self.teacher.kind == "none":
-            raise UserError(f"teacher.beta={self.teacher.beta} weighs what a teacher says, and teacher=none says "
-                            f"nothing: give teacher=... too")
+        self.teacher.check()
         if self.teacher.beta is not None and self.recipe.mixes:
-            raise UserError(f"teacher.beta={self.teacher.beta} tells an image's label from its other classes, and mixed "
-                            f"images have several labels: leave out recipe.mixup and recipe.cutmix, or teacher.beta")
+            raise UserError(f"teacher.beta={self.teacher.beta} tells an image's label from its other classes, and "
+                            f"mixed images have several labels: leave out recipe.mixup and recipe.cutmix, or "
+                            f"teacher.beta")
         if self.budgets.sample == "continuous" and len(Budgets(self.budgets.targets).adaptive) < 2:
             raise UserError(f"budgets.sample=continuous trains a range of budgets, and budgets.targets="
                             f"{self.budgets.targets} has fewer than two below 1: give its ends, such as [0.3,0.7,1.0]")

@@ -19,8 +19,13 @@ from bdsa.distributed import shard, with_global_means
 from bdsa.errors import UserError, unknown
 from bdsa.method.between import parts
 from bdsa.method.control import steer
-from bdsa.method.losses import (block_bounds, block_budget_loss, decoupled_distillation_loss, distillation_loss,
-                                network_budget_loss)
+from bdsa.method.losses import (
+    block_bounds,
+    block_budget_loss,
+    decoupled_distillation_loss,
+    distillation_loss,
+    network_budget_loss,
+)
 from bdsa.method.masks import MaskUnit
 from bdsa.method.schedule import noise_at, target_at, temperature_at, usual_switches
 from bdsa.models.measuring import Measured, measuring, network_in
@@ -60,7 +65,7 @@ class Objective:
         published_cost: whether the terms see the MACs that the authors' code counts.
         control_gain: by what `steer` moves thresholds; 0: not at all.
         distillation_weight, distillation_temperature: of the term that a teacher's logits add.
-        distillation_beta: in it, the weight of the classes beside the label (decoupled distillation); None: as KL has it.
+        distillation_beta: in it, the weight of the classes beside the label (decoupled distillation); None: KL's.
 
     Raises:
         UserError: for a model without an adaptive network, a budget that it does not have, or a value that breaks a
@@ -184,7 +189,8 @@ class Objective:
             return distillation_loss(student, teacher, self.distillation_temperature)
         if labels is None or labels.dim() != 1 or labels.is_floating_point():
             given = "none are given" if labels is None else f"these are {labels.dtype} {list(labels.shape)}"
-            raise UserError(f"distillation_beta={self.distillation_beta} needs labels, int64 [B], one an image: {given}")
+            raise UserError(f"distillation_beta={self.distillation_beta} needs labels, int64 [B], one an image: "
+                            f"{given}")
         return decoupled_distillation_loss(student, teacher, labels, self.distillation_temperature,
                                            self.distillation_beta)
 

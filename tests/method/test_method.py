@@ -11,8 +11,13 @@ from bdsa.budgets import Budget, Budgets
 from bdsa.errors import UserError
 from bdsa.method.awareness import awareness_weights
 from bdsa.method.dilation import dilate, dilate_to_input
-from bdsa.method.losses import (block_bounds, block_budget_loss, decoupled_distillation_loss, distillation_loss,
-                                network_budget_loss)
+from bdsa.method.losses import (
+    block_bounds,
+    block_budget_loss,
+    decoupled_distillation_loss,
+    distillation_loss,
+    network_budget_loss,
+)
 from bdsa.method.macs import active, count_dense_macs, count_type, macs_per_position
 from bdsa.method.masks import MaskUnit, gumbel_difference, straight_through
 from bdsa.method.norms import add_budget_norms
