@@ -37,7 +37,7 @@ from bdsa.sparse.execution import break_even, use_break_even
 from bdsa.training.device import choose_device
 from bdsa.training.evaluation import Evaluation, evaluate, evaluated_budgets
 from bdsa.training.results import describe, draw
-from bdsa.training.rounding import in_float32, precision_lines
+from bdsa.training.rounding import add_taken, in_float32, precision_lines
 from bdsa.training.run_latency import add_latency, latency_line
 
 EXECUTION = "execution.json"  # what "auto" found out, beside the results
@@ -81,6 +81,8 @@ def measure(config: EvaluateConfig, named: Collection[str] = ()) -> dict[str, An
         results["cascade"] = True
     results["checkpoint"] = config.checkpoint or config.model.weights
     results["precision"] = config.precision
+    if config.precision == "auto" and device.type == "cpu" and not config.cascade:
+        add_taken(results["rows"], network)
     if is_main():
         if config.trainer.latency:
             add_latency(results, network, dataset, device, config.execution)

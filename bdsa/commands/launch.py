@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from bdsa import ranks
 from bdsa.commands.job import Job
 from bdsa.commands.one_line import as_user_error
+from bdsa.config.names import SEARCHES
 from bdsa.config.options import experiments, group_options, shipped_folder, sweeps
 from bdsa.config.overrides import check_overrides, expand
 from bdsa.config.ranges import with_ranges
@@ -35,7 +36,7 @@ from bdsa.runs.name import run_name
 from bdsa.runs.output import LastingOutput
 
 LAUNCHERS = ("basic", "joblib", "slurm", "submitit_local", "submitit_slurm")
-SWEEPERS = ("basic", "search", "optuna", "pipeline")
+SWEEPERS = ("basic", *SEARCHES, "pipeline")
 
 
 def launcher_arguments(arguments: list[str]) -> list[str]:
@@ -64,9 +65,13 @@ def launcher_arguments(arguments: list[str]) -> list[str]:
 def sweeper_arguments(arguments: list[str]) -> list[str]:
     """The flag that a search needs: Hydra asks a sweeper only in a multirun, and else ignores it silently.
 
+    With `hydra.mode=RUN`, as in the command that a search's job records, it is not to be asked.
+
     Raises:
         UserError: for a sweeper of an extra that is not installed.
     """
+    if "hydra.mode=RUN" in arguments:
+        return []
     asked = next((a.partition("=")[2] for a in arguments if a.startswith("hydra/sweeper=")), "basic")
     preset = next((a.partition("=")[2] for a in arguments if a.startswith("sweep=")), None)
     if preset in sweeps() and asked == "basic":
@@ -74,10 +79,10 @@ def sweeper_arguments(arguments: list[str]) -> list[str]:
         asked = next((d["override /hydra/sweeper"] for d in defaults if "override /hydra/sweeper" in d), asked)
     if asked not in SWEEPERS:
         raise unknown("hydra/sweeper", asked, SWEEPERS)
-    if asked in ("search", "optuna") and ranks.world() > 1:
+    if asked in SEARCHES and ranks.world() > 1:
         raise UserError(f"hydra/sweeper={asked} in {ranks.world()} processes: each would search; start it without "
                         f"torchrun, and several processes a job with hydra/launcher=slurm")
-    if asked in ("search", "optuna") and not importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
+    if asked in SEARCHES and not importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper"):
         raise UserError(f"{f'sweep={preset}' if preset else f'hydra/sweeper={asked}'} needs an extra: pip install "
                         f"'bdsa[optuna]'")
     return [] if asked == "basic" or {"-m", "--multirun"} & {*arguments} else ["--multirun"]

@@ -11,6 +11,7 @@ EXECUTIONS = ("masked", "sparse", "auto")  # ways to run a budget; see AdaptiveN
 PRECISIONS = ("float32", "bfloat16", "int8", "auto")  # of an inference; see AdaptiveNetwork.precision
 CONSTANT = "never"  # a network's `watch_weights`: its weights are taken for constants until it trains
 FORMATS = {"safetensors": ".safetensors", "pt2": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}  # of an exported network
+SEARCHES = ("search", "optuna")  # options of hydra/sweeper that choose the values themselves
 DEVICES = ("auto", "cpu", "cuda")
 LONGEST = 255  # bytes of a folder's or a file's name, on nearly every file system
 

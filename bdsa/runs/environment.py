@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from bdsa.config.names import SEARCHES
 from bdsa.machine import processor
 
 PACKAGES = ("bdsa", "torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb", "numpy")
@@ -49,7 +50,10 @@ def command() -> str:
     if in_sweep():
         job = HydraConfig.get()
         name = "bdsa-train" if job.job.config_name in ("train", "pipeline") else f"bdsa-{job.job.config_name}"
-        return shlex.join([name, *OmegaConf.to_container(job.overrides.task)])
+        words = OmegaConf.to_container(job.overrides.task)
+        if job.runtime.choices.get("hydra/sweeper") in SEARCHES and any(word.startswith("sweep=") for word in words):
+            words.append("hydra.mode=RUN")  # the preset would begin a search of its own
+        return shlex.join([name, *words])
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 

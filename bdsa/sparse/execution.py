@@ -51,6 +51,21 @@ def uses_executor(network: nn.Module) -> bool:
     return half or network.execution != "masked"
 
 
+def precision_taken(network: nn.Module, budget: float) -> str:
+    """The precision in which a network on a CPU runs a budget by its execution; of "auto" it is known after its first
+    images.
+
+    Int8 is of sparse blocks: masked ones run in the type of the maps.
+
+    Raises:
+        UserError: as `executor_at`.
+    """
+    if not uses_executor(network):
+        return "float32"
+    made = executor_at(network, budget)
+    return str(made.dtype if network.execution == "masked" else made.products).removeprefix("torch.")
+
+
 def _executor(network: nn.Module, point: Point) -> Executor:
     made = executors_of(network).of(network, point.name or DENSE.name, blend=point.blend)
     if made.executor is None:

@@ -5,7 +5,9 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bdsa.errors import UserError
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse.execution import precision_taken
 
 
 def in_float32(network: AdaptiveNetwork) -> AdaptiveNetwork:
@@ -13,6 +15,15 @@ def in_float32(network: AdaptiveNetwork) -> AdaptiveNetwork:
     copied = copy.deepcopy(network).eval()
     copied.precision = "float32"
     return copied
+
+
+def add_taken(rows: list[dict[str, Any]], network: AdaptiveNetwork) -> None:
+    """Say in the rows of an evaluation on a CPU in which precision the network ran each: "auto" is one of two."""
+    for row in rows:
+        try:
+            row["precision_taken"] = precision_taken(network, row["budget"])
+        except UserError:  # nothing was made of its weights: it ran masked
+            row["precision_taken"] = "float32"
 
 
 def precision_lines(results: Mapping[str, Any]) -> Iterator[str]:
@@ -24,5 +35,7 @@ def precision_lines(results: Mapping[str, Any]) -> Iterator[str]:
     for row in results["rows"]:
         if "reference_top1" in row:
             apart = row["top1"] - row["reference_top1"]
-            yield (f"{row['name']}: precision={results['precision']} is {apart:+.2f} points of top-1 from float32's "
-                   f"{row['reference_top1']:.2f} %, and {100 * row['decisions_differ']:.2g} % of the decisions differ")
+            taken = f" ({row['precision_taken']})" if "precision_taken" in row else ""
+            yield (f"{row['name']}: precision={results['precision']}{taken} is {apart:+.2f} points of top-1 from "
+                   f"float32's {row['reference_top1']:.2f} %, and {100 * row['decisions_differ']:.2g} % of the "
+                   f"decisions differ")

@@ -36,6 +36,20 @@ def test_an_evaluation_in_bfloat16_says_what_it_changes(tmp_path, execution):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("here", [True, False])
+def test_an_evaluation_says_which_precision_auto_was(tmp_path, monkeypatch, here):
+    monkeypatch.setattr("bdsa.sparse.precision.is_native", lambda: here)
+    outcome = run(evaluate_main, [f"checkpoint={TRAINED}", "data=cluttered_digits", "data.test_images=20",
+                                  "trainer.pictures=0", "trainer.latency=false", "trainer.device=cpu",
+                                  "precision=auto", f"out={tmp_path}"])
+    assert outcome.code == 0, outcome.err
+    taken = "bfloat16" if here else "float32"
+    assert all(row["precision_taken"] == taken
+               for row in json.loads((tmp_path / "results.json").read_text())["rows"])
+    assert f"b030: precision=auto ({taken}) is" in outcome.out
+
+
+@pytest.mark.slow
 def test_an_evaluation_in_int8_measures_ranges_first(tmp_path):
     asked = [f"checkpoint={TRAINED}", "data=cluttered_digits", "data.test_images=50", "data.train_images=300",
              "trainer.pictures=0", "execution=sparse", "trainer.device=cpu", "precision=int8", f"out={tmp_path}"]

@@ -304,9 +304,14 @@ def test_a_search_without_the_extra_says_what_is_missing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_jobs_command_makes_it_alone(tmp_path):
-    assert sweep(tmp_path, "recipe.epochs=1", "trainer.seed=3,4").code == 0
-    for folder in tmp_path.glob("*/"):
+@pytest.mark.parametrize("asked", [["trainer.seed=3,4"], ["sweep=search", "hydra.sweeper.n_trials=2"]])
+def test_a_jobs_command_makes_it_alone(tmp_path, asked):
+    if "sweep=search" in asked:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
+    assert sweep(tmp_path, "recipe.epochs=1", *asked).code == 0
+    folders = [path.parent for path in tmp_path.glob("*/environment.json")]
+    assert len(folders) == 2
+    for folder in folders:
         name, *words = shlex.split(json.loads((folder / "environment.json").read_text())["command"])
         out = run(train_main, words).out
         assert name == "bdsa-train" and "this run is finished" in out and str(folder) in out

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from bdsa.budgets import Budget
-from bdsa.commands.benchmark.own_engine import OwnEngine, taken
+from bdsa.commands.benchmark.own_engine import OwnEngine
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse.execution import precision_taken
 from bdsa.sparse.latency import network_engine
 
 PROBED = (0.7, 0.9)  # of the dense blocks' MACs
@@ -62,7 +63,7 @@ def _precisions(networks: Mapping[str, AdaptiveNetwork], budget: Budget, executi
     """What each network runs a budget in, by the precision asked for; its execution is left at this one."""
     for network in networks.values():
         network.execution = execution
-    return {asked: taken(network, budget) for asked, network in networks.items()}
+    return {asked: precision_taken(network, budget) for asked, network in networks.items()}
 
 
 def break_evens(rows: Sequence[Mapping[str, Any]], probed: Sequence[Mapping[str, Any]],

@@ -15,7 +15,7 @@ from bdsa.commands.benchmark.dense_engine import logits_of
 from bdsa.commands.benchmark.engines import check_agreement, tolerance
 from bdsa.config.benchmark import BenchmarkConfig
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse.execution import executor_at, uses_executor
+from bdsa.sparse.execution import precision_taken
 from bdsa.sparse.latency import Engine, network_engine
 from bdsa.sparse.precision import multiplies
 from bdsa.sparse.ranges import quantize, quantizes
@@ -81,17 +81,6 @@ def at_precisions(network: AdaptiveNetwork, asked: str | None, calibration: Tens
     return found
 
 
-def taken(network: AdaptiveNetwork, budget: Budget) -> str:
-    """The precision in which a network runs a budget by its execution; that of "auto" is known after its first images.
-
-    Int8 is of sparse blocks: masked ones run in the type of the maps.
-    """
-    if not uses_executor(network):
-        return "float32"
-    made = executor_at(network, budget)
-    return str(made.dtype if network.execution == "masked" else made.products).removeprefix("torch.")
-
-
 def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, budget: Budget,
                inputs: Sequence[Tensor], masks: Masks | None, reference: Reference) -> OwnEngine:
     """A budget at the precision asked for: what it runs on the inputs, on average, and the engine to be timed.
@@ -103,7 +92,7 @@ def own_engine(config: BenchmarkConfig, network: AdaptiveNetwork, asked: str, bu
     execution = config.latency.execution
     run = network_engine(network, inputs, budget, execution, masks)
     logits = logits_of(run, len(inputs))  # the first may be recorded, and the next ones are played
-    precision = taken(network, budget)
+    precision = precision_taken(network, budget)
     # Where a mask differs, logits may do so by any amount; what int8 costs depends on the network.
     own = masks is None and precision != "float32" or precision == "int8"
     apart = check_agreement(f"latency.execution={execution} in {precision}", logits, reference.logits,

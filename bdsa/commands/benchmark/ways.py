@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from bdsa.budgets import Budget
-from bdsa.commands.benchmark.own_engine import Masks, OwnEngine, at_precisions, taken
+from bdsa.commands.benchmark.own_engine import Masks, OwnEngine, at_precisions
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.report.tables import markdown
+from bdsa.sparse.execution import precision_taken
 from bdsa.sparse.latency import network_engine
 
 WAYS = ("sparse", "masked")
@@ -31,7 +32,7 @@ def each_way(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget],
         alone = at_precisions(network, None) if asked == "auto" else {asked: network}
         for budget in budgets:
             network.execution = "auto"
-            precision = taken(network, budget)
+            precision = precision_taken(network, budget)
             engines += [OwnEngine(f"{budget.name} {asked} {way} in {one}",
                                   network_engine(own, inputs, budget, way, masks.get(budget)),
                                   {"name": budget.name, "precision": precision, "way": _named(own, budget, way)})
@@ -42,7 +43,7 @@ def each_way(networks: Mapping[str, AdaptiveNetwork], budgets: Iterable[Budget],
 def _named(network: AdaptiveNetwork, budget: Budget, way: str) -> str:
     """A way and the precision that a network runs it in; the network's execution is left at it."""
     network.execution = way
-    return f"{way} in {taken(network, budget)}"
+    return f"{way} in {precision_taken(network, budget)}"
 
 
 def against_each_way(rows: Iterable[Mapping[str, Any]], timed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
