@@ -66,17 +66,16 @@ def decoupled_distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor
         temperature: T > 0.
         beta: weight of the classes beside the label.
     """
-    label = F.one_hot(labels, student.shape[1]).bool()
+    label = labels[:, None] == torch.arange(student.shape[1], device=labels.device)  # no index waits for the device
     ours, theirs = student.float() / temperature, teacher.detach().float() / temperature
-    label_or_not = F.kl_div(_label_or_not(ours, label), _label_or_not(theirs, label), reduction="batchmean",
-                            log_target=True)
-    rest = len(labels), student.shape[1] - 1
-    others = F.kl_div(F.log_softmax(ours[~label].view(rest), dim=1), F.log_softmax(theirs[~label].view(rest), dim=1),
-                      reduction="batchmean", log_target=True)
-    return (label_or_not + beta * others) * temperature ** 2
+    kl = [F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) for log_p, log_q in zip(
+        _label_and_others(ours, label), _label_and_others(theirs, label))]
+    return (kl[0] + beta * kl[1]) * temperature ** 2
 
 
-def _label_or_not(logits: Tensor, label: Tensor) -> Tensor:
-    """Log-probabilities of the label and of all other classes together, [B, 2]."""
-    logits = logits.log_softmax(dim=1)
-    return torch.stack([logits[label], logits.masked_fill(label, -math.inf).logsumexp(dim=1)], dim=1)
+def _label_and_others(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the label and of all others together, [B, 2]; and among the others, zero at the label."""
+    log_p, others = logits.log_softmax(dim=1), logits.masked_fill(label, -math.inf)
+    together = log_p.masked_fill(label, -math.inf).logsumexp(dim=1)
+    return (torch.stack([log_p.masked_fill(~label, 0).sum(dim=1), together], dim=1),
+            others.log_softmax(dim=1).masked_fill(label, 0))

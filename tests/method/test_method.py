@@ -241,6 +241,8 @@ def test_decoupled_distillation_weighs_the_classes_beside_the_label(temperature)
     sure = torch.tensor([[80.0, 0, 0, 0, 0]])  # whose other classes have no probability left in float32
     assert decoupled_distillation_loss(-sure, sure, labels[1:2], 1.0, 2.0).isfinite()
     assert decoupled_distillation_loss(student.half(), teacher.half(), labels, 4.0, 1.0).dtype == torch.float32
+    away = [tensor.detach().to("meta") for tensor in (student, teacher, labels)]  # no value is read
+    assert decoupled_distillation_loss(*away, 4.0, 1.0).shape == ()
 
 
 # --- awareness and schedule ------------------------------------------------------------------------
