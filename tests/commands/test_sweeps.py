@@ -2,12 +2,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import random
-import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,24 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, Outcome, run
-from omegaconf import OmegaConf
+from command_line import Outcome, run
+from sweep_jobs import QUICK, fake, stated, sweep
 
 import bdsa.commands.launch
 import bdsa.config.options
 import bdsa.training.trainer
 from bdsa.commands.entry_points import train as train_main
 from bdsa.commands.sweep.rows import combinations
-from bdsa.config.settings import TrainConfig
 from bdsa.errors import UserError
 from bdsa.runs.metrics import MetricsFile
 
 ROOT = Path(__file__).parents[2]
-QUICK = [*TINY, "trainer.pictures=0", "data.train_images=48", "trainer.threads=1", "trainer.latency=false"]
-
-
-def sweep(folder: Path, *arguments: str) -> Outcome:
-    return run(train_main, ["-m", *QUICK, f"out={folder}", *arguments])
 
 
 def rows(folder: Path) -> list[dict]:
@@ -42,26 +33,9 @@ def rows(folder: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if "second" not in k} for row in MetricsFile(folder / "metrics.jsonl").read()]
 
 
-def fake(config: TrainConfig, folder: Path) -> None:
-    """A training that takes no time; its top-1 is best at a learning rate of 0.003."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    top1 = 90 - 1000 * abs(config.recipe.lr - 0.003)
-    made = {"model": "cifar_resnet8", "data": "digits", "image_size": 32, "classes": 10, "split": "test",
-            "dense_macs": 4e7, "trained_budgets": [0.3], "rows": [{
-                "name": "b030", "budget": 0.3, "top1": top1, "images": 10, "conditional_fraction": 0.3, "macs": 1e7}]}
-    (folder / "results.json").write_text(json.dumps(made))
-
-
 @pytest.fixture
 def faked(monkeypatch):
     monkeypatch.setattr(bdsa.training.trainer, "train", fake)
-
-
-def stated(outcome: Outcome) -> list[str]:
-    """The states in the table at the end, job by job."""
-    table = outcome.out[outcome.out.rindex(" settings "):]
-    return re.findall(r"^ +\d+ +(done|resumed|skipped|failed|stopped|not started) ", table, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -279,39 +253,3 @@ def test_a_launchers_jobs_fail_and_finish_likewise(tmp_path, launcher):
     assert stated(Outcome(1, done.stdout, "")) == ["done", "failed"]
     assert "must not be above" in done.stdout.split("1 of 2 jobs failed:")[1]
     assert len(list(tmp_path.glob("*/results.json"))) == len(list(tmp_path.glob("*/failure.txt"))) == 1
-
-
-@pytest.mark.slow
-def test_a_search_finds_the_best_and_goes_on_where_it_was(tmp_path, faked):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
-    command = [*QUICK, f"out={tmp_path}", "hydra/sweeper=search", "recipe.lr=interval(0.001,0.005)",
-               "budgets.targets=[0.3]", "maximize=b030"]
-    outcome = run(train_main, [*command, "hydra.sweeper.n_trials=2"])
-    assert outcome.code == 0 and stated(outcome) == ["done"] * 2, outcome.err
-    outcome = run(train_main, [*command, "hydra.sweeper.n_trials=3"])
-    assert stated(outcome) == ["skipped", "skipped", "done"]
-    best = OmegaConf.load(tmp_path / "optimization_results.yaml").best_value
-    made = [json.loads(p.read_text())["rows"][0]["top1"] for p in tmp_path.glob("*/results.json")]
-    assert best == max(made) and f"b030 top-1 {best:.2f} %" in outcome.out
-
-
-def test_a_search_without_the_extra_says_what_is_missing(monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "optuna" in name else real(name))
-    for asked in ("hydra/sweeper=search", "sweep=search"):
-        outcome = run(train_main, [asked])
-        assert outcome.code == 1 and outcome.err == f"error: {asked} needs an extra: pip install 'bdsa[optuna]'\n"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("asked", [["trainer.seed=3,4"], ["sweep=search", "hydra.sweeper.n_trials=2"]])
-def test_a_jobs_command_makes_it_alone(tmp_path, asked):
-    if "sweep=search" in asked:
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra: pip install 'bdsa[optuna]'")
-    assert sweep(tmp_path, "recipe.epochs=1", *asked).code == 0
-    folders = [path.parent for path in tmp_path.glob("*/environment.json")]
-    assert len(folders) == 2
-    for folder in folders:
-        name, *words = shlex.split(json.loads((folder / "environment.json").read_text())["command"])
-        out = run(train_main, words).out
-        assert name == "bdsa-train" and "this run is finished" in out and str(folder) in out
