@@ -11,7 +11,6 @@ from torch import nn
 
 from bdsa.budgets import Budget
 from bdsa.commands.benchmark.break_even import break_evens, in_words
-from bdsa.commands.benchmark.own_engine import taken
 from bdsa.commands.benchmark.profile import ELSEWHERE, labelled, profile_budget
 from bdsa.commands.benchmark.synthetic_masks import block_shapes, synthetic_masks
 from bdsa.commands.benchmark.ways import against_each_way
@@ -20,6 +19,7 @@ from bdsa.commands.benchmark.ways import in_words as ways_in_words
 from bdsa.models.dense_copy import dense_copy, fold_batch_norms
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse import native
+from bdsa.sparse.execution import precision_taken
 from bdsa.sparse.executors import executors_of
 from bdsa.sparse.latency import time_engines
 from bdsa.training.curves import calibrate_curves
@@ -131,7 +131,7 @@ def test_a_profile_and_a_precision_are_of_what_runs(between, execution, precisio
     assert all("mask unit" in kinds[name] for name in blocks) and ("sparse branch" in found["kinds"]) == (
         execution == "sparse")
     assert kinds.get(ELSEWHERE, set()).isdisjoint({"mask unit", "sparse branch", "dense convolutions"})
-    assert taken(network, Budget(budget)) == precision
+    assert precision_taken(network, Budget(budget)) == precision
     assert "b042" not in {key[0] for key in executors_of(network).made}
 
 
@@ -140,11 +140,11 @@ def test_a_precision_is_that_of_the_maps_where_blocks_run_masked_or_kernels_are_
     if native.unavailable() is None:
         network.ranges = {"layer1.0.conv1": (0.0, 1.0)}
         network.precision, network.execution = "int8", "masked"
-        assert taken(network, Budget(0.3)) == "bfloat16"
+        assert precision_taken(network, Budget(0.3)) == "bfloat16"
     monkeypatch.setattr(native, "unavailable", lambda: "BDSA_KERNELS=off")
     network.precision = "bfloat16"
     for network.execution in ("masked", "sparse"):
-        assert taken(network, Budget(0.3)) == "float32"
+        assert precision_taken(network, Budget(0.3)) == "float32"
 
 
 def test_where_another_way_becomes_the_faster_one():
