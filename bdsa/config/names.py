@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from bdsa.errors import UserError, unknown
@@ -22,6 +23,12 @@ def teacher_parts(value: str) -> tuple[str | None, str | None]:
     if given and len(name) > 1 and "/" not in name:  # one letter is a drive
         return name, file
     return (None, value) if Path(value).suffix in WEIGHT_SUFFIXES else (value, None)
+
+
+def with_file(value: str, shortened: Callable[[str], str]) -> str:
+    """The same text, its file as a function names it."""
+    name, file = teacher_parts(value)
+    return value if file is None else ":".join([*filter(None, [name]), shortened(file)])
 
 
 def check_teachers(values: list[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save as serialized
 from torch import nn
 
-from bdsa.config.names import teacher_parts
+from bdsa.config.names import with_file
 from bdsa.errors import UserError, nearest
 from bdsa.models import checkpoints
 from bdsa.models.digest import KEY, LENGTH, with_digest
@@ -121,7 +121,7 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
             part[key] = Path(part[key]).name if (section, key) in PATHS else None
     teacher = config.get("teacher") or {}
     if isinstance(others := teacher.get("others"), list) and all(isinstance(other, str) for other in others):
-        teacher["others"] = [":".join(Path(part).name for part in teacher_parts(other) if part) for other in others]
+        teacher["others"] = [with_file(other, lambda file: Path(file).name) for other in others]
     config["plugins"] = [Path(path).name for path in config.get("plugins") or []]
     return config
 

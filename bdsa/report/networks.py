@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import DENSE, Budget
-from bdsa.config.names import teacher_parts
+from bdsa.config.names import with_file
 from bdsa.report.intervals import wilson
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
 _SEED, _TARGETS = "trainer.seed", "budgets.targets"
-_PLACES = {"data.root", "model.weights", "model.start", "teacher.weights", "teacher.others"}  # paths, of a machine each
+PLACES = {"data.root", "model.weights", "model.start", "teacher.weights", "teacher.others"}  # paths, of a machine each
 _SHOWN = 3  # settings in a label, at most
 
 
@@ -156,8 +156,8 @@ def _data_of(run: Run) -> str:
 
 def _key(run: Run) -> str:
     """Equal for runs of one network."""
-    left_out = {_SEED, *_PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
-    places = {p: place_names(run.settings[p]) for p in _PLACES}
+    left_out = {_SEED, *PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
+    places = {p: place_names(run.settings[p]) for p in PLACES}
     return json.dumps([{k: v for k, v in run.settings.items() if k not in left_out}, places], sort_keys=True,
                       default=str)
 
@@ -177,8 +177,7 @@ def place_names(value: Any) -> Any:
     """A setting that holds a path, or a list of them behind models' names (`teacher.others`), by `place_name`."""
     if not isinstance(value, list):
         return place_name(value)
-    return [":".join(part if part == name else place_name(part) for part in (name, file) if part is not None)
-            for name, file in map(teacher_parts, value)]
+    return [with_file(each, place_name) for each in value]
 
 
 def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
@@ -209,7 +208,7 @@ def _label(networks: list[Network]) -> None:
     for network in networks:
         alike.setdefault((network.model, network.kind), []).append(network)
     for same in alike.values():
-        names = varying([{k: place_names(v) if k in _PLACES else v for k, v in n.settings.items()} for n in same])
+        names = varying([{k: place_names(v) if k in PLACES else v for k, v in n.settings.items()} for n in same])
         names -= {_SEED, _TARGETS}
         for network in same:
             own_name = {run.config.get("name") for run in network.runs}
