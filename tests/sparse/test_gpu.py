@@ -5,8 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,10 +25,9 @@ from bdsa.sparse.program import _on_cpu
 
 pytest.importorskip("triton")
 
-from bdsa.sparse.gpu import contents, graphs, launch, tiles  # noqa: E402
+from bdsa.sparse.gpu import launch, tiles  # noqa: E402
 from bdsa.sparse.gpu.dense import on_gpu  # noqa: E402
 from bdsa.sparse.gpu.executor import GpuExecutor  # noqa: E402
-from bdsa.sparse.gpu.graphs import RECORDINGS, Captured, Graphs  # noqa: E402
 from bdsa.sparse.gpu.ways import find_ways  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -75,89 +72,6 @@ def test_an_inference_waits_for_nothing_and_moves_no_row_to_the_host(name: str) 
     assert not seen & {"aten::item", "aten::nonzero", "aten::index_put_", "aten::_local_scalar_dense", "aten::index"}
 
 
-class FakeGraph:
-    """Stands in for a CUDA graph: repeats the work on the memory that it was captured with."""
-
-    def __init__(self, work: object, image: torch.Tensor, masks: list[torch.Tensor], log: list[str]) -> None:
-        log.append("captured")
-        self.made = Captured(self, image.clone(), [mask.clone() for mask in masks], torch.zeros(len(image)))
-        self.work, self.log = work, log
-
-    def replay(self) -> None:
-        self.log.append("replayed")
-        self.made.logits.copy_(self.work(self.made.image, self.made.masks))
-
-
-def work(image: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
-    return image.sum(dim=1) + sum(mask.sum() for mask in masks)
-
-
-def test_an_inference_is_captured_once_for_a_key_and_replayed_with_new_images_and_masks() -> None:
-    log: list[str] = []
-    graphs = Graphs(lambda *what: FakeGraph(*what, log).made)
-    results = []
-    for i in range(3):
-        image, masks = torch.full((2, 3), float(i)), [torch.full((2,), i % 2 == 0)]
-        results.append(graphs.run("a", work, image, masks))
-        assert torch.equal(results[-1], work(image, masks))
-    assert torch.equal(results[1], torch.full((2,), 3.0))  # the earlier results stay
-    assert log == ["captured", "replayed", "replayed"]
-    for key in range(RECORDINGS + 1):
-        graphs.run(key, work, torch.ones(1, 1), [])
-    assert len(graphs.kept) == RECORDINGS and "a" not in graphs.kept
-
-
-def test_a_graph_made_in_inference_mode_serves_other_modes() -> None:
-    log: list[str] = []
-    graphs, image = Graphs(lambda *what: FakeGraph(*what, log).made), torch.ones(2, 3)
-    with torch.inference_mode():
-        graphs.run("a", work, image.clone(), [torch.ones(2)])
-    with torch.no_grad():
-        assert torch.equal(graphs.run("a", work, 2 * image, [torch.ones(2)]), work(2 * image, [torch.ones(2)]))
-    assert log == ["captured", "replayed"]
-
-
-class Devices:
-    """Which device is the current one, where there is none."""
-
-    def __init__(self, log: list[object]) -> None:
-        self.log = log
-
-    @contextmanager
-    def __call__(self, device: torch.device) -> Iterator[None]:
-        self.log.append(("on", device))
-        yield
-        self.log.append(("off", device))
-
-
-def test_work_is_captured_on_the_device_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[object] = []
-
-    @contextmanager
-    def graph(made: object, stream: object, capture_error_mode: str) -> Iterator[None]:
-        assert graphs._one.locked(), "PyTorch captures one at a time"
-        log.append(stream)
-        yield
-
-    monkeypatch.setattr(graphs, "current", Devices(log))
-    monkeypatch.setattr(graphs, "_stream", lambda device: ("stream", device))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    image = torch.ones(2, 3)
-    made = graphs.capture(work, image, [torch.ones(2)])
-    assert log == [("on", image.device), ("stream", image.device), ("off", image.device)]
-    assert torch.equal(made.logits, work(image, [torch.ones(2)])) and made.image is not image
-
-
-def test_contents_are_compared_on_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[object] = []
-    monkeypatch.setattr(contents, "current", Devices(log))
-    monkeypatch.setattr(contents, "launch", lambda *what, **constants: log.append("compared"))
-    weight = torch.ones(5)
-    assert contents.GpuContents([weight]).same()
-    assert log == [("on", weight.device), "compared", ("off", weight.device)]
-
-
 @pytest.mark.parametrize(("told", "expected"), [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
 def test_either_setting_of_pytorch_says_how_float32_is_multiplied(told: str, expected: str) -> None:
     matmul = torch.backends.cuda.matmul
@@ -180,16 +94,6 @@ def test_the_older_setting_says_it_too(told: bool) -> None:
         assert tiles.precision(torch.float32) == ("tf32" if told else "ieee")
     finally:
         matmul.allow_tf32 = before
-
-
-def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(*what: object) -> Captured:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
-    graphs = Graphs(refuse)
-    for _ in range(2):
-        assert torch.equal(graphs.run("a", work, torch.ones(2, 3), []), torch.full((2,), 3.0))
-    assert len(caplog.records) == 1 and "without a CUDA graph" in caplog.text
 
 
 @pytest.mark.parametrize("sparse, masked, whole, expected", [

@@ -1,0 +1,106 @@
+"""What inferences on a GPU keep, CUDA graphs and copies of contents: by stand-ins, without a GPU."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from bdsa.sparse.gpu import contents, graphs  # noqa: E402
+from bdsa.sparse.gpu.graphs import RECORDINGS, Captured, Graphs  # noqa: E402
+
+
+class FakeGraph:
+    """Stands in for a CUDA graph: repeats the work on the memory that it was captured with."""
+
+    def __init__(self, work: object, image: torch.Tensor, masks: list[torch.Tensor], log: list[str]) -> None:
+        log.append("captured")
+        self.made = Captured(self, image.clone(), [mask.clone() for mask in masks], torch.zeros(len(image)))
+        self.work, self.log = work, log
+
+    def replay(self) -> None:
+        self.log.append("replayed")
+        self.made.logits.copy_(self.work(self.made.image, self.made.masks))
+
+
+def work(image: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
+    return image.sum(dim=1) + sum(mask.sum() for mask in masks)
+
+
+def test_an_inference_is_captured_once_for_a_key_and_replayed_with_new_images_and_masks() -> None:
+    log: list[str] = []
+    graphs = Graphs(lambda *what: FakeGraph(*what, log).made)
+    results = []
+    for i in range(3):
+        image, masks = torch.full((2, 3), float(i)), [torch.full((2,), i % 2 == 0)]
+        results.append(graphs.run("a", work, image, masks))
+        assert torch.equal(results[-1], work(image, masks))
+    assert torch.equal(results[1], torch.full((2,), 3.0))  # the earlier results stay
+    assert log == ["captured", "replayed", "replayed"]
+    for key in range(RECORDINGS + 1):
+        graphs.run(key, work, torch.ones(1, 1), [])
+    assert len(graphs.kept) == RECORDINGS and "a" not in graphs.kept
+
+
+def test_a_graph_made_in_inference_mode_serves_other_modes() -> None:
+    log: list[str] = []
+    graphs, image = Graphs(lambda *what: FakeGraph(*what, log).made), torch.ones(2, 3)
+    with torch.inference_mode():
+        graphs.run("a", work, image.clone(), [torch.ones(2)])
+    with torch.no_grad():
+        assert torch.equal(graphs.run("a", work, 2 * image, [torch.ones(2)]), work(2 * image, [torch.ones(2)]))
+    assert log == ["captured", "replayed"]
+
+
+class Devices:
+    """Which device is the current one, where there is none."""
+
+    def __init__(self, log: list[object]) -> None:
+        self.log = log
+
+    @contextmanager
+    def __call__(self, device: torch.device) -> Iterator[None]:
+        self.log.append(("on", device))
+        yield
+        self.log.append(("off", device))
+
+
+def test_work_is_captured_on_the_device_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[object] = []
+
+    @contextmanager
+    def graph(made: object, stream: object, capture_error_mode: str) -> Iterator[None]:
+        assert graphs._one.locked(), "PyTorch captures one at a time"
+        log.append(stream)
+        yield
+
+    monkeypatch.setattr(graphs, "current", Devices(log))
+    monkeypatch.setattr(graphs, "_stream", lambda device: ("stream", device))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    image = torch.ones(2, 3)
+    made = graphs.capture(work, image, [torch.ones(2)])
+    assert log == [("on", image.device), ("stream", image.device), ("off", image.device)]
+    assert torch.equal(made.logits, work(image, [torch.ones(2)])) and made.image is not image
+
+
+def test_contents_are_compared_on_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[object] = []
+    monkeypatch.setattr(contents, "current", Devices(log))
+    monkeypatch.setattr(contents, "launch", lambda *what, **constants: log.append("compared"))
+    weight = torch.ones(5)
+    assert contents.GpuContents([weight]).same()
+    assert log == [("on", weight.device), "compared", ("off", weight.device)]
+
+
+def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*what: object) -> Captured:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    graphs = Graphs(refuse)
+    for _ in range(2):
+        assert torch.equal(graphs.run("a", work, torch.ones(2, 3), []), torch.full((2,), 3.0))
+    assert len(caplog.records) == 1 and "without a CUDA graph" in caplog.text
