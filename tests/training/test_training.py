@@ -10,6 +10,7 @@ import pytest
 import torch
 from command_line import TINY, run
 from omegaconf import OmegaConf
+from small_runs import results, train
 
 import bdsa
 from bdsa.commands.entry_points import evaluate as evaluate_main
@@ -21,32 +22,10 @@ from bdsa.runs.metrics import MetricsFile
 from bdsa.runs.name import run_name
 from bdsa.runs.tracker import NoTracker
 from bdsa.training.device import slow_choices
-from bdsa.training.fit import Fit
 
 pytestmark = pytest.mark.slow
 
 LIST = "budgets.targets=[0.3,0.7,1.0]"
-
-
-def train(folder: Path, *arguments: str):
-    outcome = run(train_main, [*TINY, f"out={folder.parent}", f"name={folder.name}", *arguments])
-    assert outcome.code == 0, outcome.err
-    return outcome
-
-
-def stop_in_the_second_epoch(folder: Path, *arguments: str) -> None:
-    """Begin a training and stop it before its second epoch is kept."""
-    def stop(self, rows):
-        if rows[0]["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NoTracker, "log_eval", stop)
-        assert run(train_main, [*TINY, f"out={folder.parent}", f"name={folder.name}", *arguments]).code == 130
-
-
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -121,65 +100,6 @@ def test_another_setting_in_the_same_folder_is_an_error(trained):
     outcome = run(train_main, [*TINY, f"out={trained.parent}", f"name={trained.name}", LIST, "recipe.lr=0.5"])
     assert outcome.code == 1 and "recipe.lr: 0.002 -> 0.5" in outcome.err
     assert {p: p.stat().st_mtime_ns for p in before} == before
-
-
-def test_a_run_goes_on_in_another_precision_on_another_machine_and_its_log_says_so(tmp_path, monkeypatch):
-    folder, short = tmp_path / "moved", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
-    stop_in_the_second_epoch(folder, *short, "trainer.amp=bfloat16")
-    monkeypatch.setattr("bdsa.training.device.processor", lambda: "Another Processor")
-    train(folder, *short)
-    said = (folder / "train.log").read_text()
-    before, after = said.split("resuming after epoch 1 of 2\n")
-    assert ", bfloat16\n" in before and "Another Processor" not in before
-    assert after.startswith("note: it goes on with trainer.amp=none, until here bfloat16\non Another Processor, ")
-    assert ", float32\n" in after and len(results(folder)["rows"]) == 2
-    again = run(train_main, [*TINY, f"out={tmp_path}", "name=moved", *short, "trainer.amp=bfloat16"])
-    assert again.code == 1 and "trainer.amp: none -> bfloat16" in again.err
-
-
-def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_path):
-    folder, short = tmp_path / "copied", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
-    stop_in_the_second_epoch(folder, *short)
-    best = folder / "checkpoints/best.pt"
-    best.unlink()
-    outcome = train(folder, *short)
-    assert "best.pt, the network of the best epoch so far, is not that which last.pt names" in outcome.out
-    assert best.exists() and results(folder)["epoch"] == 2  # though the first may have been better
-
-    best.unlink(), (folder / "results.json").unlink()
-    outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short])
-    assert outcome.code == 1 and "best.pt, the network that is the run's result" in outcome.err
-    assert outcome.err.strip().count("\n") == 0 and not (folder / "results.json").exists()
-
-
-def test_a_run_copied_with_an_earlier_best_network_holds_it_against_its_own_rows(tmp_path, monkeypatch):
-    """As a copy leaves it that was made between the writing of best.pt and of last.pt."""
-    short, kept, epochs = ["trainer.pictures=0", "budgets.targets=[0.5]"], {}, iter((1, 2, 3))
-    keep = Fit.keep
-
-    def rising(self, measured):
-        for row in measured:
-            row.update(top1=10.0 * next(epochs), conditional_fraction=row["budget"])
-        keep(self, measured)
-        kept[self.done] = self.run.best.read_bytes()
-        if self.done == 2:
-            raise KeyboardInterrupt
-
-    folder = tmp_path / "copied"
-    monkeypatch.setattr(Fit, "keep", rising)
-    assert run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short]).code == 130
-    (folder / "checkpoints/best.pt").write_bytes(kept[1])
-
-    def falling(self, measured):
-        for row in measured:
-            row.update(top1=5.0, conditional_fraction=row["budget"])
-        keep(self, measured)
-
-    monkeypatch.setattr(Fit, "keep", falling)
-    outcome = train(folder, *short)
-    assert "is not that which last.pt names: that of epoch 1 takes its place" in outcome.out
-    assert results(folder)["epoch"] == 1
-    assert [row["top1"] for row in read_checkpoint(folder / "checkpoints/last.pt")["best"]["raw"]] == [10.0]
 
 
 @pytest.mark.parametrize("has, amp, warned", [(False, "bfloat16", True), (True, "bfloat16", False),

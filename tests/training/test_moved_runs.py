@@ -1,0 +1,71 @@
+"""Runs that were copied, whole or in part, and go on elsewhere."""
+from __future__ import annotations
+
+import pytest
+from command_line import TINY, run
+from small_runs import results, stop_in_the_second_epoch, train
+
+from bdsa.commands.entry_points import train as train_main
+from bdsa.models.checkpoints import read_checkpoint
+from bdsa.training.fit import Fit
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_goes_on_in_another_precision_on_another_machine_and_its_log_says_so(tmp_path, monkeypatch):
+    folder, short = tmp_path / "moved", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
+    stop_in_the_second_epoch(folder, *short, "trainer.amp=bfloat16")
+    monkeypatch.setattr("bdsa.training.device.processor", lambda: "Another Processor")
+    train(folder, *short)
+    said = (folder / "train.log").read_text()
+    before, after = said.split("resuming after epoch 1 of 2\n")
+    assert ", bfloat16\n" in before and "Another Processor" not in before
+    assert after.startswith("note: it goes on with trainer.amp=none, until here bfloat16\non Another Processor, ")
+    assert ", float32\n" in after and len(results(folder)["rows"]) == 2
+    again = run(train_main, [*TINY, f"out={tmp_path}", "name=moved", *short, "trainer.amp=bfloat16"])
+    assert again.code == 1 and "trainer.amp: none -> bfloat16" in again.err
+
+
+def test_a_run_copied_without_its_best_network_goes_on_if_an_epoch_is_left(tmp_path):
+    folder, short = tmp_path / "copied", ["recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]"]
+    stop_in_the_second_epoch(folder, *short)
+    best = folder / "checkpoints/best.pt"
+    best.unlink()
+    outcome = train(folder, *short)
+    assert "best.pt, the network of the best epoch so far, is not that which last.pt names" in outcome.out
+    assert best.exists() and results(folder)["epoch"] == 2  # though the first may have been better
+
+    best.unlink(), (folder / "results.json").unlink()
+    outcome = run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short])
+    assert outcome.code == 1 and "best.pt, the network that is the run's result" in outcome.err
+    assert outcome.err.strip().count("\n") == 0 and not (folder / "results.json").exists()
+
+
+def test_a_run_copied_with_an_earlier_best_network_holds_it_against_its_own_rows(tmp_path, monkeypatch):
+    """As a copy leaves it that was made between the writing of best.pt and of last.pt."""
+    short, kept, epochs = ["trainer.pictures=0", "budgets.targets=[0.5]"], {}, iter((1, 2, 3))
+    keep = Fit.keep
+
+    def rising(self, measured):
+        for row in measured:
+            row.update(top1=10.0 * next(epochs), conditional_fraction=row["budget"])
+        keep(self, measured)
+        kept[self.done] = self.run.best.read_bytes()
+        if self.done == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "copied"
+    monkeypatch.setattr(Fit, "keep", rising)
+    assert run(train_main, [*TINY, f"out={tmp_path}", "name=copied", *short]).code == 130
+    (folder / "checkpoints/best.pt").write_bytes(kept[1])
+
+    def falling(self, measured):
+        for row in measured:
+            row.update(top1=5.0, conditional_fraction=row["budget"])
+        keep(self, measured)
+
+    monkeypatch.setattr(Fit, "keep", falling)
+    outcome = train(folder, *short)
+    assert "is not that which last.pt names: that of epoch 1 takes its place" in outcome.out
+    assert results(folder)["epoch"] == 1
+    assert [row["top1"] for row in read_checkpoint(folder / "checkpoints/last.pt")["best"]["raw"]] == [10.0]
