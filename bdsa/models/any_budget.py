@@ -23,6 +23,7 @@ from bdsa.models.points import find_point, mean_budget
 from bdsa.models.usage import Usage
 
 OR_SPARSE = "or, for logits, export it sparsely (network.execution = 'sparse', or bdsa.portable), which takes any"
+BATCHES = (1, 2, 8, 64)  # the smallest of each class of batches: which way is faster is found for each
 Asking = float | Point | Sequence[float] | Tensor  # what a forward pass takes for a budget
 
 
@@ -179,7 +180,8 @@ class AnyBudget(nn.Module):
         """Do now what the first calls would wait for: build and pack, find each block's faster way, record.
 
         Afterwards no call measures which way is faster: an input of another shape goes as the nearest one that was
-        warmed up, so that its first call does not stall.
+        warmed up, so that its first call does not stall. Of a cascade both looks are warmed up, the second one with
+        fewer images too.
 
         Args:
             shapes: of inputs, (B, C, H, W) each.
@@ -198,10 +200,19 @@ class AnyBudget(nn.Module):
         like = next(self.parameters())
         for shape in wanted:
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
-            for budget in asked:
-                for _ in range(2):  # the first records what the second plays
+            for _ in range(2):  # what comes again is recorded, or captured
+                for budget in asked:
                     self(x, budget=budget, per_image=per_image)
+                for images, look in self._looks(x):
+                    self(images, budget=look, cascade=False)
         importlib.import_module("bdsa.sparse.execution").settle(self)  # by its name: it is made of what is here
+
+    def _looks(self, x: Tensor) -> list[tuple[Tensor, float]]:
+        """Images and budget of each look that a cascade may take at images x; none of another network."""
+        if not self.cascade or self.confidence is None:
+            return []
+        first, second = self.confidence.budgets
+        return [(x, first), *((x[:images], second) for images in {len(x), *BATCHES} if images <= len(x))]
 
     def planned(self, latency_ms: float, x: Tensor, budget: object) -> tuple[float, bool]:
         """The budget for a deadline, and whether no image may exceed it; see `bdsa.plan`.

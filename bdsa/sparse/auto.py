@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bdsa.models.any_budget import BATCHES
 from bdsa.models.deadlines import name_of
 from bdsa.sparse.block_step import BlockStep
 from bdsa.sparse.executor import Executor
@@ -33,7 +34,7 @@ TURNS = 3  # of a whole inference each way, after one that does not count
 
 def batch_class(x: Tensor) -> str:
     """Batches of 1, 2 to 7, 8 to 63, 64 and more: each has its own break-even densities; a name for JSON."""
-    return str(max(size for size in (1, 2, 8, 64) if size <= max(1, len(x))))
+    return str(max(size for size in BATCHES if size <= max(1, len(x))))
 
 
 def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
@@ -42,21 +43,31 @@ def conditions(x: Tensor, dtype: torch.dtype) -> dict[str, Any]:
             "precision": str(dtype).removeprefix("torch."), "image_size": list(x.shape[2:])}
 
 
-def nearest(found: Sequence[dict[str, Any]], x: Tensor, dtype: torch.dtype, blocks: int, budget: str = ""
-            ) -> list[float] | None:
+def nearest(found: Sequence[dict[str, Any]], x: Tensor, dtype: torch.dtype, blocks: int, budget: str = "",
+            case: str | None = None) -> list[float] | None:
     """The densities that were found for the input most like x: of its class of batch, then of its number of positions.
 
     None where nothing was found with this processor and type for the network's first `blocks`.
 
     Args:
         budget: its name, for the way of the whole network.
+        case: on a GPU, what the input is a case of: others of its budget and type go first.
     """
     here, area, batch = conditions(x, dtype), x.shape[2] * x.shape[3], int(batch_class(x))
     alike = [one for one in found if all(one.get(key) == here[key] for key in ("processor", "precision"))]
-    known = [(abs(math.log(int(size.split(",")[0]) / batch)), abs(math.log(math.prod(one["image_size"]) / area)),
-              applied(whole_of(one, size, budget), densities))
-             for one in alike for size, densities in one["blocks"].items() if len(densities) >= blocks]
-    return min(known, key=lambda row: row[:2])[2][:blocks] if known else None
+    known = [(case is not None and _beside_batch(case) != _beside_batch(key), abs(math.log(_batch(key) / batch)),
+              abs(math.log(math.prod(one["image_size"]) / area)), applied(whole_of(one, key, budget), densities))
+             for one in alike for key, densities in one["blocks"].items() if len(densities) >= blocks]
+    return min(known, key=lambda row: row[:3])[3][:blocks] if known else None
+
+
+def _batch(case: str) -> int:
+    """The class of batches of a case, which begins with it."""
+    return int(case.split(",")[0].split()[0])
+
+
+def _beside_batch(case: str) -> str:
+    return case.lstrip("0123456789")
 
 
 def whole_of(found: dict[str, Any], key: str, budget: str) -> str:

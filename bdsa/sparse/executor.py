@@ -118,7 +118,7 @@ class Executor:
             return self._logits(features).clone(), used
         expected = None if exact is None or given is not None else exact.expected
         key = (x.shape, x.device, given is None, torch.get_num_threads(), self.ways, expected)
-        if (kept := self.workspace.recordings.get(key)) is not None:
+        if (kept := self.workspace.recordings.find(key)) is not None:
             self.played = True
             return kept.play(x, given, self.offsets(offset), exact), []
         with recorded() as recording:
@@ -126,7 +126,7 @@ class Executor:
             logits = self._logits(features)
         if recording.complete:
             recording.close(x, [*masks, logits])
-            self.workspace.keep(key, Inference(recording, masks, logits))
+            self.workspace.recordings.keep(key, Inference(recording, masks, logits))
         return logits.clone(), used
 
     def __call__(self, x: Tensor, given: Sequence[Tensor] | None, count: bool,

@@ -108,6 +108,10 @@ class Executors:
     def _found_on_gpu(self, executor: Any, case: str, x: Tensor, given: Sequence[Tensor] | None) -> list[float]:
         known = self.found["blocks"]
         if case not in known:
+            near = self.settled and auto.nearest([self.found, *self.others], x, executor.products,
+                                                 len(executor.blocks()), case=case)
+            if near:
+                return near
             known[case] = _find_ways(executor, x, given)
         return known[case]
 

@@ -25,7 +25,7 @@ def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, 
         used = executor.run(executor.take_in(x), given, count, None, found, offset, exact)[1]
         return _taken(found), used
     key = ("maps", x.shape, x.device, torch.get_num_threads(), executor.ways, exact and exact.expected)
-    if (kept := executor.workspace.recordings.get(key)) is not None:
+    if (kept := executor.workspace.recordings.find(key)) is not None:
         recording, found = kept
         recording.decide_at(executor.offsets(offset), exact)
         play(recording, x)
@@ -35,7 +35,7 @@ def feature_maps(executor: Executor, x: Tensor, given: Sequence[Tensor] | None, 
             executor.run(executor.take_in(x), None, False, None, found, offset, exact)
         if recording.complete:
             recording.close(x, None)
-            executor.workspace.keep(key, (recording, found))
+            executor.workspace.recordings.keep(key, (recording, found))
     return _taken(found), []
 
 

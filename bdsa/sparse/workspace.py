@@ -13,6 +13,28 @@ from bdsa.sparse import pages
 RECORDINGS = 8  # that are kept: sizes of images and batches that take turns
 
 
+class Recent(dict[Hashable, Any]):
+    """What was used last, by key; of more than `limit` values the one that was not used for longest is forgotten."""
+
+    def __init__(self, limit: int = RECORDINGS) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def find(self, key: Hashable) -> Any:
+        """The value of a key, which is now the one used last; None where there is none."""
+        if key not in self:
+            return None
+        self[key] = value = self.pop(key)
+        return value
+
+    def keep(self, key: Hashable, value: Any) -> None:
+        """Add a value, or put it in another's place."""
+        self.pop(key, None)
+        while len(self) >= self.limit:
+            del self[next(iter(self))]
+        self[key] = value
+
+
 class Workspace(threading.local):
     """Rooms by name, one set a thread. What a room holds is lost when the name is asked for again.
 
@@ -22,13 +44,7 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self.rooms: dict[str, Tensor] = {}
-        self.recordings: dict[Hashable, Any] = {}
-
-    def keep(self, key: Hashable, recording: Any) -> None:
-        """Keep a recording; the oldest of too many is forgotten."""
-        self.recordings[key] = recording
-        if len(self.recordings) > RECORDINGS:
-            del self.recordings[next(iter(self.recordings))]
+        self.recordings = Recent()
 
     def room(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Memory of a shape, on the device and of the type of `like` unless another is given, with anything in it."""

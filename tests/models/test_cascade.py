@@ -12,9 +12,11 @@ from sparse_cases import images_of, network_of
 
 import bdsa
 from bdsa.errors import UserError
-from bdsa.method.cascade import confidence
+from bdsa.method.cascade import Confidence, confidence
 from bdsa.method.curves import Point
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse import auto
+from bdsa.sparse.executor import Executor
 from bdsa.training.evaluation import evaluated_budgets
 
 IMAGES = images_of((24, 32, 32))
@@ -124,6 +126,23 @@ def test_the_budgets_of_an_evaluation_are_those_that_the_cascade_reaches(network
     network.warm_up([(1, 3, 32, 32)])
     network.confidence = replace(network.confidence, budgets=(0.4, 0.7), fractions=(0.3, 0.35))
     assert list(evaluated_budgets(network)) == [0.4, 1.0], "0.7 is more than both looks take"
+
+
+@torch.inference_mode()
+def test_a_warm_up_makes_both_looks_ready_though_all_its_images_are_sure(network: AdaptiveNetwork, monkeypatch) -> None:
+    network.execution, network.cascade, made = "auto", True, []
+    monkeypatch.setattr(Confidence, "threshold", lambda self, budget: -1e9)
+    for name in ("of", "calibrate"):
+        where = {"of": Executor, "calibrate": auto}[name]
+        before = getattr(where, name)
+        monkeypatch.setattr(where, name, lambda *args, before=before: made.append(1) or before(*args))
+    network.warm_up([(9, 3, 32, 32)], budgets=[BUDGET])
+    assert made
+    made.clear()
+    for count in (1, 3, 9):
+        for look in network.confidence.budgets:
+            network(IMAGES[:count], budget=look, cascade=False)
+    assert not made
 
 
 def test_gradients_reach_both_looks(network: AdaptiveNetwork) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import torch
 pytest.importorskip("triton")
 
 from bdsa.sparse.gpu import contents, graphs  # noqa: E402
-from bdsa.sparse.gpu.graphs import RECORDINGS, Captured, Graphs  # noqa: E402
+from bdsa.sparse.gpu.graphs import Captured, Graphs  # noqa: E402
+from bdsa.sparse.workspace import RECORDINGS  # noqa: E402
 
 
 class FakeGraph:
@@ -30,26 +32,37 @@ def work(image: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
     return image.sum(dim=1) + sum(mask.sum() for mask in masks)
 
 
-def test_an_inference_is_captured_once_for_a_key_and_replayed_with_new_images_and_masks() -> None:
+def test_an_inference_that_comes_again_is_captured_once_and_replayed_with_new_images_and_masks() -> None:
     log: list[str] = []
     graphs = Graphs(lambda *what: FakeGraph(*what, log).made)
     results = []
-    for i in range(3):
+    for i in range(4):
         image, masks = torch.full((2, 3), float(i)), [torch.full((2,), i % 2 == 0)]
         results.append(graphs.run("a", work, image, masks))
         assert torch.equal(results[-1], work(image, masks))
-    assert torch.equal(results[1], torch.full((2,), 3.0))  # the earlier results stay
-    assert log == ["captured", "replayed", "replayed"]
-    for key in range(RECORDINGS + 1):
-        graphs.run(key, work, torch.ones(1, 1), [])
-    assert len(graphs.kept) == RECORDINGS and "a" not in graphs.kept
+        assert log == ["captured", "replayed", "replayed"][:i]
+    assert torch.equal(results[2], torch.full((2,), 8.0))  # the earlier results stay
+
+
+def test_what_comes_once_pushes_no_graph_out_and_of_too_many_the_one_unused_for_longest_goes() -> None:
+    """Of a cascade each batch leaves another number of images for the second look."""
+    log: list[str] = []
+    graphs, image = Graphs(lambda *what: FakeGraph(*what, log).made), torch.ones(1, 1)
+    for key in ["all", "all", *range(3 * RECORDINGS)]:
+        graphs.run(key, work, image, [])
+    assert log == ["captured"] and list(graphs.kept) == ["all"]
+    for key in range(RECORDINGS):
+        graphs.run(key, work, image, [])
+        graphs.run("all", work, image, [])
+    assert len(graphs.kept) == RECORDINGS and "all" in graphs.kept and 0 not in graphs.kept
 
 
 def test_a_graph_made_in_inference_mode_serves_other_modes() -> None:
     log: list[str] = []
     graphs, image = Graphs(lambda *what: FakeGraph(*what, log).made), torch.ones(2, 3)
     with torch.inference_mode():
-        graphs.run("a", work, image.clone(), [torch.ones(2)])
+        for _ in range(2):
+            graphs.run("a", work, image.clone(), [torch.ones(2)])
     with torch.no_grad():
         assert torch.equal(graphs.run("a", work, 2 * image, [torch.ones(2)]), work(2 * image, [torch.ones(2)]))
     assert log == ["captured", "replayed"]
@@ -68,7 +81,9 @@ class Devices:
         self.log.append(("off", device))
 
 
-def test_work_is_captured_on_the_device_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_captured_on_the_device_of_its_image_for_the_stream_of_the_caller(monkeypatch: pytest.MonkeyPatch
+                                                                                    ) -> None:
+    """A stream for each caller's: graphs that are replayed at one time share no workspace of cuBLAS."""
     log: list[object] = []
 
     @contextmanager
@@ -78,12 +93,13 @@ def test_work_is_captured_on_the_device_of_its_image(monkeypatch: pytest.MonkeyP
         yield
 
     monkeypatch.setattr(graphs, "current", Devices(log))
-    monkeypatch.setattr(graphs, "_stream", lambda device: ("stream", device))
+    monkeypatch.setattr(graphs, "_stream", lambda device, caller: ("stream for", caller))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     image = torch.ones(2, 3)
     made = graphs.capture(work, image, [torch.ones(2)])
-    assert log == [("on", image.device), ("stream", image.device), ("off", image.device)]
+    assert log == [("on", image.device), ("stream for", 7), ("off", image.device)]
     assert torch.equal(made.logits, work(image, [torch.ones(2)])) and made.image is not image
 
 
@@ -101,6 +117,6 @@ def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture)
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     graphs = Graphs(refuse)
-    for _ in range(2):
+    for _ in range(3):
         assert torch.equal(graphs.run("a", work, torch.ones(2, 3), []), torch.full((2,), 3.0))
     assert len(caplog.records) == 1 and "without a CUDA graph" in caplog.text

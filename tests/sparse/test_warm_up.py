@@ -12,7 +12,8 @@ from bdsa.errors import UserError
 from bdsa.models import deadlines
 from bdsa.models.deadlines import Measured, Plan
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import auto, deadline
+from bdsa.sparse import auto, deadline, executors
+from bdsa.sparse.executors import Executors
 
 SHAPE = (1, 3, 32, 32)
 TABLE = (Measured(0.4, 1.0, 2.0), Measured(0.7, 2.0, 3.0), Measured(1.0, 3.0, 4.0))
@@ -58,6 +59,19 @@ def test_the_nearest_input_is_of_the_same_batch_and_then_of_a_like_size() -> Non
     assert auto.nearest(found, x, torch.float32, 1) == [0.1]
     assert auto.nearest(found, x.expand(8, 3, 60, 60), torch.float32, 1) == [0.9]
     assert auto.nearest([{**found[0], "processor": "another"}], x, torch.float32, 1) is None
+
+
+def test_after_a_warm_up_on_a_gpu_what_is_new_goes_as_what_is_nearest_of_its_budget(monkeypatch) -> None:
+    x, kept, measured = torch.zeros(9, 3, 32, 32), Executors(), []
+    monkeypatch.setattr(executors, "_find_ways", lambda *what: measured.append(1) or [auto.ALWAYS])
+    executor = SimpleNamespace(products=torch.float32, blocks=lambda: [None])
+    kept.found = {**auto.conditions(x, torch.float32), "blocks": {
+        "1 at b040 in float32": [0.1], "2 at b040 in float32": [0.6], "8 at b070 in float32": [0.8]}}
+    kept.settled = True
+    assert kept._found_on_gpu(executor, "8 at b040 in float32", x, None) == [0.6] and not measured
+    assert kept._found_on_gpu(executor, "8 at b100 in float32", x, None) == [0.8] and not measured
+    kept.settled = False
+    assert kept._found_on_gpu(executor, "8 at b040 in float32", x, None) == [auto.ALWAYS] and measured
 
 
 @pytest.mark.parametrize(("shapes", "budgets", "says"), [

@@ -1,4 +1,8 @@
-"""A whole inference as one CUDA graph: captured when an image of its size comes first, then replayed."""
+"""A whole inference as one CUDA graph: captured when an image of its size comes again, then replayed.
+
+A capture takes as long as many inferences and keeps memory. What comes once, as the rest of a batch that a cascade
+looks at again or a budget on its way past, is not worth one.
+"""
 from __future__ import annotations
 
 import functools
@@ -12,23 +16,30 @@ import torch
 from torch import Tensor
 
 from bdsa.sparse.gpu.device import current
-from bdsa.sparse.workspace import RECORDINGS
+from bdsa.sparse.workspace import Recent
 
 log = logging.getLogger(__name__)
 _one = threading.Lock()  # PyTorch captures one graph at a time in a process
+SEEN = 256  # inferences of which it is known that they came once
 Work = Callable[[Tensor, list[Tensor]], Tensor]  # image, given masks -> logits
 
 
 @functools.cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """Where work on a device is captured: PyTorch's own stream is of the device that was captured on first."""
+def _stream(device: torch.device, caller: int) -> torch.cuda.Stream:
+    """Where work on a device is captured: PyTorch's own stream is of the device that was captured on first.
+
+    Args:
+        caller: the stream on which it is replayed. What a library keeps for a stream, such as cuBLAS its workspace, is
+            in the graph; graphs that may be replayed at one time must not share it.
+    """
     return torch.cuda.Stream(device)
 
 
 @contextmanager
 def captured(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[None]:
     """Within it work on a device becomes a graph. Other threads go on working, but for their captures."""
-    with _one, current(device), torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"):
+    stream = _stream(device, torch.cuda.current_stream(device).cuda_stream)
+    with _one, current(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         yield
 
 
@@ -55,19 +66,19 @@ def capture(work: Work, image: Tensor, masks: Sequence[Tensor]) -> Captured:
 
 
 class Graphs(threading.local):
-    """Graphs by what they are of, a set a thread; the oldest of too many is forgotten."""
+    """Graphs by what they are of, a set a thread."""
 
     def __init__(self, make: Callable[[Work, Tensor, Sequence[Tensor]], Captured] = capture) -> None:
-        self.kept: dict[Hashable, Captured | None] = {}
+        self.kept, self.seen = Recent(), Recent(SEEN)
         self.make = make
 
     def run(self, key: Hashable, work: Work, image: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """Logits of memory of their own, from the graph of that key, which is made here if it is not there yet.
+        """Logits of memory of their own; the graph of that key is made when it comes for the second time.
 
         Args:
             key: shapes and types of image and masks, the stream, and all else that the work depends on.
         """
-        kept = self.kept.get(key)
+        kept: Captured | None = self.kept.find(key)
         if kept is not None:
             kept.image.copy_(image)
             for room, mask in zip(kept.masks, masks, strict=True):
@@ -75,11 +86,12 @@ class Graphs(threading.local):
             kept.graph.replay()
             return kept.logits.clone()
         logits = work(image, list(masks))
-        if key not in self.kept:
-            if len(self.kept) >= RECORDINGS:
+        if key not in self.seen:
+            self.seen.keep(key, None)
+        elif key not in self.kept:
+            if len(self.kept) >= self.kept.limit:
                 self._wait(image)  # its memory may be somebody else's as soon as it is gone
-                del self.kept[next(iter(self.kept))]
-            self.kept[key] = self._made(work, image, masks)
+            self.kept.keep(key, self._made(work, image, masks))
         return logits
 
     def _made(self, work: Work, image: Tensor, masks: Sequence[Tensor]) -> Captured | None:
