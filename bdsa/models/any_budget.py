@@ -80,13 +80,17 @@ class AnyBudget(nn.Module):
         Raises:
             UserError: for any other.
         """
-        if self.cascade:
-            return mean_budget(self.confidence, budget)
-        return self._find(budget, extrapolate)[0]
+        return self._required(budget, extrapolate, self.cascade)
+
+    def _required(self, budget: float, extrapolate: bool | None, cascade: bool) -> Budget:
+        return mean_budget(self.confidence, budget) if cascade else self._find(budget, extrapolate)[0]
 
     def usual(self) -> list[Budget]:
         """The trained budgets and 1, ascending; of a cascade those that it reaches."""
-        known = self.confidence if self.cascade else None
+        return self._usual(self.cascade)
+
+    def _usual(self, cascade: bool) -> list[Budget]:
+        known = self.confidence if cascade else None
         return sorted(budget for budget in {*self.budgets, DENSE}
                       if known is None or budget.is_dense or known.reaches(budget))
 
@@ -176,24 +180,25 @@ class AnyBudget(nn.Module):
 
     @torch.inference_mode()
     def warm_up(self, shapes: Iterable[Sequence[int]], budgets: Iterable[float] | None = None,
-                per_image: bool | None = None) -> None:
+                per_image: bool | None = None, cascade: bool | None = None) -> None:
         """Do now what the first calls would wait for: build and pack, find each block's faster way, record.
 
         Afterwards no call measures which way is faster: an input of another shape goes as the nearest one that was
-        warmed up, so that its first call does not stall. Of a cascade both looks are warmed up, the second one with
-        fewer images too.
+        warmed up, so that its first call does not stall.
 
         Args:
             shapes: of inputs, (B, C, H, W) each.
             budgets: None: those that were trained, and 1 (`usual`).
             per_image: whether the calls to come will ask for budgets that no image exceeds; see `forward`.
+            cascade: whether they will look twice: both looks are warmed up, the second one with fewer images too.
 
         Raises:
             UserError: in training mode, for what is no shape, and for a budget that cannot be met.
         """
         if self.training:
             raise UserError("warm_up is for inference: call network.eval() before")
-        asked = [self.require(b) for b in (self.usual() if budgets is None else budgets)]
+        twice = self.cascade if cascade is None else cascade
+        asked = [self._required(b, None, twice) for b in (self._usual(twice) if budgets is None else budgets)]
         wanted = [tuple(shape) for shape in shapes]
         if bad := [s for s in wanted if len(s) != 4 or s[1] != self._channels() or not all(n > 0 for n in s)]:
             raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self._channels()}, H, W)")
@@ -202,14 +207,14 @@ class AnyBudget(nn.Module):
             x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
             for _ in range(2):  # what comes again is recorded, or captured
                 for budget in asked:
-                    self(x, budget=budget, per_image=per_image)
-                for images, look in self._looks(x):
+                    self(x, budget=budget, per_image=per_image, cascade=twice)
+                for images, look in self._looks(x) if twice else ():
                     self(images, budget=look, cascade=False)
         importlib.import_module("bdsa.sparse.execution").settle(self)  # by its name: it is made of what is here
 
     def _looks(self, x: Tensor) -> list[tuple[Tensor, float]]:
-        """Images and budget of each look that a cascade may take at images x; none of another network."""
-        if not self.cascade or self.confidence is None:
+        """Images and budget of each look that a cascade may take at images x; none where only 1 was asked for."""
+        if self.confidence is None:
             return []
         first, second = self.confidence.budgets
         return [(x, first), *((x[:images], second) for images in {len(x), *BATCHES} if images <= len(x))]

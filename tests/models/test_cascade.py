@@ -130,19 +130,22 @@ def test_the_budgets_of_an_evaluation_are_those_that_the_cascade_reaches(network
 
 @torch.inference_mode()
 def test_a_warm_up_makes_both_looks_ready_though_all_its_images_are_sure(network: AdaptiveNetwork, monkeypatch) -> None:
-    network.execution, network.cascade, made = "auto", True, []
+    network.execution, made = "auto", []
     monkeypatch.setattr(Confidence, "threshold", lambda self, budget: -1e9)
     for name in ("of", "calibrate"):
         where = {"of": Executor, "calibrate": auto}[name]
         before = getattr(where, name)
         monkeypatch.setattr(where, name, lambda *args, before=before: made.append(1) or before(*args))
-    network.warm_up([(9, 3, 32, 32)], budgets=[BUDGET])
+    network.warm_up([(9, 3, 32, 32)], budgets=[BUDGET], cascade=True)
     assert made
     made.clear()
     for count in (1, 3, 9):
         for look in network.confidence.budgets:
             network(IMAGES[:count], budget=look, cascade=False)
     assert not made
+    network.confidence = None
+    with pytest.raises(UserError, match="calibrate_confidence"):
+        network.warm_up([(9, 3, 32, 32)], cascade=True)
 
 
 def test_gradients_reach_both_looks(network: AdaptiveNetwork) -> None:
