@@ -31,7 +31,6 @@ class BlockStep:
         norms: the name of the budget whose norms it has, or a blend.
         plan: how it runs sparsely; None where it has no sparse form and runs masked.
         scorer: where its mask unit's logits come from; None in the dense network.
-        break_even: the density above which the block runs masked; None: it never does (`bdsa.sparse.auto`).
         rows: of the last sparse run: the rows computed at D(m) and at m, int64 [2]; without layers at D(m) none there.
         ran_masked: whether the last run was masked.
         folded: what runs then, made when it first does.
@@ -41,7 +40,6 @@ class BlockStep:
     plan: Plan | None
     norms: str | Blend
     scorer: Member | Alone | None = None
-    break_even: float | None = None
     rows: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64, device="cpu"))
     ran_masked: bool = False
     folded: AdaptiveBlock | None = None
@@ -90,14 +88,18 @@ class BlockStep:
                              f"{[*mask.shape, self.plan.columns]}")
         return found
 
-    def goes_masked(self, mask: Tensor) -> bool:
-        """Whether the block runs masked for a mask, bool [B, h, w]."""
+    def goes_masked(self, mask: Tensor, break_even: float | None) -> bool:
+        """Whether the block runs masked for a mask, bool [B, h, w].
+
+        Args:
+            break_even: the density above which it does; None: it never does (`bdsa.sparse.auto`).
+        """
         if self.plan is None:
             return True
-        if self.break_even is None:
+        if break_even is None:
             return False
         cannot_record()  # another mask may decide otherwise
-        return mask.count_nonzero().item() > self.break_even * mask.numel()
+        return mask.count_nonzero().item() > break_even * mask.numel()
 
     def run_masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: [B, H, W, C], mask: bool [B, h, w] -> the output [B, h, w, C'], in memory of its own."""

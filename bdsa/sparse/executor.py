@@ -1,6 +1,7 @@
 """Run a whole network sparsely at a budget: dense steps and blocks, packed at first use and kept."""
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,17 @@ from bdsa.sparse.scores import Following, Member, scorers
 from bdsa.sparse.workspace import Workspace
 
 
+class Chosen(threading.local):
+    """Which ways the blocks go in one thread; others may have images of other sizes, or be measuring.
+
+    Attributes:
+        ways: the blocks' break-even densities; none: all of them run sparsely.
+        conditions: that they were chosen for.
+    """
+    ways: tuple[float | None, ...] = ()
+    conditions: Any = None
+
+
 @dataclass
 class Executor:
     """A network at one budget, in evaluation mode.
@@ -37,8 +49,7 @@ class Executor:
         workspace: the maps' memory, and the recordings of inferences.
         dtype: of the maps and packed weights: float32 or bfloat16.
         int8: whether its blocks multiply bytes, where they can.
-        chosen_for: the conditions that the blocks' ways were chosen for.
-        ways: the blocks' break-even densities.
+        chosen: the ways that its blocks go.
         played: whether the last call was a recording's, in which no block runs masked.
         marks: the steps whose maps are wanted, some twice; none where logits are.
         whole: whether it has all of the network's blocks.
@@ -50,8 +61,7 @@ class Executor:
     dtype: torch.dtype = torch.float32
     int8: bool = False
     workspace: Workspace = field(default_factory=Workspace)
-    chosen_for: Any = None
-    ways: tuple[float | None, ...] = ()
+    chosen: Chosen = field(default_factory=Chosen)
     played: bool = False
     marks: tuple[int, ...] = ()
     whole: bool = True
@@ -95,6 +105,11 @@ class Executor:
     def products(self) -> torch.dtype:
         """What the blocks multiply, where they can: the type of the maps, or int8."""
         return torch.int8 if self.int8 else self.dtype
+
+    @property
+    def ways(self) -> tuple[float | None, ...]:
+        """The blocks' break-even densities, in this thread."""
+        return self.chosen.ways or (None,) * len(self.blocks())
 
     @property
     def rows(self) -> list[Tensor | None]:
@@ -179,7 +194,7 @@ class Executor:
         if given is not None:
             check_given(given, self.blocks())
         self.played = False
-        masks, used, products, rooms = iter(given or ()), [], None, []
+        masks, used, products, rooms, ways = iter(given or ()), [], None, [], iter(self.ways)
         fresh = False  # whether the products are those of x
         for i, step in enumerate(self.steps):
             if i - 1 in self.marks and found is not None:  # a next step may work in place
@@ -199,7 +214,7 @@ class Executor:
                 mask = rooms[-1][:, 0]
             if count:
                 used.append(step.usage(x, scored.clone(), mask.clone(), given is not None or exact is not None))
-            step.ran_masked = step.goes_masked(mask)
+            step.ran_masked = step.goes_masked(mask, next(ways))
             if step.ran_masked:
                 x, fresh = step.run_masked(x, mask), False
                 continue
@@ -233,10 +248,10 @@ class Executor:
         return [step.scorer.offset + offset for step in self.blocks() if step.scorer is not None]
 
     def set_break_even(self, densities: Sequence[float]) -> None:
-        """Let each block run masked above its density."""
-        self.ways = tuple(density if density < 1 else None for density in densities)
-        for step, density in zip(self.blocks(), self.ways, strict=True):
-            step.break_even = density
+        """Let each block run masked above its density, in this thread."""
+        if len(densities) != len(self.blocks()):
+            raise ValueError(f"{len(densities)} densities for {len(self.blocks())} blocks")
+        self.chosen.ways = tuple(density if density < 1 else None for density in densities)
 
     def blocks(self) -> list[BlockStep]:
         """The adaptive blocks, in order."""

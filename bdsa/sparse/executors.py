@@ -51,6 +51,7 @@ class Executors:
         self.made: dict[tuple[str, tuple[int, ...], Blend | None, torch.dtype | None], _Made] = {}
         self.found: dict[str, Any] | None = None
         self.others: list[dict[str, Any]] = []  # what was found for other sizes of image and numbers of threads
+        self.turning = threading.Lock()  # threads may have images of different sizes
         self.settled = False  # nothing is to be measured any more: what is new goes as what is nearest
 
     def of(self, network: nn.Module, budget: str, x: Tensor | None = None, ends: tuple[int, ...] = (),
@@ -95,47 +96,51 @@ class Executors:
         on_gpu = gpu.serves(x.device)
         batch = executor.case(x, given) if on_gpu else auto.batch_class(x)
         case = (execution, x.device, batch, x.shape[2:], torch.get_num_threads())
-        if executor.chosen_for == case or gpu.capturing():
+        if executor.chosen.conditions == case or gpu.capturing():
             return
         densities = [auto.NEVER if execution == "masked" else auto.ALWAYS] * len(executor.blocks())
         if execution == "auto" and densities:
-            self._turn_to(auto.conditions(x, executor.products))
-            densities = self._found_on_gpu(executor, batch, x, given) if on_gpu else self._found(
-                executor, batch, x, infer)
+            found = self._turn_to(auto.conditions(x, executor.products))
+            densities = self._found_on_gpu(found, executor, batch, x, given) if on_gpu else self._found(
+                found, executor, batch, x, infer)
         executor.set_break_even(densities)
-        executor.chosen_for = case
+        executor.chosen.conditions = case
 
-    def _found_on_gpu(self, executor: Any, case: str, x: Tensor, given: Sequence[Tensor] | None) -> list[float]:
-        known = self.found["blocks"]
+    def _found_on_gpu(self, found: dict[str, Any], executor: Any, case: str, x: Tensor, given: Sequence[Tensor] | None
+                      ) -> list[float]:
+        known = found["blocks"]
         if case not in known:
-            near = self.settled and auto.nearest([self.found, *self.others], x, executor.products,
+            near = self.settled and auto.nearest([found, *self.others], x, executor.products,
                                                  len(executor.blocks()), case=case)
             if near:
                 return near
             known[case] = _find_ways(executor, x, given)
         return known[case]
 
-    def _found(self, executor: Executor, batch: str, x: Tensor, infer: Callable[[], object]) -> list[float]:
+    def _found(self, found: dict[str, Any], executor: Executor, batch: str, x: Tensor, infer: Callable[[], object]
+               ) -> list[float]:
         """The blocks' densities under the conditions of `found`, measured if need be."""
         steps = executor.blocks()
-        budget, known, whole = steps[0].budget, self.found["blocks"], self.found.setdefault("whole", {})
+        budget, known, whole = steps[0].budget, found["blocks"], found.setdefault("whole", {})
         key = batch if executor.whole else f"{batch}, the first {len(steps)} blocks"
         if key not in known:
-            near = self.settled and auto.nearest([self.found, *self.others], x, executor.products, len(steps), budget)
+            near = self.settled and auto.nearest([found, *self.others], x, executor.products, len(steps), budget)
             if near:
                 return near
             known[key] = auto.calibrate(executor, x)
         if f"{key}, {budget}" not in whole and not self.settled and (
                 way := auto.whole_way(executor, known[key], infer)):
             whole[f"{key}, {budget}"] = way
-        return auto.applied(auto.whole_of(self.found, key, budget), known[key])
+        return auto.applied(auto.whole_of(found, key, budget), known[key])
 
-    def _turn_to(self, here: dict[str, Any]) -> None:
-        """Make `found` what was found under these conditions; the rest is kept for when they come back."""
-        known = [f for f in (self.found, *self.others) if f is not None]
-        same = next((f for f in known if all(f.get(key) == value for key, value in here.items())), None)
-        found = self.found = same or {**here, "blocks": {}}
-        self.others = [f for f in known if f is not found and f["blocks"]][:SIZES]
+    def _turn_to(self, here: dict[str, Any]) -> dict[str, Any]:
+        """Make `found` what was found under these conditions, and return it; the rest is kept for when they come back."""
+        with self.turning:
+            known = [f for f in (self.found, *self.others) if f is not None]
+            same = next((f for f in known if all(f.get(key) == value for key, value in here.items())), None)
+            found = self.found = same or {**here, "blocks": {}}
+            self.others = [f for f in known if f is not found and f["blocks"]][:SIZES]
+        return found
 
     @staticmethod
     def _explain(executor: Executor) -> None:

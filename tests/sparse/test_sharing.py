@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import own_network  # noqa: F401  (registers two_stages)
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import bdsa
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.sparse.execution import executor_of
 
 
 def logits_of(network: AdaptiveNetwork, images: Tensor, budget: float = BUDGETS[0]) -> Tensor:
@@ -62,6 +64,19 @@ def test_a_network_that_ran_goes_to_another_process() -> None:
     before = logits_of(network, images)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert torch.equal(pool.apply(logits_of, (network, images)), before)
+
+
+def test_what_a_thread_measures_changes_nothing_for_the_others() -> None:
+    """While one tries out both ways, or serves a size for which the other one is faster."""
+    network, images = network_of("cifar_resnet8"), images_of((1, 32, 32))
+    network.execution = "auto"
+    logits_of(network, images)
+    executor = executor_of(network, "b040")
+    before = executor.ways
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(executor.set_break_even, [0.5] * len(executor.blocks())).result()
+        assert elsewhere.submit(lambda: executor.ways).result() == (0.5,) * len(executor.blocks())
+    assert executor.ways == before != (0.5,) * len(executor.blocks())
 
 
 @pytest.mark.parametrize("execution", ["sparse", "auto"])

@@ -65,13 +65,13 @@ def test_after_a_warm_up_on_a_gpu_what_is_new_goes_as_what_is_nearest_of_its_bud
     x, kept, measured = torch.zeros(9, 3, 32, 32), Executors(), []
     monkeypatch.setattr(executors, "_find_ways", lambda *what: measured.append(1) or [auto.ALWAYS])
     executor = SimpleNamespace(products=torch.float32, blocks=lambda: [None])
-    kept.found = {**auto.conditions(x, torch.float32), "blocks": {
+    found = {**auto.conditions(x, torch.float32), "blocks": {
         "1 at b040 in float32": [0.1], "2 at b040 in float32": [0.6], "8 at b070 in float32": [0.8]}}
     kept.settled = True
-    assert kept._found_on_gpu(executor, "8 at b040 in float32", x, None) == [0.6] and not measured
-    assert kept._found_on_gpu(executor, "8 at b100 in float32", x, None) == [0.8] and not measured
+    assert kept._found_on_gpu(found, executor, "8 at b040 in float32", x, None) == [0.6] and not measured
+    assert kept._found_on_gpu(found, executor, "8 at b100 in float32", x, None) == [0.8] and not measured
     kept.settled = False
-    assert kept._found_on_gpu(executor, "8 at b040 in float32", x, None) == [auto.ALWAYS] and measured
+    assert kept._found_on_gpu(found, executor, "8 at b040 in float32", x, None) == [auto.ALWAYS] and measured
 
 
 @pytest.mark.parametrize(("shapes", "budgets", "says"), [

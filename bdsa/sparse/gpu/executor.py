@@ -122,8 +122,8 @@ class GpuExecutor(Executor):
         assert exact is None, "exact budgets run masked on a GPU"
         blocks = self.blocks()
         counts = torch.zeros(len(blocks), 4, dtype=torch.int32, device=x.device)
-        for step, row in zip(blocks, counts):
-            step.begin(row)
+        for step, row, way in zip(blocks, counts, self.ways, strict=True):
+            step.begin(row, way)
         return super().run(x, given, count, on_input, found, offset)
 
     def _given(self, mask: Tensor, like: Tensor, name: str) -> Tensor:

@@ -22,8 +22,10 @@ class _Decided:
 
     Attributes:
         counts: int32 [4], zeros before.
+        masked: whether it will run masked.
     """
     counts: Tensor
+    masked: bool
     mask: Tensor | None = None
     lists: Lists | None = None
 
@@ -35,15 +37,15 @@ class GpuBlockStep(BlockStep):
         super().__init__(block, budget, plan_block(block, norms, dtype), norms)
         self.here = threading.local()
 
-    def begin(self, counts: Tensor) -> None:
-        """Before an inference: where the numbers of positions go, int32 [4], zeros."""
-        self.here.decided = _Decided(counts)
+    def begin(self, counts: Tensor, break_even: float | None = None) -> None:
+        """Before an inference: where the numbers of positions go, int32 [4], zeros; and which way the block goes."""
+        self.here.decided = _Decided(counts, self.goes_masked(None, break_even))
         self.rows = counts[:2]
 
     @property
     def wanted(self) -> Wanted:
         """The lists that the block needs: none where it runs masked."""
-        return Wanted() if self.plan is None or self.break_even is not None else self.plan.wanted
+        return Wanted() if self.here.decided.masked else self.plan.wanted
 
     def scores(self, x: Tensor, products: Tensor | None, workspace: Workspace, name: str, offset: float = 0.0
                ) -> tuple[Tensor | None, Tensor | None, Tensor]:
@@ -61,9 +63,9 @@ class GpuBlockStep(BlockStep):
                              slot.stride)
         return products, logits, decided.mask
 
-    def goes_masked(self, mask: Tensor) -> bool:
+    def goes_masked(self, mask: Tensor | None, break_even: float | None) -> bool:
         """Whether the block runs masked, whatever the mask."""
-        return self.plan is None or self.break_even is not None
+        return self.plan is None or break_even is not None
 
     def run_sparse(self, x: Tensor, mask: Tensor, identity: Tensor, following: Following | None = None) -> None:
         """See `BlockStep.run_sparse`; the mask may be another than the unit's."""
