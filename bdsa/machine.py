@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from bdsa.ranks import local_world
 MOST_WORKERS = 8  # of the automatic choice: more rarely read faster, and each costs memory
 
 
+@functools.cache
 def processor() -> str:
     """The processor's model name."""
     try:
@@ -22,6 +24,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+@functools.cache
 def processor_flags() -> str:
     """The instruction sets, which -march=native follows; a cache may be shared by different machines."""
     try:

@@ -80,6 +80,8 @@ class Server:
         """
         if image.shape != (3, *self.size):
             raise bdsa.UserError(f"an image of {list(image.shape)} is not 3 x {self.size[0]} x {self.size[1]}")
+        if image.dtype != torch.float32 or image.device.type != "cpu":
+            raise bdsa.UserError(f"an image is {image.dtype} on {image.device}, and float32 on the CPU is taken")
         if budget is not None:
             budget = float(self.network.budgets.require(budget))
         asked = Request(image, budget, time.perf_counter() + (float("inf") if deadline is None else deadline))
@@ -157,10 +159,10 @@ class Server:
         if not batch:
             return
         room = next(n for n in self.sizes if n >= len(batch))    # few sizes: each is recorded once and played again
-        images = torch.zeros(room, 3, *self.size)
-        torch.stack([r.image for r in batch], out=images[:len(batch)])
         started = time.perf_counter()
         try:
+            images = torch.zeros(room, 3, *self.size)
+            images[:len(batch)] = torch.stack([r.image for r in batch])
             logits = self.network(images, budget=budget)
         except Exception as error:  # whoever asked is told
             for request in batch:

@@ -23,8 +23,14 @@ from bdsa.models.points import find_point, mean_budget
 from bdsa.models.usage import Usage
 
 OR_SPARSE = "or, for logits, export it sparsely (network.execution = 'sparse', or bdsa.portable), which takes any"
+SIZES = 256  # of images, of which is kept what blocks cost
 BATCHES = (1, 2, 8, 64)  # the smallest of each class of batches: which way is faster is found for each
 Asking = float | Point | Sequence[float] | Tensor  # what a forward pass takes for a budget
+
+
+def latest(known: dict[Any, Any]) -> dict[Any, Any]:
+    """A copy of what is kept by sizes of images, with room for another: a server may meet any number of them."""
+    return dict([*known.items()][-SIZES + 1:])
 
 
 class AnyBudget(nn.Module):
@@ -175,7 +181,8 @@ class AnyBudget(nn.Module):
         kept = self._expected.get(key)
         if kept is None or kept[0] is not curve:
             with torch.inference_mode(False):  # it outlives the caller's mode
-                kept = self._expected[key] = curve, Expected.of(totals(), curve)
+                kept = curve, Expected.of(totals(), curve)
+            self._expected = {**latest(self._expected), key: kept}
         return ExactBudget(point.budget, kept[1], point.offset)
 
     @torch.inference_mode()
@@ -203,13 +210,13 @@ class AnyBudget(nn.Module):
         if bad := [s for s in wanted if len(s) != 4 or s[1] != self._channels() or not all(n > 0 for n in s)]:
             raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self._channels()}, H, W)")
         like = next(self.parameters())
-        for shape in wanted:
-            x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
-            for _ in range(2):  # what comes again is recorded, or captured
+        inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like) for shape in wanted]
+        for _ in range(2):  # what comes again is recorded, or captured; a larger shape undoes what was before
+            for x in inputs:
                 for budget in asked:
                     self(x, budget=budget, per_image=per_image, cascade=twice)
                 for images, look in self._looks(x) if twice else ():
-                    self(images, budget=look, cascade=False)
+                    self(images, budget=look, per_image=False, cascade=False)
         importlib.import_module("bdsa.sparse.execution").settle(self)  # by its name: it is made of what is here
 
     def _looks(self, x: Tensor) -> list[tuple[Tensor, float]]:
@@ -219,31 +226,41 @@ class AnyBudget(nn.Module):
         first, second = self.confidence.budgets
         return [(x, first), *((x[:images], second) for images in {len(x), *BATCHES} if images <= len(x))]
 
-    def planned(self, latency_ms: float, x: Tensor, budget: object) -> tuple[float, bool]:
+    def planned(self, latency_ms: float, x: Tensor, budget: object, per_image: bool | None) -> tuple[float, bool]:
         """The budget for a deadline, and whether no image may exceed it; see `bdsa.plan`.
 
         Raises:
-            UserError: where both are given, no plan is of such images here, or the deadline cannot be met.
+            UserError: where both are given, no plan is of such images here or of budgets so kept, or the deadline
+                cannot be met.
         """
         if budget is not None:
             raise UserError("a budget and latency_ms are two answers to one question: give one of them")
-        return budget_within(self.plans, latency_ms, (tuple(x.shape), self.execution, self.precision, name_of(x.device),
-                                                      torch.get_num_threads()))
+        found, exactly = budget_within(self.plans, latency_ms, (
+            tuple(x.shape), self.execution, self.precision, name_of(x.device), torch.get_num_threads()))
+        if per_image is not None and per_image != exactly:
+            raise UserError(f"per_image={per_image}, and the plan for such images was measured with "
+                            f"per_image={exactly}: leave it out, or bdsa.plan(network, latency_ms={latency_ms:g}, "
+                            f"..., per_image={per_image}) measures another")
+        return found, exactly
 
     def dense_macs(self, size: tuple[int, int]) -> int:
         """MACs of the dense network for one image of (height, width), counted once per size and classifier."""
         *_, head = self.children()  # the classifier, which may be replaced
         key = (*size, *(tuple(p.shape) for p in head.parameters()))
-        if key not in self._dense_macs:
-            self._dense_macs[key] = count_dense_macs(
+        found = self._dense_macs.get(key)
+        if found is None:
+            found = count_dense_macs(
                 self, size, self._channels(), lambda own: asking(own, own.adaptive_blocks(), Point(None), None))
-        return self._dense_macs[key]
+            self._dense_macs = {**latest(self._dense_macs), key: found}
+        return found
 
     def block_macs(self, size: tuple[int, int]) -> list[int]:
         """Conditional MACs of each adaptive block for one image of (height, width), counted once per size."""
-        if size not in self._block_macs:
-            self._block_macs[size] = block_totals(self, (1, self._channels(), *size))
-        return self._block_macs[size]
+        found = self._block_macs.get(size)
+        if found is None:
+            found = block_totals(self, (1, self._channels(), *size))
+            self._block_macs = {**latest(self._block_macs), size: found}
+        return found
 
     def _channels(self) -> int:
         """Of the images that the network reads; networks of one's own often have an attribute `channels`."""

@@ -15,9 +15,12 @@ from bdsa.budgets import DENSE, Budgets
 from bdsa.errors import UserError
 from bdsa.method.curves import Point
 from bdsa.method.macs import count_dense_macs
+from bdsa.models.any_budget import latest
 from bdsa.models.asking import asked_around, asking
 from bdsa.models.features import sparse_execution, stage_ends, trunk_maps
 from bdsa.models.usage import BlockUsage, Request, Usage
+
+TRAINING = ("temperature", "noise", "differentiable_dilation", "published_cost", "shard")  # what `forward` hands on
 
 
 class FeatureNetwork(nn.Module):
@@ -94,6 +97,9 @@ class FeatureNetwork(nn.Module):
         Returns:
             A list of [B, C, h, w], in the order of the stages, or (maps, Usage) of the blocks up to the last of them.
         """
+        if unknown := how.keys() - TRAINING:
+            raise UserError(f"feature maps know no {', '.join(sorted(unknown))}: they take budget, return_usage, "
+                            f"masks, per_image, extrapolate and, in training, {', '.join(TRAINING)}")
         body, size = self.body, tuple(x.shape[2:])
         if is_compiling() and not is_exporting() and not self.training and not torch.is_grad_enabled() and (
                 body.execution != "masked" or body.precision != "float32"):
@@ -130,12 +136,14 @@ class FeatureNetwork(nn.Module):
 
     def dense_macs(self, size: tuple[int, ...]) -> int:
         """MACs of the dense network up to the last map for one image of (height, width), counted once per size."""
-        if size not in self._macs:
+        found = self._macs.get(size)
+        if found is None:
             first = next(m for m in self.body.modules() if isinstance(m, nn.Conv2d))
-            self._macs[size] = count_dense_macs(
+            found = count_dense_macs(
                 self, (size[0], size[1]), first.in_channels,
                 lambda own: asking(own.body, own.body.adaptive_blocks(), Point(None), None))
-        return self._macs[size]
+            self._macs = {**latest(self._macs), size: found}
+        return found
 
 
 @torch.compiler.disable

@@ -181,7 +181,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
 
         Raises:
             UserError: for a budget that this network was not trained for and has no curves for, one below the smallest,
-                a deadline that was not planned or cannot be met.
+                a deadline that was not planned, so or at all, or cannot be met.
             ValueError: for masks that are not one a block.
         """
         if isinstance(budget, fx.Proxy):
@@ -202,7 +202,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if is_compiling() and masks is None and not return_usage and latency_ms is None and one_node(self, budget):
             return call(self, x, budget, per_image, extrapolate)
         if latency_ms is not None:
-            budget, per_image = self.planned(latency_ms, x, budget)
+            budget, per_image = self.planned(latency_ms, x, budget, per_image)
         if self.several(budget):
             more = {"per_image": per_image, "extrapolate": extrapolate, "temperature": temperature, "noise": noise,
                     "differentiable_dilation": differentiable_dilation, "published_cost": published_cost,

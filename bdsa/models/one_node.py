@@ -17,8 +17,9 @@ from bdsa.models.features import sparse_execution
 
 _known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _library = torch.library.Library("bdsa", "FRAGMENT")
+# What it computes depends on more than its inputs, so that no CUDA graph of others may hold it.
 _library.define("adaptive(Tensor images, int network, float? budget, bool? per_image, bool? extrapolate, int classes)"
-                " -> Tensor")
+                " -> Tensor", tags=[tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None])
 
 
 def one_node(network: Any, budget: object) -> bool:
@@ -48,7 +49,7 @@ def call(network: Any, images: Tensor, budget: Any, per_image: bool | Tensor | N
                                        _width(network))
     if is_dynamo_compiling():
         raise UserError("torch.export takes a sparse network with strict=False alone; or export bdsa.portable(network)")
-    return sparse_execution().exported(network, images, budget, per_image, cascade)
+    return sparse_execution().exported(network, images, budget, per_image, extrapolate, cascade)
 
 
 def _width(network: Any) -> int:

@@ -134,7 +134,7 @@ class Executors:
         return auto.applied(auto.whole_of(found, key, budget), known[key])
 
     def _turn_to(self, here: dict[str, Any]) -> dict[str, Any]:
-        """Make `found` what was found under these conditions, and return it; the rest is kept for when they come back."""
+        """Make `found` what was found under these conditions, and return it; the rest is kept for their return."""
         with self.turning:
             known = [f for f in (self.found, *self.others) if f is not None]
             same = next((f for f in known if all(f.get(key) == value for key, value in here.items())), None)

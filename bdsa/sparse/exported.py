@@ -17,7 +17,7 @@ INSTEAD = "torch.export.export(bdsa.portable(network), (images, torch.tensor(0.5
 
 
 def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
-             per_image: bool | Tensor | None = None, cascade: bool = False) -> Tensor:
+             per_image: bool | Tensor | None = None, extrapolate: bool | None = None, cascade: bool = False) -> Tensor:
     """Logits [B, classes] in a graph that torch.export traces: one operator, with the packed weights as a constant.
 
     Args:
@@ -25,15 +25,19 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
         budget: a number, which is then fixed; or a tensor of one number, an input of what is exported: one of those
             that the network was trained for, or 1.
         per_image: as in `AdaptiveNetwork.forward`, which is then fixed; or a tensor of one bool, an input likewise.
+        extrapolate: as there.
         cascade: as there; any mean budget is then an input's.
 
     Raises:
         UserError: for what has no program (`program_of`), and where the weights cannot be seen.
     """
     if budget is None and (around := asked_around(network)) is not None and around.point.name is not None:
-        budget, per_image = around.point.budget, around.exactly(per_image)
+        budget, per_image, extrapolate = around.point.budget, around.exactly(per_image), True  # which was asked there
     if network.precision == "int8":
         raise UserError("a network in int8 cannot be exported yet: set network.precision to bfloat16 or float32")
+    if network.precision == "auto":
+        raise UserError("precision='auto' is chosen by images, of which an export has none: set network.precision to "
+                        "bfloat16 or float32")
     fixed = not isinstance(budget, Tensor)
     kind = str(precision.dtype_of(network.precision)).removeprefix("torch.")
     state = [*network.named_parameters(), *network.named_buffers()]
@@ -42,7 +46,7 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
 
     def make() -> tuple[Portable, Tensor, Tensor | None]:
         with torch.nn.utils.stateless._reparametrize_module(network, dict(zip((name for name, _ in state), real))):
-            made = portable(network, chosen, kind, cascade=cascade,
+            made = portable(network, chosen, kind, cascade=cascade, extrapolate=extrapolate,
                             per_image=None if isinstance(per_image, Tensor) else per_image)
         return made, torch.tensor(made.budgets[0]), made.per_image
 

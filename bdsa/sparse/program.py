@@ -58,7 +58,7 @@ class Program:
 @torch.inference_mode(False)  # whatever the caller's mode is
 @torch.no_grad()
 def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
-               between: bool = False, cascade: bool | None = None) -> Program:
+               between: bool = False, cascade: bool | None = None, extrapolate: bool | None = None) -> Program:
     """The program of a network in evaluation mode.
 
     Args:
@@ -69,6 +69,7 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
             norms are blended in quarters, each of which takes the weights once more.
         cascade: whether the program is the network's cascade (`bdsa.models.cascades`), which takes any mean budget and
             has the weights of its two looks and of the dense network; None: as the network's attribute says.
+        extrapolate: whether budgets below the smallest trained one are allowed; None: likewise.
 
     Raises:
         UserError: for what the kernels cannot compute, with the layer's name, and for budgets that cannot be met.
@@ -88,11 +89,12 @@ def program_of(network: AdaptiveNetwork, budgets: Sequence[float] | None = None,
         raise UserError(NO_CONFIDENCE)
     if known and between:
         raise UserError("a cascade takes any mean budget as it is: leave out between=true")
-    asked = _asked(network, budgets, known)
+    extrapolate = network.extrapolate if extrapolate is None else extrapolate
+    asked = _asked(network, budgets, known, extrapolate)
     packed = sorted({*known.budgets, float(DENSE)}) if known else asked
     if between:  # what was trained is served unmoved
         packed = sorted({*asked, *map(float, network.budgets), float(DENSE)})
-    ranges = [Range(budget, budget, network.point(budget)) for budget in packed]
+    ranges = [Range(budget, budget, network.point(budget, extrapolate)) for budget in packed]
     ranges += _between(network) if between else []
     form, channels = native.form(getattr(torch, precision)), network._channels()
     pool, codes, follower, blocks = Pool(), [], None, len(network.adaptive_blocks())
@@ -125,11 +127,12 @@ def _on_cpu(network: AdaptiveNetwork) -> AdaptiveNetwork:
     return copy.deepcopy(network, moved)
 
 
-def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: Confidence | None) -> list[float]:
+def _asked(network: AdaptiveNetwork, budgets: Sequence[float] | None, cascade: Confidence | None, extrapolate: bool
+           ) -> list[float]:
     """The budgets that a program is wanted for, ascending; by themselves those that were trained, and 1."""
     given = [*network.budgets, DENSE] if budgets is None else budgets
     if cascade is None:
-        return sorted({float(find_point(network.budgets, network.curves, b, network.extrapolate)[0]) for b in given})
+        return sorted({float(find_point(network.budgets, network.curves, b, extrapolate)[0]) for b in given})
     within = [b for b in given if budgets is not None or b == DENSE or cascade.reaches(b)]
     return sorted({float(mean_budget(cascade, b)) for b in within})
 

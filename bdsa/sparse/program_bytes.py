@@ -12,9 +12,10 @@ from torch import Tensor
 from bdsa.method.cascade import Confidence
 from bdsa.method.curves import Curve, Point
 from bdsa.method.exact import running
+from bdsa.sparse import native
 from bdsa.sparse.follower import Instruction
 
-MAGIC, VERSION = 0x4D52504153444221, 3
+MAGIC, VERSION = 0x4D52504153444221, 4
 ALIGNED = 64
 HEADER, ROW = 12, 7
 
@@ -115,15 +116,15 @@ def _purse(curve: Curve | None, blocks: int) -> Words:
 
 
 def joined(words: Words, pool: Pool) -> Tensor:
-    """The bytes, uint8."""
+    """The bytes, uint8, with a digest of all that stands behind it, which is checked where they are loaded."""
     start = -(-8 * len(words) // ALIGNED) * ALIGNED
     words[2] = start + pool.size
     packed = bytearray(start)
     for i, word in enumerate(words):
         word = word + start if isinstance(word, _Place) else word
         struct.pack_into("<d" if isinstance(word, float) else "<q", packed, 8 * i, word)
-    digest = hashlib.sha256(packed)
-    for part in pool.parts:
-        digest.update(part.numpy())
-    packed[24:40] = digest.digest()[:16]
-    return torch.cat([torch.frombuffer(packed, dtype=torch.uint8), *pool.parts])
+    whole = torch.cat([torch.frombuffer(packed, dtype=torch.uint8), *pool.parts])
+    whole[32:40] = torch.frombuffer(bytearray(hashlib.sha256(whole.numpy()).digest()[:8]), dtype=torch.uint8)
+    digest = native.digests(native.pieces([(whole.data_ptr() + 32, len(whole) - 32)]))
+    whole[24:32] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+    return whole

@@ -110,15 +110,17 @@ def call_network(images: Tensor, program: Tensor, budget: Tensor, classes: int, 
 
 
 def portable(network: AdaptiveNetwork, budgets: Sequence[float] | None = None, precision: str = "float32",
-             between: bool = False, per_image: bool | None = None, cascade: bool | None = None) -> Portable:
+             between: bool = False, per_image: bool | None = None, cascade: bool | None = None,
+             extrapolate: bool | None = None) -> Portable:
     """A network in evaluation mode as one torch operator; see `program_of`.
 
     Args:
         per_image: whether budgets are what no image may exceed where a call does not say; None: as the network's
             attribute says.
         cascade: whether budgets are what a cascade costs as a mean over images; None: likewise.
+        extrapolate: whether budgets below the smallest trained one are allowed; None: likewise.
     """
-    made = program_of(network, budgets, precision, between, cascade)
+    made = program_of(network, budgets, precision, between, cascade, extrapolate)
     exactly = network.per_image if per_image is None else per_image
     if made.cascade:
         check_mean({"per_image": exactly})

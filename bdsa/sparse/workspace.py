@@ -14,9 +14,12 @@ RECORDINGS = 8  # that are kept: sizes of images and batches that take turns
 
 
 class Recent(dict[Hashable, Any]):
-    """What was used last, by key; of more than `limit` values the one that was not used for longest is forgotten."""
+    """What was used last, by key; of more than `limit` values the one that was not used for longest is forgotten.
 
-    def __init__(self, limit: int = RECORDINGS) -> None:
+    For one thread.
+    """
+
+    def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
 
@@ -44,7 +47,7 @@ class Workspace(threading.local):
 
     def __init__(self) -> None:
         self.rooms: dict[str, Tensor] = {}
-        self.recordings = Recent()
+        self.recordings = Recent(RECORDINGS)
 
     def room(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Memory of a shape, on the device and of the type of `like` unless another is given, with anything in it."""

@@ -40,6 +40,19 @@ def test_each_answer_is_the_networks_own(served):
                                        atol=1e-4)
 
 
+def test_an_image_that_it_cannot_take_ends_nothing(served):
+    serve, server, _ = served
+    with pytest.raises(bdsa.UserError, match="torch.float64 on cpu, and float32 on the CPU is taken"):
+        server.submit(torch.zeros(3, 32, 32, dtype=torch.float64), 0.3)
+    one = serve.Request(torch.zeros(2, 32, 32), 0.3, time.perf_counter() + 60)  # that came past the check
+    with server.came:
+        server.waiting.append(one)
+        server.came.notify()
+    with pytest.raises(RuntimeError, match="size"):
+        one.answer.result(timeout=60)
+    assert server.submit(torch.zeros(3, 32, 32), 0.3).result(timeout=60)["budget"] == 0.3
+
+
 def test_the_budget_falls_as_the_load_rises(served, monkeypatch):
     serve, server, _ = served
     monkeypatch.setattr(server, "seconds", {(b, n): b * n for b in (0.3, 0.6, 1.0) for n in (1, 2, 4)})

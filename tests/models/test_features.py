@@ -152,3 +152,5 @@ def test_a_backbone_extrapolates_where_it_is_asked_to_and_counts_its_masks(execu
     _, usage = backbone(images, budget=0.4, return_usage=True)
     with pytest.raises(ValueError, match="1 masks for 2 blocks"):
         backbone(images, budget=0.4, masks=usage.masks[:1])
+    with pytest.raises(UserError, match="feature maps know no latency_ms: they take budget, "):
+        backbone(images, latency_ms=20)

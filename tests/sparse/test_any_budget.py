@@ -254,6 +254,25 @@ def test_around_a_call_any_budget_holds_too() -> None:
         assert torch.equal(network(images), network(images, budget=0.3, extrapolate=True))
 
 
+@pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
+@torch.inference_mode()
+def test_an_export_extrapolates_where_it_is_asked_to_and_takes_no_precision_that_images_choose() -> None:
+    network, images = measured()
+    network.execution = "sparse"
+    asked = {"budget": 0.3, "extrapolate": True}
+    expected = network(images, **asked)
+    program = torch.export.export(network, (images,), asked, strict=False)
+    assert torch.allclose(program.module()(images, **asked), expected, atol=1e-4)
+    with network.at_budget(0.3, extrapolate=True):
+        program = torch.export.export(network, (images,), strict=False)
+    assert torch.allclose(program.module()(images), expected, atol=1e-4)
+    with pytest.raises(UserError, match="extrapolate=True"):
+        torch.export.export(network, (images,), {"budget": 0.3}, strict=False)
+    network.precision = "auto"
+    with pytest.raises(UserError, match="precision='auto' is chosen by images"):
+        torch.export.export(network, (images,), {"budget": 0.4}, strict=False)
+
+
 @torch.inference_mode()
 def test_curves_travel_with_the_network() -> None:
     network, images = measured()

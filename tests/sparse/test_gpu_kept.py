@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from bdsa.sparse.gpu import contents, graphs  # noqa: E402
-from bdsa.sparse.gpu.graphs import Captured, Graphs  # noqa: E402
+from bdsa.sparse.gpu.graphs import UNUSED, Captured, Graphs  # noqa: E402
 from bdsa.sparse.workspace import RECORDINGS  # noqa: E402
 
 
@@ -44,17 +44,21 @@ def test_an_inference_that_comes_again_is_captured_once_and_replayed_with_new_im
     assert torch.equal(results[2], torch.full((2,), 8.0))  # the earlier results stay
 
 
-def test_what_comes_once_pushes_no_graph_out_and_of_too_many_the_one_unused_for_longest_goes() -> None:
+def test_graphs_in_use_stay_and_what_comes_once_or_takes_turns_with_many_runs_as_it_is() -> None:
     """Of a cascade each batch leaves another number of images for the second look."""
     log: list[str] = []
     graphs, image = Graphs(lambda *what: FakeGraph(*what, log).made), torch.ones(1, 1)
     for key in ["all", "all", *range(3 * RECORDINGS)]:
         graphs.run(key, work, image, [])
     assert log == ["captured"] and list(graphs.kept) == ["all"]
-    for key in range(RECORDINGS):
-        graphs.run(key, work, image, [])
-        graphs.run("all", work, image, [])
-    assert len(graphs.kept) == RECORDINGS and "all" in graphs.kept and 0 not in graphs.kept
+    for _ in range(5):
+        for key in range(RECORDINGS):
+            graphs.run(key, work, image, [])
+            graphs.run("all", work, image, [])
+    assert log.count("captured") == RECORDINGS == len(graphs.kept), "one of them runs as it is, nine times of nine"
+    for _ in range(UNUSED + 1):
+        graphs.run(RECORDINGS - 1, work, image, [])
+    assert log.count("captured") == RECORDINGS + 1 and "all" in graphs.kept, "in the place of what is not used any more"
 
 
 def test_a_graph_made_in_inference_mode_serves_other_modes() -> None:

@@ -130,6 +130,15 @@ def test_bytes_and_images_that_do_not_fit_are_refused(small) -> None:
     assert run_program(program, x[:0], 0.4).shape == (0, 10)
 
 
+@pytest.mark.parametrize("place", [26, 34, 8 * 9, 8 * 12 + 3, 0.2, 0.9])
+def test_a_program_with_a_changed_bit_is_refused(small, place: int | float) -> None:
+    """In its header, a budget's row, the instructions and the weights: it would answer wrongly, or read beyond."""
+    data = small[1].data.clone()
+    data[place if isinstance(place, int) else int(place * len(data))] ^= 4
+    with pytest.raises(UserError, match="is damaged"):
+        run_program(replace(small[1], data=data), images_of((1, 32, 32)), 0.4)
+
+
 @pytest.fixture(scope="module")
 def unsure():
     """A network that knows how sure its first answers on some images are, and those images."""

@@ -12,7 +12,8 @@ from bdsa.errors import UserError
 from bdsa.models import deadlines
 from bdsa.models.deadlines import Measured, Plan
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import auto, deadline, executors
+from bdsa.sparse import auto, deadline, executors, native
+from bdsa.sparse.execution import executor_of
 from bdsa.sparse.executors import Executors
 
 SHAPE = (1, 3, 32, 32)
@@ -40,6 +41,15 @@ def test_after_a_warm_up_no_call_measures(calls: list[int]) -> None:
         assert torch.allclose(logits, network(torch.ones(shape), budget=0.7), atol=1e-4)
         network.execution = "auto"
     assert len(calls) == 3
+
+
+@torch.inference_mode()
+def test_a_warm_up_records_every_shape_in_whatever_order_they_are_given() -> None:
+    network = network_of("cifar_resnet8")
+    network.execution = "sparse"
+    network.warm_up([SHAPE, (4, 3, 40, 40)], budgets=[0.4])
+    recordings = executor_of(network, "b040").workspace.recordings
+    assert len(recordings) == (2 if native.unavailable() is None else 0)
 
 
 @torch.inference_mode()
@@ -102,6 +112,8 @@ def test_a_planned_deadline_is_asked_for_in_the_call() -> None:
     own = bdsa.plan(network, latency_ms=9000, images=images, budgets=[0.4, 0.7], seconds=0.01)
     assert not own.per_image and network.plans == (own,), "in place of the one of the same shape"
     assert torch.equal(network(images[:1], latency_ms=9000), network(images[:1], budget=0.7))
+    with pytest.raises(UserError, match=r"measured with per_image=False: .*per_image=True\) measures another"):
+        network(images[:1], latency_ms=9000, per_image=True)
     with pytest.raises(UserError, match="two answers to one question"):
         network(images[:1], budget=0.4, latency_ms=9000)
     with pytest.raises(UserError, match="below the fastest: budget 0.4"):

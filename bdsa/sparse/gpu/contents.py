@@ -34,7 +34,7 @@ class GpuContents:
         self.tensors = [_memory(t) for t in tensors if t.numel()]
         self.copies = [t.clone() for t in self.tensors]
         device = self.tensors[0].device
-        self.changed = torch.zeros(1, dtype=torch.int32, device=device)
+        self.device = device
         pieces: dict[int, list[tuple[int, int, int]]] = {size: [] for size in TYPES}
         for t, copy in zip(self.tensors, self.copies):
             whole = len(t) // 4 * 4 if t.data_ptr() % 4 == 0 else 0
@@ -47,11 +47,11 @@ class GpuContents:
 
     def same(self) -> bool:
         """Whether all of them hold it still, bit for bit."""
-        with current(self.changed.device):
-            self.changed.zero_()
+        with current(self.device):
+            changed = torch.zeros(1, dtype=torch.int32, device=self.device)  # of this call: threads may compare too
             for size, addresses in self.pieces.items():
-                launch(compare, (len(addresses),), addresses, self.changed, BYTES=size, WORDS=WORDS)
-            return not self.changed.item()
+                launch(compare, (len(addresses),), addresses, changed, BYTES=size, WORDS=WORDS)
+            return not changed.item()
 
 
 def _memory(t: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ public:
     const Program program;
 
     Network(const void* start, int64_t bytes)
-        : given_(static_cast<const uint8_t*>(start)), program((Program(start, bytes), copied(start, bytes)), bytes) {}
+        : given_(static_cast<const uint8_t*>(start)), program((Program(start, bytes).checked(), copied(start, bytes)), bytes) {}
 
     bool is(const void* start, int64_t bytes) const {
         if (start != given_ || bytes != program.bytes) return false;
@@ -123,7 +123,7 @@ private:
         return taken;
     }
 
-    const int64_t digests_[2] = {program.word(Program::DIGEST), program.word(Program::DIGEST_2)};
+    const int64_t digests_[2] = {program.word(Program::DIGEST), program.word(Program::NAME)};
     std::mutex mutex_;
     std::vector<std::unique_ptr<Session>> idle_;
 

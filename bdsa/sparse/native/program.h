@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "contents.h"
 #include "product.h"
 
 struct Refused : std::runtime_error {
@@ -26,8 +27,9 @@ enum class Code : int64_t {
 };
 
 struct Program {
-    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 3;  // "!BDSAPRM"
-    enum Word { MAGIC_WORD, VERSION_WORD, BYTES, DIGEST, DIGEST_2, VALUE_BYTES, PANEL_COLUMNS, CLASSES, CHANNELS, REGISTERS,
+    static constexpr int64_t MAGIC = 0x4D52504153444221, VERSION = 4;  // "!BDSAPRM"
+    // DIGEST: of all that stands behind it (`contents.h`); NAME: by which a program is known from others in its place.
+    enum Word { MAGIC_WORD, VERSION_WORD, BYTES, DIGEST, NAME, VALUE_BYTES, PANEL_COLUMNS, CLASSES, CHANNELS, REGISTERS,
                 POINTS, CASCADE, HEADER };  // CASCADE: the first of its words, or 0
     // Of a budget or range: from which to which, its instructions' first word and number of words, the words of its curve
     // and of its purses, or 0, and the offset that its thresholds hold already.
@@ -52,14 +54,24 @@ struct Program {
                           ": export it on a processor of this kind, or with BDSA_KERNELS naming its instructions");
     }
 
+    // Raises Refused where a bit is another than when it was exported. It reads all bytes, as fast as memory gives.
+    const Program& checked() const {
+        constexpr int64_t BEHIND = (DIGEST + 1) * 8;
+        if (digest({base + BEHIND, bytes - BEHIND}) != (uint64_t)word(DIGEST))
+            throw Refused("the program is damaged: it is not what was exported; export the network again");
+        return *this;
+    }
+
     int64_t word(int64_t index) const {
+        if (index < 0 || index >= bytes / 8) throw Refused("the program is damaged: a word beyond its end");
         int64_t value;
         std::memcpy(&value, base + index * 8, 8);
         return value;
     }
     double number(int64_t index) const {
+        const int64_t bits = word(index);
         double value;
-        std::memcpy(&value, base + index * 8, 8);
+        std::memcpy(&value, &bits, 8);
         return value;
     }
 
