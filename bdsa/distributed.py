@@ -37,6 +37,9 @@ def start() -> None:
         UserError: where the launcher's environment does not say who they are, or how to meet.
     """
     ranks.check()
+    if not ranks.is_main():
+        # Ctrl-C reaches every rank; rank 0 says so, and a rank that waits for it in a collective would not.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # at each job of a sweep: the one before has put it back
     if ranks.world() == 1 or dist.is_initialized():
         return
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
@@ -46,9 +49,6 @@ def start() -> None:
         raise UserError(f"WORLD_SIZE={ranks.world()}, and the processes do not find each other "
                         f"({first_line(error)}); {ranks.ALONE}") from error
     atexit.register(_leave)
-    if not ranks.is_main():
-        # Ctrl-C reaches every rank; rank 0 says so, and a rank that waits for it in a collective would not.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _leave() -> None:

@@ -62,6 +62,11 @@ def in_submitted_job() -> bool:
     return "SUBMITIT_EXECUTOR" in os.environ
 
 
+def put_back(error: BaseException) -> bool:
+    """Whether an error is how submitit ends a job at its time limit, which Slurm will start again."""
+    return isinstance(error, SystemExit) and error.code == -1 and in_submitted_job()
+
+
 def adopt_submitted_job() -> None:
     """In a job of submitit's, make its task a rank as torchrun would; elsewhere do nothing.
 

@@ -51,6 +51,14 @@ def data_settings(asked: DataConfig, content: dict[str, Any] | None, named: Coll
                                or (f.name in given and getattr(asked, f.name) != getattr(default, f.name))})
 
 
+def as_seen(data: DataConfig, content: dict[str, Any] | None, named: Collection[str]) -> DataConfig:
+    """Data in the normalisation in which the dense network of a file was trained, unless the command line names one."""
+    trained = trained_data(content)
+    if trained is None or {"data.mean", "data.std"} & {*named}:
+        return data
+    return replace(data, mean=data.mean or trained.mean, std=data.std or trained.std)
+
+
 def trained_data(content: dict[str, Any] | None) -> DataConfig | None:
     """What a checkpoint says of its training's data, held to the rules of a command line, or None."""
     stated = ((content or {}).get("config") or {}).get("data")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from bdsa import distributed
 from bdsa.budgets import DENSE, Budgets
-from bdsa.commands.asked_data import data_settings, labelled
+from bdsa.commands.asked_data import as_seen, data_settings, labelled
 from bdsa.commands.missing_confidence import lacks_confidence, measure_confidence
 from bdsa.commands.missing_curves import lacks_curves, measure_curves
 from bdsa.commands.missing_ranges import measure_ranges
@@ -118,7 +118,9 @@ def _subject(config: EvaluateConfig, named: Collection[str], device: torch.devic
     unsure = network is not None and lacks_confidence(network, asked)
     if network is not None and not missing and not unsure:
         evaluated_budgets(network, asked)
+    dense = checkpoints.find_checkpoint(config.model.weights) if network is None and config.model.weights else None
     data = data_settings(config.data, content, named, "held_out" if unsure else config.split)
+    data = as_seen(data, dense, named)
     if data.name not in dataset_names():
         loaded.require(content, config.checkpoint)
     reads = config.model.args.get("in_chans") if network is None else input_channels(network)
@@ -129,6 +131,8 @@ def _subject(config: EvaluateConfig, named: Collection[str], device: torch.devic
         network = _dense_network(config.model, len(splits.classes), splits.channels)
     if config.checkpoint is not None:
         splits = labelled(splits, network, content, f"checkpoint {config.checkpoint}")
+    elif dense is not None and dense.get("classes") is not None:
+        splits = labelled(splits, network, dense, f"model.weights={config.model.weights}")
     check_image_size(network, name, splits.image_size)
     check_writable(evaluation_folder(config, splits.name, split, named))
     network.to(device)

@@ -50,6 +50,8 @@ class Job:
                 config = from_omegaconf(self.schema, composed)
                 self.work(config, folder)
         except (Exception, SystemExit) as met:  # some libraries end a process where they should raise
+            if ranks.put_back(met):
+                raise
             if isinstance(met, OSError) and met.errno and met.filename is None and owns_folder:
                 met.filename = str(folder)  # of a library's that does not say which file in there
             error = as_user_error(met) or met

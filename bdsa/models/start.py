@@ -11,7 +11,7 @@ from torch import Tensor
 from bdsa.budgets import Budget, Budgets
 from bdsa.data.class_names import shortened
 from bdsa.errors import UserError
-from bdsa.models.checkpoints import ModelSpec, load_network, read_checkpoint
+from bdsa.models.checkpoints import ModelSpec, find_checkpoint, load_network, read_checkpoint
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.models.projections import gains_projections, with_projections
 
@@ -67,6 +67,33 @@ def start_from(network: AdaptiveNetwork, spec: ModelSpec, path: str | Path, clas
     if projections:
         notes.append(f"the shortcuts of {path} are padding (A) and begin here as projections (B) that do the same")
     return notes + ["the classifier is new: the data have other classes than the start"] * (order is None)
+
+
+def match_classes(network: AdaptiveNetwork, path: str | Path, classes: Sequence[str], reset_head: bool = False) -> None:
+    """Put the outputs of a network that was loaded from dense weights into the order of the data's classes.
+
+    Files of others do not name their classes: their outputs are taken to be in the data's order.
+
+    Args:
+        network: with the weights of that file, and as many outputs as there are classes.
+        reset_head: make the classifier new where the file's is of other classes.
+
+    Raises:
+        UserError: if the file names other classes, without `reset_head`.
+    """
+    named = (find_checkpoint(path) or {}).get("classes")
+    if named is None or len(named) != len(classes) or list(named) == list(classes):  # another number: it is new already
+        return
+    order, head = _order(named, len(named), classes, len(classes)), head_names(network)
+    if order is not None:
+        state = network.state_dict()
+        network.load_state_dict({n: t[torch.tensor(order)] if n in head else t for n, t in state.items()})
+    elif not reset_head:
+        raise UserError(f"model.weights={path} has {_described(named, len(named))}, the data "
+                        f"{_described(classes, len(classes))}: set model.reset_head=true to train a new classifier")
+    else:
+        for module in network.get_classifier().modules():
+            getattr(module, "reset_parameters", lambda: None)()
 
 
 def head_names(network: AdaptiveNetwork) -> set[str]:

@@ -1,6 +1,7 @@
 """What a result depends on beside its settings: command, versions, commit, processor."""
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -23,7 +24,7 @@ def environment(device: str) -> dict[str, Any]:
     """What a result depends on beside the settings: command, versions, commit, processor, device."""
     import torch
 
-    return {"command": command(), "commit": commit(),
+    return {"command": command(), "launch": launch(), "commit": commit(),
             "python": platform.python_version(), "versions": versions(PACKAGES), "platform": platform.platform(),
             "processor": processor(), "threads": torch.get_num_threads(), "device": device,
             "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else None}
@@ -46,15 +47,35 @@ def in_sweep() -> bool:
 
 
 def command() -> str:
-    """The command line that this run came from; of a job of a sweep, the one that makes it alone."""
+    """The command line that goes on with this run; of a job of a sweep, the one that makes it alone.
+
+    Without trainer.fresh=true, which belongs to the run before: given again it would discard this one.
+    """
     if in_sweep():
         job = HydraConfig.get()
         name = "bdsa-train" if job.job.config_name in ("train", "pipeline") else f"bdsa-{job.job.config_name}"
         words = OmegaConf.to_container(job.overrides.task)
         if job.runtime.choices.get("hydra/sweeper") in SEARCHES and any(word.startswith("sweep=") for word in words):
             words.append("hydra.mode=RUN")  # the preset would begin a search of its own
-        return shlex.join([name, *words])
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    else:
+        name, words = Path(sys.argv[0]).name, sys.argv[1:]
+    return shlex.join([name, *(word for word in words if not word.lstrip("+").startswith("trainer.fresh="))])
+
+
+def launch() -> str | None:
+    """Whose restarts go on with what it began: a job of Slurm, or a torchrun; None elsewhere."""
+    if "SLURM_JOB_ID" in os.environ:
+        return f"slurm {os.environ['SLURM_JOB_ID']}"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}"
+    return None
+
+
+def began(before: dict[str, Any] | None) -> bool:
+    """Whether this is a restart, by Slurm or torchrun, of what began the run that left this environment."""
+    counts = (os.environ.get(f"{launcher}_RESTART_COUNT") for launcher in ("SLURM", "TORCHELASTIC"))
+    again = any(count not in (None, "", "0") for count in counts)
+    return again and launch() is not None and (before or {}).get("launch") == launch()
 
 
 def commit() -> str | None:

@@ -8,7 +8,8 @@ Rules, in this order, when a command is started:
 4. Another process writes to it: an error that says which.
 5. It holds checkpoints/last.pt: the run goes on after that checkpoint's epoch.
 6. It holds settings but no checkpoint: the run was stopped in its first epoch and starts again.
-7. `trainer.fresh=true`: what the run wrote is removed first, and nothing else.
+7. `trainer.fresh=true`: what the run wrote is removed first, and nothing else; but a job that Slurm or torchrun starts
+   again goes on with what it began itself.
 """
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from omegaconf import OmegaConf
 from bdsa.errors import UserError
 from bdsa.ranks import is_main
 from bdsa.runs import contents
-from bdsa.runs.environment import environment
+from bdsa.runs.environment import began, environment
 from bdsa.runs.files import write_json, write_text
 from bdsa.runs.lock import FolderLock
 from bdsa.runs.metrics import MetricsFile
@@ -63,6 +64,7 @@ class RunFolder:
         self.results_file, self.pictures = path / contents.RESULTS, path / contents.PICTURES
         self.metrics = MetricsFile(path / contents.METRICS)
         self.handlers: list[logging.Handler] = []
+        fresh = fresh and not began(self._environment()[0])
         self.fresh, self.lock = fresh, FolderLock(path)
         self.moved: list[str] = []  # by rule 2: what goes on otherwise than it was begun, for the log
         if fresh:
@@ -143,12 +145,16 @@ class RunFolder:
 
     def _run_id(self) -> tuple[str, str]:
         """The id that the run has, or a new one, and what is wrong with the file that kept it."""
-        kept, warning = None, ""
-        try:
-            kept = (contents.read_environment(self.path) or {}).get("run_id")
-        except UserError as error:
-            warning = f"{error}; it is written anew, and trackers see a new run"
+        found, warning = self._environment()
+        kept = found.get("run_id")
         return (kept if isinstance(kept, str) and kept else uuid.uuid4().hex[:12]), warning
+
+    def _environment(self) -> tuple[dict[str, Any], str]:
+        """What environment.json holds, and what is wrong with it."""
+        try:
+            return contents.read_environment(self.path) or {}, ""
+        except UserError as error:
+            return {}, f"{error}; it is written anew, and trackers see a new run"
 
     def _remove_own(self) -> None:
         for own in own_files(self.path):

@@ -20,7 +20,7 @@ from bdsa.method.whole_batch import use_whole_batch
 from bdsa.models.checkpoints import ModelSpec
 from bdsa.models.factory import check_image_size, check_model_name, create_model, with_channels
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.models.start import start_from
+from bdsa.models.start import match_classes, start_from
 from bdsa.models.stated import check_arguments
 from bdsa.training.compilation import check_compiler
 from bdsa.training.optimization import check_optimizer
@@ -40,8 +40,11 @@ class Assembly:
     teacher: Teacher | None
 
 
-def assemble(config: TrainConfig, device: torch.device) -> Assembly:
+def assemble(config: TrainConfig, device: torch.device, resumes: bool = False) -> Assembly:
     """Data, network, targets and teacher of a training run.
+
+    Args:
+        resumes: whether all weights will come from a checkpoint: then what the run began from is not needed any more.
 
     Raises:
         UserError: for the first thing in the config that cannot be.
@@ -69,7 +72,7 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
     if batches < recipe.accumulation:
         raise UserError(f"recipe.accumulation={recipe.accumulation} is more than an epoch's {batches} batches of "
                         f"{recipe.batch_size} images: no update would be made; give {batches} or less")
-    spec, network = create_network(config, budgets, splits, device)
+    spec, network = create_network(config, budgets, splits, device, resumes)
     check_batch_norms(config, network)
     check_dropout(config, network)
     teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config),
@@ -77,19 +80,26 @@ def assemble(config: TrainConfig, device: torch.device) -> Assembly:
     return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
 
 
-def create_network(config: TrainConfig, budgets: Budgets, splits: Splits,
-                   device: torch.device) -> tuple[ModelSpec, AdaptiveNetwork]:
-    """The network to train, as the config says but for the budgets, and what rebuilds it."""
+def create_network(config: TrainConfig, budgets: Budgets, splits: Splits, device: torch.device, bare: bool = False
+                   ) -> tuple[ModelSpec, AdaptiveNetwork]:
+    """The network to train, as the config says but for the budgets, and what rebuilds it.
+
+    Args:
+        bare: without the weights that it begins from.
+    """
     torch.manual_seed(config.trainer.seed)
     model = config.model
     check_arguments(model.name, model.args)  # a checkpoint with others could not be opened
     arguments = with_channels(model.args, splits.channels)
     spec = ModelSpec(model.name, len(splits.classes), budgets.plain(), model.norm_affine, arguments,
                      model.mask_norm, submanifold=model.submanifold)
-    network = create_model(model.name, budgets, spec.num_classes, model.pretrained, weights=model.weights,
+    network = create_model(model.name, budgets, spec.num_classes, model.pretrained and not bare,
+                           weights=None if bare else model.weights,
                            reset_head=model.reset_head, norm_affine=model.norm_affine, mask_norm=model.mask_norm,
                            mask_start=model.mask_start, submanifold=model.submanifold, **arguments, **drop_path(config))
-    if model.start is not None:
+    if model.weights is not None and not bare:
+        match_classes(network, model.weights, splits.classes, model.reset_head)
+    if model.start is not None and not bare:
         splits.notes += start_from(network, spec, model.start, splits.classes, model.reset_head,
                                    calibration_batches(config, splits))
     check_image_size(network, model.name, splits.image_size)

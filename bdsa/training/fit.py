@@ -193,9 +193,9 @@ class Fit:
         means = {name: total / counts[name] for name, total in zip(sums, totals)}
         seconds = time.monotonic() - started  # after the line above, which waits for the device
         if not all(map(math.isfinite, means.values())):
-            raise distributed.everywhere(
-                f"training diverged in epoch {epoch + 1} (loss {means['total']}): lower recipe.lr="
-                f"{self.config.recipe.lr:g} or set recipe.clip_grad=1; the same command goes on from epoch {epoch}")
+            raise self.diverged(f"loss {means['total']}")
+        if not all(map(self.is_finite, step.networks().values())):  # the last update may have done it
+            raise self.diverged("weights that are infinite or no numbers")
         self.done += 1
         return {"kind": "train", "epoch": self.done, "step": self.done * step.per_epoch,
                 "loss": {n: v for n, v in means.items() if "/" not in n},
@@ -203,6 +203,20 @@ class Fit:
                 "weight": dict(zip(self.budgets.names, step.weights)), "lr": step.learning_rate,
                 "temperature": step.losses.temperature(epoch), "seconds": seconds,
                 "images_per_second": step.per_epoch * self.config.recipe.batch_size / seconds}
+
+    @staticmethod
+    def is_finite(network: torch.nn.Module) -> bool:
+        """Whether all weights and statistics are numbers, on every rank."""
+        found = torch.stack([torch.isfinite(t).all() for t in network.state_dict().values() if t.is_floating_point()])
+        return bool(distributed.mean_over_ranks(found.all().float()) == 1)
+
+    def diverged(self, what: str) -> UserError:
+        """The error of a training that cannot go on; the same command would come to it again."""
+        begin = (f", which may begin from epoch {self.done} of this one: model.start={self.run.last}" if self.done
+                 else "")
+        return distributed.everywhere(
+            f"training diverged in epoch {self.done + 1} ({what}), and would again: lower recipe.lr="
+            f"{self.config.recipe.lr:g} or set recipe.clip_grad=1 in another run, name=...{begin}")
 
     def measure(self) -> list[Row]:
         """Evaluate every kind of weights on the validating split; returns their "eval" rows of the metrics file."""

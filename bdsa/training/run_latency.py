@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from bdsa.errors import first_line
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.ranks import world
 from bdsa.report.terminal import counted
@@ -40,8 +41,12 @@ def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Data
         count = min(OF_CASCADE if network.cascade else IMAGES, len(dataset))
         images = torch.stack([dataset[i][0] for i in range(count)])
         rounds = {"rounds": ROUNDS_OF_CASCADE} if network.cascade else {}
-        results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]],
-                                              execution=execution, **rounds)
+        try:
+            results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]],
+                                                  execution=execution, **rounds)
+        except Exception as error:  # want of memory, or parts of one's own: what was measured before is worth more
+            results["latency"] = {"note": f"latency could not be measured: {first_line(error)}"}
+            return
         for row in results["rows"]:
             row.update(rows[row["budget"]])
 

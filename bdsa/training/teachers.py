@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bdsa.budgets import DENSE, Budget
 from bdsa.config.names import teacher_parts
 from bdsa.config.settings import TeacherConfig
+from bdsa.data.class_names import shortened
 from bdsa.data.datasets import Splits
 from bdsa.data.transforms import normalisation
 from bdsa.errors import UserError
@@ -157,7 +158,7 @@ def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]]
     """Mean and std of the images that a file's network was trained on; None where the file does not say it.
 
     Raises:
-        UserError: for a file whose classes are the data's in another order.
+        UserError: for a file whose classes are others, or the data's in another order.
     """
     content = checkpoints.find_checkpoint(weights)
     if content is None:  # another script's file
@@ -166,6 +167,9 @@ def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]]
     if list(named) != classes and sorted(named) == sorted(classes):
         raise UserError(f"the teacher {weights} has the data's classes in another order, and would teach wrong "
                         f"ones: {', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
+    if list(named) != classes:
+        raise UserError(f"the teacher {weights} was trained for the classes {shortened(named)}, the data have "
+                        f"{shortened(classes)}: name the data's classes as the teacher's, if they are the same")
     data = (content.get("config") or {}).get("data")
     if not isinstance(data, dict):
         return None

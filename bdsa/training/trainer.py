@@ -35,7 +35,8 @@ def train(config: TrainConfig, folder: Path) -> None:
         else:
             _train(config, folder, run)
     except KeyboardInterrupt:
-        log.info("stopped; the same command goes on from the last finished epoch")
+        again = ", without trainer.fresh=true," if config.trainer.fresh else ""
+        log.info("stopped; the same command%s goes on from the last finished epoch", again)
         raise
     finally:
         run.close()
@@ -44,10 +45,10 @@ def train(config: TrainConfig, folder: Path) -> None:
 def _train(config: TrainConfig, folder: Path, run: RunFolder) -> None:
     """Train in a folder that is held."""
     if not run.resumes:
-        config.recipe.check_rates()
+        distributed.together(config.recipe.check_rates)
     device = distributed.together(lambda: choose_device(config.trainer))
     distributed.check_devices(device)
-    assembly = distributed.together(lambda: assemble(config, device))
+    assembly = distributed.together(lambda: assemble(config, device, run.resumes))
     run_id = run.open(str(device))
     pictures_every = config.tracker.pictures_every if config.trainer.pictures and assembly.budgets.adaptive else 0
     with contextlib.ExitStack() as stack:

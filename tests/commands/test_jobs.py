@@ -8,7 +8,7 @@ import pytest
 from command_line import run
 
 import bdsa.commands.benchmark.latency_table
-from bdsa.commands.entry_points import benchmark
+from bdsa.commands.entry_points import benchmark, train
 from bdsa.commands.job import worth
 
 RESULTS = {"trained_budgets": [0.3, 0.5], "rows": [
@@ -21,6 +21,22 @@ RESULTS = {"trained_budgets": [0.3, 0.5], "rows": [
 def test_a_run_is_worth_the_top1_of_the_budgets_that_it_trained(tmp_path: Path, name: str, expected: float) -> None:
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     assert worth(name, tmp_path) == expected
+
+
+def test_a_job_that_is_put_back_in_the_queue_is_not_taken_for_failed(tmp_path: Path, monkeypatch) -> None:
+    """submitit ends the process at a time limit; the folder must not say that the training failed."""
+    def ends(config, folder):
+        raise SystemExit(-1)
+
+    for submitted in (False, True):
+        if submitted:
+            monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+            monkeypatch.setenv("WORLD_SIZE", "1")
+        folder = tmp_path / str(submitted)
+        monkeypatch.setattr("bdsa.training.trainer.train", ends)
+        outcome = run(train, ["-m", f"out={folder}", "tracker=none", "trainer.seed=0"])
+        assert bool([*folder.rglob("failure.txt")]) is not submitted, outcome.err
+        assert outcome.code == (255 if submitted else 1) or outcome.code == -1
 
 
 def test_a_benchmark_in_a_folder_with_somebody_elses_results_ends_well(tmp_path: Path, monkeypatch) -> None:

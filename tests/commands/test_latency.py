@@ -18,6 +18,7 @@ from bdsa.errors import UserError
 from bdsa.machine import multiplies_bfloat16
 from bdsa.models.checkpoints import read_checkpoint
 from bdsa.models.factory import create_model
+from bdsa.training import run_latency
 from bdsa.training.run_latency import add_latency
 
 QUICK = [*BRIEF, "latency.execution=masked", "latency.precision=float32"]
@@ -156,6 +157,17 @@ def test_without_a_cpu_for_itself_a_run_says_so(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     add_latency(results, None, None, torch.device("cpu"))
     assert "2 processes" in results["latency"]["note"] and results["rows"] == [{"budget": 1.0}]
+
+
+def test_a_latency_that_cannot_be_measured_costs_no_result(monkeypatch):
+    def fails(*arguments, **more):
+        raise RuntimeError("not enough memory\nmore")
+
+    monkeypatch.setattr(run_latency, "latency_of", fails)
+    results = {"rows": [{"budget": 1.0}]}
+    add_latency(results, create_model("cifar_resnet8", [0.5], 10), [(torch.zeros(3, 32, 32), 0)], torch.device("cpu"))
+    assert results["latency"] == {"note": "latency could not be measured: not enough memory"}
+    assert results["rows"] == [{"budget": 1.0}]
 
 
 @pytest.mark.slow

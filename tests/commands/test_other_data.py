@@ -11,6 +11,7 @@ import torch
 from command_line import run
 from PIL import Image
 
+import bdsa
 from bdsa.commands.asked_data import data_settings
 from bdsa.commands.entry_points import evaluate as evaluate_main
 from bdsa.commands.entry_points import export as export_main
@@ -19,6 +20,7 @@ from bdsa.config.settings import DataConfig
 from bdsa.data.datasets import DataSpec, create_splits
 from bdsa.errors import UserError
 from bdsa.models.checkpoints import ModelSpec, network_content, save
+from bdsa.models.start import match_classes
 
 CLASSES = ["ant", "bee", "cow", "dog"]
 COUNT = 200
@@ -72,6 +74,43 @@ def test_a_folder_of_test_images_alone_is_evaluated(folder: Path, tmp_path: Path
     """And the images that the training held out are not asked for."""
     top1, said = evaluated(folder / "run/checkpoints/best.pt", tmp_path)
     assert top1 == 100 and "does not name its classes" not in said
+
+
+def dense_of(folder: Path, path: Path, classes: list[str]) -> Path:
+    """The dense network in a file of its own, with its outputs in this order, trained on images of another scale."""
+    whole, dense = bdsa.load(folder / "run/checkpoints/best.pt"), ModelSpec("cifar_resnet8", 4, [1.0]).build()
+    dense.load_state_dict({name: whole.state_dict()[name] for name in dense.state_dict()})
+    order = [CLASSES.index(name) if name in CLASSES else i for i, name in enumerate(classes)]
+    with torch.no_grad():
+        dense.fc.weight.copy_(dense.fc.weight[order]), dense.fc.bias.copy_(dense.fc.bias[order])
+        dense.conv1.weight.mul_(0.5 / 0.25)  # images are divided by twice as much
+    data = {"name": "folder", "mean": [0.485, 0.456, 0.406], "std": [0.5 * s / 0.25 for s in (0.229, 0.224, 0.225)]}
+    save(path, network_content(dense, ModelSpec("cifar_resnet8", 4, [1.0]), classes=classes, config={"data": data}))
+    return path
+
+
+def test_dense_weights_of_a_run_keep_their_classes_and_how_they_saw_images(folder: Path, tmp_path: Path) -> None:
+    path = dense_of(folder, tmp_path / "dense.pt", ["cow", "ant", "dog", "bee"])
+    asked = ["model=cifar_resnet8", "data=folder", f"data.root={folder}/data", "data.augmentation=none",
+             f"out={tmp_path}/out", "trainer.pictures=0"]
+    outcome = run(evaluate_main, [*asked, f"model.weights={path}"])
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "out/results.json").read_text())["rows"][0]["top1"] == 100
+    outcome = run(evaluate_main, [*asked, f"model.weights={dense_of(folder, tmp_path / 'other.pt', [*'wxyz'])}"])
+    assert outcome.code == 1 and "was trained for the classes w, x, y, z, the data have ant, bee, cow" in outcome.err
+
+
+def test_a_training_begins_with_dense_weights_in_the_order_of_its_classes(folder: Path, tmp_path: Path) -> None:
+    path = dense_of(folder, tmp_path / "dense.pt", ["cow", "ant", "dog", "bee"])
+    network = bdsa.create_model("cifar_resnet8", [0.5], 4, weights=path)
+    before = network.fc.weight.detach().clone()
+    match_classes(network, path, CLASSES)
+    assert torch.equal(network.fc.weight, before[[1, 3, 0, 2]])
+    with pytest.raises(UserError, match=r"4 classes \(ant, bee, cow, dog\), the data 4 .*reset_head=true"):
+        match_classes(network, dense_of(folder, tmp_path / "all.pt", CLASSES), [*"wxyz"])
+    before = network.fc.weight.detach().clone()
+    match_classes(network, tmp_path / "all.pt", [*"wxyz"], reset_head=True)
+    assert not torch.equal(network.fc.weight, before)
 
 
 def test_a_part_of_the_classes_keeps_its_outputs(folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 import bdsa
 from bdsa.errors import UserError
 from bdsa.models import surgery
+from bdsa.models.dense_copy import fold_batch_norms
 
 TORCHVISION = ("resnet18", "resnet50", "convnext_tiny")
 
@@ -135,6 +136,38 @@ def test_a_block_of_ones_own_runs_among_others_in_every_execution(monkeypatch):
         full = [torch.ones_like(m) for m in network(images, budget=0.4, return_usage=True)[1].masks]
         assert torch.equal(network(images, budget=0.4, masks=full), expected)
     assert_same(*both(network, images, 0.7))
+
+
+class InOrder(nn.Module):
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, planes, 3), nn.BatchNorm2d(planes)
+
+    def forward(self, x):
+        return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).flatten(1)
+
+
+class LayersFirst(InOrder):
+    def __init__(self, planes: int) -> None:
+        super().__init__(planes)
+        first, second = self.bn1, self.bn2
+        del self.bn1, self.bn2
+        self.bn1, self.bn2 = first, second  # behind conv2
+
+
+@pytest.mark.parametrize("planes", [8, 16])
+def test_norms_are_folded_into_the_layers_that_they_follow_or_not_at_all(planes: int):
+    """Those of one's own may be registered in another order than that in which they are called."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 20, 20)
+    for kind in (InOrder, LayersFirst):
+        network = kind(planes).eval()
+        network.bn1.running_mean.normal_(), network.bn2.running_mean.normal_()
+        folded = fold_batch_norms(network)
+        assert (folded is None) == (kind is LayersFirst)
+        if folded is not None:
+            torch.testing.assert_close(folded(images), network(images), rtol=1e-3, atol=1e-4)
 
 
 def test_a_block_without_its_parts_is_refused():

@@ -17,7 +17,9 @@ from test_tracker import ROWS, alone, tracker  # noqa: F401  (a fixture that eve
 from bdsa.commands.entry_points import train
 from bdsa.errors import UserError
 from bdsa.runs.metrics import MetricsFile, flat
+from bdsa.runs.tracker import NoTracker
 from bdsa.runs.trackers.csv_files import CsvTracker
+from bdsa.runs.trackers.guarded import GuardedTrackers
 
 RUN = [*(a for a in TINY if a != "tracker=none"), "recipe.epochs=2", "trainer.pictures=0", "budgets.targets=[0.5]",
        "name=mine"]
@@ -145,6 +147,20 @@ def test_a_missing_temporary_folder_at_the_last_table_is_one_warning(tmp_path, c
 
 
 @pytest.mark.slow
+def test_the_end_of_a_job_that_is_put_back_is_no_failure_of_a_tracker(monkeypatch):
+    """submitit ends a process so at a time limit, wherever it is; Slurm starts it again."""
+    def ends(*_):
+        raise SystemExit(-1)
+
+    monkeypatch.setattr(NoTracker, "log_eval", ends)
+    trackers = GuardedTrackers({"one": NoTracker})
+    trackers.log_eval([])
+    trackers = GuardedTrackers({"one": NoTracker})
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(SystemExit):
+        trackers.log_eval([])
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SystemExit(1), RuntimeError("x")])
 @pytest.mark.parametrize("method", ["_log_epoch", "_summarise", "finish"])
 def test_a_tracker_that_fails_ends_no_training(tmp_path, monkeypatch, error, method):

@@ -1,12 +1,16 @@
 """Runs that were copied, whole or in part, and go on elsewhere."""
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 from command_line import TINY, run
 from small_runs import results, stop_in_the_second_epoch, train
 
 from bdsa.commands.entry_points import train as train_main
 from bdsa.models.checkpoints import read_checkpoint
+from bdsa.models.factory import create_dense_model
 from bdsa.training.fit import Fit
 
 pytestmark = pytest.mark.slow
@@ -69,3 +73,29 @@ def test_a_run_copied_with_an_earlier_best_network_holds_it_against_its_own_rows
     assert "is not that which last.pt names: that of epoch 1 takes its place" in outcome.out
     assert results(folder)["epoch"] == 1
     assert [row["top1"] for row in read_checkpoint(folder / "checkpoints/last.pt")["best"]["raw"]] == [10.0]
+
+
+def test_a_run_goes_on_without_the_file_that_it_began_from_and_as_it_would_have(tmp_path):
+    weights, short = tmp_path / "dense.pt", ["recipe.epochs=2", "budgets.targets=[0.5]"]
+    torch.save(create_dense_model("cifar_resnet8", num_classes=10).state_dict(), weights)
+    begun = [*short, f"model.weights={weights}"]
+    train(tmp_path / "whole", *begun)
+    stop_in_the_second_epoch(tmp_path / "stopped", *begun)
+    weights.unlink()
+    train(tmp_path / "stopped", *begun)
+    assert results(tmp_path / "stopped")["rows"] == results(tmp_path / "whole")["rows"]
+
+
+def test_a_job_that_is_started_again_goes_on_with_what_it_began_anew(tmp_path, monkeypatch):
+    """As Slurm does at a time limit: it gives the same command again, trainer.fresh=true included."""
+    folder, anew = tmp_path / "anew", ["recipe.epochs=2", "budgets.targets=[0.5]", "trainer.fresh=true"]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    stop_in_the_second_epoch(folder, *anew)
+    said = (folder / "train.log").read_text()
+    assert "the same command, without trainer.fresh=true, goes on from the last finished epoch" in said
+    command = json.loads((folder / "environment.json").read_text())["command"]
+    assert "recipe.epochs=2" in command and "fresh" not in command
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert "resuming after epoch 1 of 2" in train(folder, *anew).out
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # of which the run is not
+    assert "resuming" not in train(folder, *anew).out

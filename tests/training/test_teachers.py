@@ -76,3 +76,8 @@ def test_a_text_names_a_further_teacher(text, expected):
 def test_the_classes_in_another_order_are_refused(network, splits, tmp_path):
     with pytest.raises(UserError, match="in another order, and would teach wrong ones"):
         teacher_of(network, splits, tmp_path / "best.pt", classes=splits.classes[::-1])
+
+
+def test_other_classes_as_many_are_refused_with_both_lists(network, splits, tmp_path):
+    with pytest.raises(UserError, match=r"trained for the classes a, b, c.*, the data have 0, 1, 2.*: name"):
+        teacher_of(network, splits, tmp_path / "best.pt", classes=[*"abcdefghij"])

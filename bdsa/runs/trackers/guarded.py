@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bdsa import ranks
 from bdsa.errors import UserError
 from bdsa.runs.trackers.base import NoTracker, Row
 
@@ -74,6 +75,8 @@ class GuardedTrackers(NoTracker):
         try:
             act()
         except (Exception, SystemExit) as error:  # some libraries end a process where they should raise
+            if ranks.put_back(error):
+                raise
             tracker = self._live.pop(name, None)
             if strict and isinstance(error, UserError):
                 self.finish(1)
