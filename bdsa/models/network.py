@@ -78,8 +78,8 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
     def execution(self, value: str) -> None:
         if value not in EXECUTIONS:
             raise unknown("execution", value, EXECUTIONS)
-        if value != self._execution and self._watched == CONSTANT:  # who computed otherwise may have changed weights
-            sparse_execution().distrust(self)
+        if value != self._execution:  # who computed otherwise may have changed weights
+            weights_moved(self)
         self._execution = value
 
     @property
@@ -275,3 +275,9 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
         if len(masks) != len(self.adaptive_blocks()):
             raise ValueError(f"{len(masks)} masks for {len(self.adaptive_blocks())} adaptive blocks")
         return iter(masks)
+
+
+def weights_moved(network: AdaptiveNetwork) -> None:
+    """Have weights that are taken for constant looked at once more."""
+    if network.watch_weights == CONSTANT:
+        sparse_execution().distrust(network)

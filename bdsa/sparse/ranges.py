@@ -18,7 +18,7 @@ from bdsa.budgets import DENSE
 from bdsa.data.batches import first_images
 from bdsa.errors import UserError
 from bdsa.models.measuring import network_in
-from bdsa.models.modes import evaluating
+from bdsa.models.modes import evaluating, one_look
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.sparse.execution import forget
 from bdsa.sparse.plans import KINDS, ConvNeXtPlan
@@ -83,11 +83,11 @@ def quantize(model: nn.Module, loader: Iterable[Any], *, images: int = 512) -> d
         raise UserError("no layer of this network has an int8 form: blocks of ResNets without groups have one, and of "
                         "ConvNeXt v1")
     device = next(network.parameters()).device
-    before = network.execution, network.precision, network.cascade
+    before = network.execution, network.precision
     taken = first_images(loader, images, network._channels(), "measure ranges on")
     try:
-        network.execution, network.precision, network.cascade = "masked", "float32", False
-        with evaluating(model):
+        network.execution, network.precision = "masked", "float32"
+        with evaluating(model), one_look(network):
             for x in taken:
                 for budget in (*network.budgets.adaptive, DENSE):
                     with torch.inference_mode(), network.at_budget(budget):
@@ -95,7 +95,7 @@ def quantize(model: nn.Module, loader: Iterable[Any], *, images: int = 512) -> d
     finally:
         for handle in handles:
             handle.remove()
-        network.execution, network._precision, network.cascade = before
+        network.execution, network._precision = before
     network.ranges = {name: each.best() for name, each in seen.items() if each.sample}  # a backbone may end early
     forget(network)
     return network.ranges

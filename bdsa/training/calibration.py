@@ -17,8 +17,8 @@ from torch import Tensor
 from bdsa.budgets import DENSE, Budget
 from bdsa.method.norms import BudgetBatchNorm2d
 from bdsa.models.measuring import measuring
-from bdsa.models.modes import evaluating
-from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.modes import evaluating, one_look
+from bdsa.models.network import AdaptiveNetwork, weights_moved
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ def shift_thresholds(network: AdaptiveNetwork, name: str, offset: float) -> None
     """Add `offset` to the logits of every mask unit of the budget called `name`."""
     for block in network.adaptive_blocks():
         block.mask_units[name].shift(offset)
+    weights_moved(network)
 
 
 def realised_fraction(network: AdaptiveNetwork, batches: Iterable[Any], budget: float,
@@ -64,7 +65,7 @@ def calibrate_thresholds(network: AdaptiveNetwork, batches: list[Any], *, tolera
         name -> (fraction before, fraction after).
     """
     report, network.curves, network.confidence = {}, {}, None  # those were of other thresholds
-    with evaluating(network):
+    with evaluating(network), one_look(network):
         for budget in network.budgets.adaptive:
             current = 0.0
 
@@ -121,3 +122,4 @@ def calibrate_dense_statistics(network: AdaptiveNetwork, batches: list[Tensor]) 
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     network.execution = execution
+    weights_moved(network)

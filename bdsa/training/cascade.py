@@ -13,7 +13,7 @@ from bdsa.data.loaders import eval_loader
 from bdsa.data.subset import limited
 from bdsa.errors import UserError
 from bdsa.method.cascade import Confidence, confidence
-from bdsa.models.modes import evaluating
+from bdsa.models.modes import evaluating, one_look
 from bdsa.models.network import AdaptiveNetwork
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,9 @@ def calibrate_confidence(network: AdaptiveNetwork, batches: Iterable[Tensor], fi
         raise UserError(f"a cascade needs two classes or more to tell how sure an answer is, and this network has "
                         f"{network.num_classes}")
     sure, used = [], []
-    with evaluating(network):
+    with evaluating(network), one_look(network):
         for images in batches:
-            looks = [network(images, budget=b, return_usage=True, cascade=False) for b in (low, high)]
+            looks = [network(images, budget=b, return_usage=True) for b in (low, high)]
             sure.append(confidence(looks[0][0]).cpu())
             used.append(torch.stack([usage.conditional_fraction for _, usage in looks]).double().cpu())  # [2, B]
     if not sum(map(len, sure)):

@@ -14,7 +14,7 @@ from bdsa.budgets import Budget
 from bdsa.errors import UserError
 from bdsa.method.curves import SHARES, Curve, Point, at_share, log_odds, share_at
 from bdsa.method.norms import Blend
-from bdsa.models.modes import evaluating
+from bdsa.models.modes import evaluating, one_look
 from bdsa.models.network import AdaptiveNetwork
 from bdsa.training.calibration import next_offset
 
@@ -53,7 +53,7 @@ def calibrate_curves(network: AdaptiveNetwork, batches: Iterable[Tensor]) -> dic
     if not budgets or not sum(map(len, images)):
         raise UserError("there are no curves to measure: " + ("no images were given" if budgets else
                         "this network has no budget below 1"))
-    with evaluating(network):
+    with evaluating(network), one_look(network):
         curves: dict[str, Curve] = {}
         low = budgets[0] * LOWEST
         for budget, following in zip_longest(budgets, budgets[1:]):

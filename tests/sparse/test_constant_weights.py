@@ -1,12 +1,15 @@
 """Weights that are taken for constant, watch_weights="never": until when, and what is to be announced."""
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from changed_cases import assert_right, logits_of
 from sparse_cases import BUDGETS, images_of, network_of
 from torch import Tensor
 
+import bdsa
 from bdsa.errors import UserError
 from bdsa.models.modes import evaluating
 from bdsa.models.network import AdaptiveNetwork
@@ -97,3 +100,23 @@ def test_constant_weights_are_those_that_the_network_has_when_it_is_said() -> No
     handle.remove()
     network.weights_changed()
     assert_right(network, images)
+
+
+@pytest.mark.parametrize("way", ["constant", "exact", "twice"])
+def test_a_calibration_is_the_same_whatever_calls_of_the_network_mean(way: str) -> None:
+    """Weights that are taken for constants do move; and thresholds are those of one look, at means over images."""
+    network, images = network_of("cifar_resnet8"), images_of((16, 32, 32))
+    plain = copy.deepcopy(network)
+    network.execution = plain.execution = "sparse"
+    bdsa.calibrate(plain, [images])
+    if way == "constant":
+        network.watch_weights = "never"
+        with torch.inference_mode():
+            network(images, budget=0.4)
+    if way == "twice":
+        bdsa.calibrate_confidence(network, [images])
+    network.per_image, network.cascade = way == "exact", way == "twice"
+    report = bdsa.calibrate(network, [images])
+    assert abs(report["b040"][1] - 0.4) < 0.02 < abs(report["b040"][0] - 0.4)
+    assert all(map(torch.equal, network.state_dict().values(), plain.state_dict().values()))
+    assert network.curves == plain.curves and (network.per_image, network.cascade) == (way == "exact", way == "twice")
