@@ -17,9 +17,11 @@ from bdsa.config.benchmark import BENCHMARKS, BenchmarkConfig
 from bdsa.config.commands import EvaluateConfig, ExportConfig
 from bdsa.config.pipeline import PipelineConfig
 from bdsa.config.settings import TrainConfig
+from bdsa.config.unused import unused
 from bdsa.config.visualize import VisualizeConfig
 from bdsa.errors import unknown
 from bdsa.ranks import is_main
+from bdsa.runs.environment import in_sweep
 from bdsa.runs.name import sweep_name
 
 # NAME of bdsa-NAME -> what it does, as `bdsa` lists it, and its entry point
@@ -73,6 +75,9 @@ def _train(config: TrainConfig, folder: Path) -> None:
 
     if (debug := HydraConfig.get().runtime.choices.get("debug")) and is_main():
         print(f"debug={debug}: a run to see that it runs, in {folder}; its numbers mean nothing", flush=True)
+    if is_main() and not in_sweep():  # whose jobs share a command line: what is of no use to one is of use to another
+        for sentence in unused(config, named()):
+            print(f"note: {sentence}", flush=True)
     config.tracker.group = config.tracker.group or sweep_name()
     train(config, folder)
 

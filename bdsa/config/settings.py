@@ -123,7 +123,7 @@ class RecipeConfig:
     mask_lr_scale: float = setting(1.0, "the mask units' learning rate, relative", above=0, at_most=1e6)
     mask_weight_decay: float = setting(0.0, "of the mask units, by the same rule", at_least=0, at_most=1e3)
     schedule: str = setting("cosine", "of the learning rate", choices=("cosine", "multistep", "constant"))
-    warmup_epochs: float = setting(1.0, "linear, from a hundredth of lr", at_least=0, at_most=1e6)
+    warmup_epochs: float = setting(1.0, "linear, from a hundredth of lr; of constant none", at_least=0, at_most=1e6)
     min_lr: float = setting(1e-5, "where cosine ends", at_least=0, at_most=1e3)
     milestones: list[float] = setting([], "epochs (multistep)", at_least=0, at_most=1e6)
     decay_rate: float = setting(0.1, "factor at each milestone", above=0, at_most=1e3)
@@ -151,6 +151,9 @@ class RecipeConfig:
         """Raise UserError for rates that do what nobody means; a run that was begun with them may go on."""
         if self.milestones != sorted(set(self.milestones)):
             raise UserError(f"recipe.milestones={self.milestones} must ascend: give {sorted(set(self.milestones))}")
+        if self.schedule == "multistep" and not self.milestones:
+            raise UserError(f"recipe.schedule=multistep has no milestones, so that the rate would stay recipe.lr="
+                            f"{self.lr:g}: give recipe.milestones=[EPOCH,...], or recipe.schedule=constant")
         if self.schedule == "cosine" and self.min_lr > self.lr:
             raise UserError(f"recipe.min_lr={self.min_lr:g}, where the cosine ends, is above recipe.lr={self.lr:g}: "
                             f"give recipe.min_lr=0, or a larger recipe.lr")

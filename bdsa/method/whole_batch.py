@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import StochasticDepth
 
+from bdsa.errors import UserError
 from bdsa.method.between import count_batch
 from bdsa.method.norms import BatchStatistics, BudgetBatchNorm2d
 
@@ -151,11 +153,28 @@ class WholeDropPath(DropPath):
     def forward(self, x: Tensor) -> Tensor:
         if self.drop_prob == 0.0 or not self.training:
             return x
-        rank, world, rows = dist.get_rank(), dist.get_world_size(), len(x)
-        kept = x.new_empty((rows * world,) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.drop_prob)
-        if self.scale_by_keep and self.drop_prob < 1.0:
-            kept.div_(1 - self.drop_prob)
-        return x * kept[rank * rows:(rank + 1) * rows]
+        return x * _own_rows(x, self.drop_prob, self.scale_by_keep)
+
+
+class WholeStochasticDepth(StochasticDepth):
+    """torchvision's form of the same; where it drops whole batches, ranks drop alike as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.p == 0.0 or not self.training or self.mode != "row":
+            return super().forward(x)
+        return x * _own_rows(x, self.p, scaled=True)
+
+
+def _own_rows(x: Tensor, drop: float, scaled: bool) -> Tensor:
+    """Which of this process's images [B, ...] are kept, [B, 1, ...], drawn for those of all processes."""
+    rank, world, rows = dist.get_rank(), dist.get_world_size(), len(x)
+    kept = x.new_empty((rows * world,) + (1,) * (x.ndim - 1)).bernoulli_(1 - drop)
+    if scaled and drop < 1.0:
+        kept.div_(1 - drop)
+    return kept[rank * rows:(rank + 1) * rows]
+
+
+DEPTHS: dict[type[nn.Module], type[nn.Module]] = {DropPath: WholeDropPath, StochasticDepth: WholeStochasticDepth}
 
 
 NORMS: dict[type[nn.Module], type[nn.Module]] = {
@@ -173,16 +192,16 @@ def use_whole_batch(network: nn.Module, norms: bool = True) -> None:
         norms: also the batch norms; without it they see this process's images only.
 
     Raises:
-        TypeError: for a batch norm of another type.
+        UserError: for a batch norm of another type.
     """
     for module in network.modules():
-        if type(module) is DropPath:
-            module.__class__ = WholeDropPath
+        if type(module) in DEPTHS:
+            module.__class__ = DEPTHS[type(module)]
         elif norms and type(module) in NORMS:
             module.__class__ = NORMS[type(module)]
         elif norms and isinstance(module, _BatchNorm) and type(module) not in NORMS.values():
-            raise TypeError(f"no form of {type(module).__name__} for several processes; "
-                            f"supported: {', '.join(t.__name__ for t in NORMS)}")
+            raise UserError(f"a {type(module).__name__} would see the images of its process alone, and has no form for "
+                            f"several: train in one, or with trainer.sync_batch_norm=false")
 
 
 def use_own_part(network: nn.Module) -> None:

@@ -12,7 +12,8 @@ from bdsa.commands.benchmark.gpu_latency import check_asked
 from bdsa.commands.benchmark.subject import _test_images
 from bdsa.commands.entry_points import benchmark, evaluate, export
 from bdsa.config.benchmark import BenchmarkConfig, LatencyConfig
-from bdsa.config.settings import DataConfig
+from bdsa.config.settings import DataConfig, RecipeConfig, TeacherConfig, TrainConfig
+from bdsa.config.unused import unused
 from bdsa.errors import UserError
 from bdsa.models.factory import create_model
 from bdsa.sparse import native
@@ -37,6 +38,20 @@ def test_what_has_no_effect_is_refused(tmp_path, monkeypatch, main, arguments, e
     outcome = run(main, [GONE, *arguments])
     assert outcome.code == 1 and expected in outcome.err and outcome.err.strip().count("\n") == 0, outcome.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_says_which_words_of_its_command_have_no_effect():
+    config = TrainConfig(recipe=RecipeConfig(schedule="constant"), teacher=TeacherConfig("self"))
+    named = {"recipe.warmup_epochs", "recipe.min_lr", "recipe.lr", "teacher.weights", "teacher.weight",
+             "budgets.between"}
+    assert unused(config, named) == [
+        "recipe.min_lr=1e-05 has no effect with recipe.schedule=constant",
+        "recipe.warmup_epochs=1.0 has no effect with recipe.schedule=constant",
+        "teacher.weights=None has no effect with teacher.kind=self",
+        "budgets.between=1 has no effect with budgets.schedule=round_robin"]
+    assert not unused(config, {"recipe.lr", "teacher.weight"})
+    with pytest.raises(UserError, match="multistep has no milestones"):
+        RecipeConfig(schedule="multistep").check_rates()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
