@@ -1,9 +1,12 @@
 """Images on disk: root/train/<class>/<image> and root/val or root/test with the same classes."""
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -53,7 +56,27 @@ def build_folder(spec: DataSpec) -> Sources:
     if others == ["test"]:
         notes.append(f"val is the test split: '{root}' has no folder val")
     return Sources(read.get("train", Absent(absent)), read[others[0]], read.get("test"), classes,
-                   natural_size=_common_side(read[there[0]].samples), notes=notes)
+                   natural_size=_common_side(read[there[0]].paths), notes=notes)
+
+
+class Paths(Sequence[str]):
+    """Paths as one piece of memory.
+
+    Each object that is read has its references counted, in its own page of memory: processes that read ahead would
+    come to hold a copy of a list of a million paths each.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._bytes = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # one at a time
+        place = range(len(self))[index]
+        return os.fsdecode(self._bytes[self._ends[place]:self._ends[place + 1]])
 
 
 class ClassFolders(Dataset):
@@ -65,9 +88,8 @@ class ClassFolders(Dataset):
         mode: what images are read as: L, RGB or RGBA.
 
     Attributes:
-        samples: (path, label) of each image.
-        targets: the labels alone.
-        files: what tells whether the list has changed: (path below the root, bytes) of each image.
+        paths: of the images.
+        targets: their labels.
 
     Raises:
         UserError: when constructed, if a class folder holds no image; when read, for a file that is
@@ -75,30 +97,39 @@ class ClassFolders(Dataset):
     """
 
     def __init__(self, root: Path, classes: list[str], mode: str = "RGB") -> None:
-        self.mode = mode
+        self.mode, self._below = mode, len(str(root)) + 1
         listing, found = ImageListing(root, depth=1), [root / name for name in classes]
         by_class = [listing.below(folder) for folder in found]
-        self.samples = [(path, label) for label, files in enumerate(by_class) for path, _ in files]
-        self.targets = [label for _, label in self.samples]
-        self.files = [(path[len(str(root)) + 1:], size) for files in by_class for path, size in files]
+        self.paths = Paths([path for files in by_class for path, _ in files])
+        self.targets = [label for label, files in enumerate(by_class) for _ in files]
+        self._sizes = np.array([size for files in by_class for _, size in files], dtype=np.int64)
         if empty := [name for name, files in zip(classes, by_class) if not files]:
             linked = " or leads to images that are counted already" * any((root / name).is_symlink() for name in empty)
             raise UserError(f"'{root}' lacks images: class folder {', '.join(empty[:5])} is empty{linked}")
 
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """(path, label) of each image, as torchvision's ImageFolder has them; made when it is asked for."""
+        return list(zip(self.paths, self.targets))
+
+    @property
+    def files(self) -> list[tuple[str, int]]:
+        """What tells whether the list has changed: (path below the root, bytes) of each image."""
+        return [(path[self._below:], size) for path, size in zip(self.paths, self._sizes.tolist())]
+
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self.samples[index]
-        return read_image(path, self.mode), label
+        return read_image(self.paths[index], self.mode), self.targets[index]
 
 
-def _common_side(samples: list[tuple[str, int]], looked_at: int = 32) -> int | None:
+def _common_side(paths: Sequence[str], looked_at: int = 32) -> int | None:
     """Side of the images if a few, spread over all, are square and alike; only their headers are read."""
     sizes = set()
-    for path, _ in samples[::max(1, len(samples) // looked_at)]:
+    for index in range(0, len(paths), max(1, len(paths) // looked_at)):
         try:
-            with warnings.catch_warnings(), Image.open(path) as image:
+            with warnings.catch_warnings(), Image.open(paths[index]) as image:
                 warnings.simplefilter("ignore")
                 sizes.add(image.size)
         except Exception:  # a broken image is reported when it is read

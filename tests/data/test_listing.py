@@ -39,6 +39,18 @@ def test_the_order_is_by_folder_and_name_as_torchvision_has_it(folder):
                      "dog/0.png", "dog/1.png"]
 
 
+def test_names_of_any_letters_are_kept_and_no_list_of_objects_is_read_an_image_at_a_time(folder):
+    """Of a list that is read, processes that read ahead come to hold a copy each: references are counted in it."""
+    names = [os.fsdecode(name) for name in (b"\xff\xe9.png", "猫 1.png".encode(), b"a.png")]
+    for name in names:
+        Image.new("L", (9, 9)).save(folder / "train" / "dog" / name)
+    source = splits_of(folder).train.source
+    assert [os.path.basename(path) for path, label in source.samples if label] == sorted(["0.png", "1.png", *names])
+    assert source.files[-1][0].startswith("dog/") and source[-1][1] == 1 and len([*source]) == len(source) == 8
+    kept = [value for value in vars(source).values() if isinstance(value, list)]
+    assert {type(item) for value in kept for item in value} == {int}
+
+
 @pytest.mark.parametrize("place, target", [
     ("train/cat/again", "train/cat"), ("train/cat/again", "train"), ("train/cat/again", "."),
     ("train/cat/again", "train/dog"), ("train/cat/sub/up", "train/cat/sub"), ("train/cat/9.png", "train/cat/0.png"),
