@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bdsa import distributed
+from bdsa import distributed, ranks
 from bdsa.config.settings import TrainConfig
 from bdsa.data.class_names import shortened
 from bdsa.data.fingerprint import difference
@@ -77,7 +77,8 @@ class Fit:
         for note in slow_choices(self.device, self.config.trainer):
             log.warning("note: %s", note)
         self.run.metrics.truncate_after(self.done)
-        self.tracker.catch_up(self.run.metrics.read(), self.run.training_pictures())
+        if ranks.is_main():  # who may be rewriting the file meanwhile; the others mirror nothing
+            self.tracker.catch_up(self.run.metrics.read(), self.run.training_pictures())
         for kept in self.step.networks().values():
             distributed.share_state(kept)  # another machine may have drawn other weights
         started, before = time.monotonic(), self.done
