@@ -12,6 +12,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 
+from bdsa.ranks import put_back
+
 LOGGERS = ("", "bdsa", "timm", "wandb", "matplotlib")
 
 
@@ -47,6 +49,8 @@ def _close_tracker(exit_code: int) -> None:
         try:
             wandb.finish(exit_code=exit_code)
         except (Exception, SystemExit) as error:  # a tracker ends no sweep
+            if put_back(error):
+                raise
             logging.getLogger(__name__).warning("a W&B run that was left open cannot be ended (%s)", error)
 
 

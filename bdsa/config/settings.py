@@ -123,7 +123,8 @@ class RecipeConfig:
     mask_lr_scale: float = setting(1.0, "the mask units' learning rate, relative", above=0, at_most=1e6)
     mask_weight_decay: float = setting(0.0, "of the mask units, by the same rule", at_least=0, at_most=1e3)
     schedule: str = setting("cosine", "of the learning rate", choices=("cosine", "multistep", "constant"))
-    warmup_epochs: float = setting(1.0, "linear, from a hundredth of lr; of constant none", at_least=0, at_most=1e6)
+    warmup_epochs: float = setting(1.0, "linear, from a hundredth of lr; none with schedule=constant", at_least=0,
+                                   at_most=1e6)
     min_lr: float = setting(1e-5, "where cosine ends", at_least=0, at_most=1e3)
     milestones: list[float] = setting([], "epochs (multistep)", at_least=0, at_most=1e6)
     decay_rate: float = setting(0.1, "factor at each milestone", above=0, at_most=1e3)

@@ -31,6 +31,7 @@ from bdsa.data.transforms import (
     train_transform,
 )
 from bdsa.errors import UserError, unknown
+from bdsa.ranks import put_back
 
 __all__ = ["DataSpec", "Sources", "Splits", "TransformedDataset", "create_splits", "dataset_names",
            "get_split", "register_dataset"]
@@ -189,6 +190,8 @@ def _sources(spec: DataSpec) -> Sources:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
+        if put_back(error):
+            raise
         raise UserError(f"data set '{spec.name}' cannot be built: {told(error)}") from error
     return sources
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from bdsa.data.subset import Rows
 from bdsa.errors import UserError
+from bdsa.ranks import put_back
 
 
 class TransformedDataset(Dataset):
@@ -56,6 +57,8 @@ class TransformedDataset(Dataset):
         except UserError:
             raise
         except (Exception, SystemExit) as error:
+            if put_back(error):
+                raise
             raise UserError(f"{place} cannot be read: {told(error)}") from error
         if not isinstance(image, Image.Image):
             raise UserError(f"{place} is a {type(image).__name__}: a data set gives (PIL image, label)")

@@ -19,7 +19,7 @@ from bdsa.models.asking import asking
 from bdsa.models.block_totals import block_totals
 from bdsa.models.blocks import AdaptiveBlock
 from bdsa.models.deadlines import Plan, budget_within, name_of
-from bdsa.models.points import find_point, mean_budget
+from bdsa.models.points import check_mean, find_point, mean_budget
 from bdsa.models.usage import Usage
 
 OR_SPARSE = "or, for logits, export it sparsely (network.execution = 'sparse', or bdsa.portable), which takes any"
@@ -205,6 +205,8 @@ class AnyBudget(nn.Module):
         if self.training:
             raise UserError("warm_up is for inference: call network.eval() before")
         twice = self.cascade if cascade is None else cascade
+        if twice:
+            check_mean({"per_image": self.per_image if per_image is None else per_image})
         asked = [self._required(b, None, twice) for b in (self._usual(twice) if budgets is None else budgets)]
         wanted = [tuple(shape) for shape in shapes]
         if bad := [s for s in wanted if len(s) != 4 or s[1] != self._channels() or not all(n > 0 for n in s)]:
@@ -213,8 +215,8 @@ class AnyBudget(nn.Module):
         inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like) for shape in wanted]
         for _ in range(2):  # what comes again is recorded, or captured; a larger shape undoes what was before
             for x in inputs:
-                for budget in asked:
-                    self(x, budget=budget, per_image=per_image, cascade=twice)
+                for budget in (b for b in asked if not twice or b.is_dense):
+                    self(x, budget=budget, per_image=per_image, cascade=False)
                 for images, look in self._looks(x) if twice else ():
                     self(images, budget=look, per_image=False, cascade=False)
         importlib.import_module("bdsa.sparse.execution").settle(self)  # by its name: it is made of what is here
@@ -230,8 +232,8 @@ class AnyBudget(nn.Module):
         """The budget for a deadline, and whether no image may exceed it; see `bdsa.plan`.
 
         Raises:
-            UserError: where both are given, no plan is of such images here or of budgets so kept, or the deadline
-                cannot be met.
+            UserError: where both are given, no plan is of such images here, the plan's `per_image` is another, or the
+                deadline cannot be met.
         """
         if budget is not None:
             raise UserError("a budget and latency_ms are two answers to one question: give one of them")

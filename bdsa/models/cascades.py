@@ -11,7 +11,7 @@ from bdsa.errors import UserError
 from bdsa.method.cascade import confidence
 from bdsa.method.curves import Point
 from bdsa.models.any_budget import AnyBudget
-from bdsa.models.points import mean_budget
+from bdsa.models.points import check_mean, mean_budget
 from bdsa.models.usage import Usage
 
 
@@ -34,14 +34,6 @@ def check_cascade(network: AnyBudget, budget: object, others: dict[str, Any]) ->
     check_mean(others)
     if network.several(budget):
         raise UserError("cascade=True meets one budget as a mean over images: give one, not one an image")
-
-
-def check_mean(others: dict[str, Any]) -> None:
-    """Raise UserError where what is asked for beside a cascade, by name, contradicts it: all must be None or False."""
-    for name, value in others.items():
-        if value is not None and value is not False:
-            raise UserError(f"cascade=True meets one budget as a mean over images, which {name} contradicts: leave out "
-                            f"one of them")
 
 
 @torch.compiler.disable

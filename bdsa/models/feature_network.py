@@ -97,8 +97,8 @@ class FeatureNetwork(nn.Module):
         Returns:
             A list of [B, C, h, w], in the order of the stages, or (maps, Usage) of the blocks up to the last of them.
         """
-        if unknown := how.keys() - TRAINING:
-            raise UserError(f"feature maps know no {', '.join(sorted(unknown))}: they take budget, return_usage, "
+        if unknown := [name for name in how if name not in TRAINING]:
+            raise UserError(f"feature maps know no {', '.join(unknown)}: they take budget, return_usage, "
                             f"masks, per_image, extrapolate and, in training, {', '.join(TRAINING)}")
         body, size = self.body, tuple(x.shape[2:])
         if is_compiling() and not is_exporting() and not self.training and not torch.is_grad_enabled() and (

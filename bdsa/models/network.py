@@ -181,7 +181,7 @@ class AdaptiveNetwork(FeatureMethods, AnyBudget):
 
         Raises:
             UserError: for a budget that this network was not trained for and has no curves for, one below the smallest,
-                a deadline that was not planned, so or at all, or cannot be met.
+                a deadline without a plan, or without one for this `per_image`, or one that cannot be met.
             ValueError: for masks that are not one a block.
         """
         if isinstance(budget, fx.Proxy):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bdsa.budgets import Budget, Budgets
 from bdsa.errors import UserError
@@ -98,3 +99,11 @@ def mean_budget(known: Confidence | None, value: float) -> Budget:
         raise UserError(f"budget {budget:g} is above {known.most:.3g}, which this cascade spends where it looks at "
                         f"every image twice, at {known.budgets[0]:g} and {known.budgets[1]:g}")
     return budget
+
+
+def check_mean(others: dict[str, Any]) -> None:
+    """Raise UserError where what is asked for beside a cascade, by name, contradicts it: all must be None or False."""
+    for name, value in others.items():
+        if value is not None and value is not False:
+            raise UserError(f"cascade=True meets one budget as a mean over images, which {name} contradicts: leave out "
+                            f"one of them")

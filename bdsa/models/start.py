@@ -84,16 +84,19 @@ def match_classes(network: AdaptiveNetwork, path: str | Path, classes: Sequence[
     named = (find_checkpoint(path) or {}).get("classes")
     if named is None or len(named) != len(classes) or list(named) == list(classes):  # another number: it is new already
         return
-    order, head = _order(named, len(named), classes, len(classes)), head_names(network)
+    order, state, count = _order(named, len(named), classes, len(classes)), network.state_dict(), len(classes)
+    head = [n for n in head_names(network) if state[n].shape[:1] == (count,)]
+    if not head:
+        raise UserError(f"model.weights={path} has {_described(named, count)}, the data {_described(classes, count)}, and "
+                        f"the classifier of this network is not known: give it get_classifier()")
     if order is not None:
-        state = network.state_dict()
-        network.load_state_dict({n: t[torch.tensor(order)] if n in head else t for n, t in state.items()})
+        network.load_state_dict({**state, **{n: state[n][torch.tensor(order)] for n in head}})
     elif not reset_head:
         raise UserError(f"model.weights={path} has {_described(named, len(named))}, the data "
                         f"{_described(classes, len(classes))}: set model.reset_head=true to train a new classifier")
     else:
-        for module in network.get_classifier().modules():
-            getattr(module, "reset_parameters", lambda: None)()
+        for name in {n.rpartition(".")[0] for n in head}:
+            network.get_submodule(name).reset_parameters()
 
 
 def head_names(network: AdaptiveNetwork) -> set[str]:

@@ -62,20 +62,23 @@ def command() -> str:
     return shlex.join([name, *(word for word in words if not word.lstrip("+").startswith("trainer.fresh="))])
 
 
-def launch() -> str | None:
-    """Whose restarts go on with what it began: a job of Slurm, or a torchrun; None elsewhere."""
-    if "SLURM_JOB_ID" in os.environ:
-        return f"slurm {os.environ['SLURM_JOB_ID']}"
+def launch() -> dict[str, str]:
+    """Who may start this process again, to go on with what it began: a job of Slurm, an agent of torchrun."""
+    found = {"slurm": os.environ.get("SLURM_JOB_ID", "")}
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return f"torchrun {os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}"
-    return None
+        found["torchrun"] = f"{os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}"
+    return {launcher: who for launcher, who in found.items() if who}
 
 
 def began(before: dict[str, Any] | None) -> bool:
-    """Whether this is a restart, by Slurm or torchrun, of what began the run that left this environment."""
-    counts = (os.environ.get(f"{launcher}_RESTART_COUNT") for launcher in ("SLURM", "TORCHELASTIC"))
-    again = any(count not in (None, "", "0") for count in counts)
-    return again and launch() is not None and (before or {}).get("launch") == launch()
+    """Whether this is a restart, by Slurm or torchrun, of what began the run that left this environment.
+
+    An agent of torchrun gives its command once, so that whoever comes after it is a restart. In a job of Slurm several
+    commands may be given: its own count says which is one.
+    """
+    kept, now = (before or {}).get("launch"), launch()
+    same = {launcher for launcher in now if isinstance(kept, dict) and kept.get(launcher) == now[launcher]}
+    return "torchrun" in same or ("slurm" in same and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0"))
 
 
 def commit() -> str | None:

@@ -61,8 +61,8 @@ def plan(network: AdaptiveNetwork, latency_ms: float, batch_size: int = 1, image
     batches = _batches(network, images, batch_size, image_size)
     asked = sorted({network.require(b) for b in (_usual(network) if budgets is None else budgets)})
     taken: list[list[float]] = [[] for _ in asked]
-    for budget in asked:  # what is packed, chosen and recorded at first use
-        for batch in batches[:2]:
+    for budget in asked:  # what is packed and chosen at first use, and recorded or captured by the second
+        for batch in (batches * 2)[:2]:
             network(batch, budget=budget, per_image=exact)
     started, rounds = time.perf_counter(), 0
     while rounds < FEWEST or time.perf_counter() - started < seconds:  # in turns: what slows the machine slows all

@@ -115,6 +115,7 @@ class Executors:
             if near:
                 return near
             known[case] = _find_ways(executor, x, given)
+            self._keep(found)
         return known[case]
 
     def _found(self, found: dict[str, Any], executor: Executor, batch: str, x: Tensor, infer: Callable[[], object]
@@ -128,6 +129,7 @@ class Executors:
             if near:
                 return near
             known[key] = auto.calibrate(executor, x)
+            self._keep(found)
         if f"{key}, {budget}" not in whole and not self.settled and (
                 way := auto.whole_way(executor, known[key], infer)):
             whole[f"{key}, {budget}"] = way
@@ -141,6 +143,12 @@ class Executors:
             found = self.found = same or {**here, "blocks": {}}
             self.others = [f for f in known if f is not found and f["blocks"]][:SIZES]
         return found
+
+    def _keep(self, found: dict[str, Any]) -> None:
+        """Keep what was measured, also where another thread has turned to other conditions meanwhile."""
+        with self.turning:
+            if not any(found is kept for kept in (self.found, *self.others)):
+                self.others = [found, *self.others][:SIZES]
 
     @staticmethod
     def _explain(executor: Executor) -> None:

@@ -35,7 +35,7 @@ def exported(network: AdaptiveNetwork, x: Tensor, budget: float | Tensor | None,
         budget, per_image, extrapolate = around.point.budget, around.exactly(per_image), True  # which was asked there
     if network.precision == "int8":
         raise UserError("a network in int8 cannot be exported yet: set network.precision to bfloat16 or float32")
-    if network.precision == "auto":
+    if network.precision == "auto" and precision.dtype_of("auto") != torch.float32:
         raise UserError("precision='auto' is chosen by images, of which an export has none: set network.precision to "
                         "bfloat16 or float32")
     fixed = not isinstance(budget, Tensor)

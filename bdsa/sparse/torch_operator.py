@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bdsa.errors import UserError
-from bdsa.models.cascades import check_mean
 from bdsa.models.network import AdaptiveNetwork
+from bdsa.models.points import check_mean
 from bdsa.sparse.build import Unavailable, extension, library
 from bdsa.sparse.compiling import torch_flags
 from bdsa.sparse.program import Program, program_of

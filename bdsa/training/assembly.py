@@ -76,7 +76,7 @@ def assemble(config: TrainConfig, device: torch.device, resumes: bool = False) -
     check_batch_norms(config, network)
     check_dropout(config, network)
     teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config),
-                             config.trainer.compile)
+                             config.trainer.compile, resumes)
     return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
 
 

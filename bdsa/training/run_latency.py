@@ -1,6 +1,7 @@
 """The latency in a run's results: how fast its network is with its own masks on its own test images."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from bdsa.models.network import AdaptiveNetwork
 from bdsa.ranks import world
 from bdsa.report.terminal import counted
 from bdsa.sparse.latency import latency_of
+
+log = logging.getLogger(__name__)
 
 IMAGES = 16  # that take turns: the cost of an inference depends on the image
 OF_CASCADE, ROUNDS_OF_CASCADE = 128, 3  # of which a tenth may be looked at twice: each is timed in every round
@@ -45,6 +48,7 @@ def add_latency(results: dict[str, Any], network: AdaptiveNetwork, dataset: Data
             results["latency"], rows = latency_of(network, images, [row["budget"] for row in results["rows"]],
                                                   execution=execution, **rounds)
         except Exception as error:  # want of memory, or parts of one's own: what was measured before is worth more
+            log.warning("latency could not be measured", exc_info=error)
             results["latency"] = {"note": f"latency could not be measured: {first_line(error)}"}
             return
         for row in results["rows"]:

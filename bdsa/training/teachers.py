@@ -115,7 +115,8 @@ class Teachers:
 
 
 def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device,
-                   layout: torch.memory_format = torch.contiguous_format, compile: bool = False) -> Teacher | None:
+                   layout: torch.memory_format = torch.contiguous_format, compile: bool = False,
+                   begun: bool = False) -> Teacher | None:
     """The teacher that the config asks for, or None.
 
     Args:
@@ -125,6 +126,7 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         device: where it runs.
         layout: of its weights; another one than the images' would be converted in every step.
         compile: whether a network of its own is compiled; the student's own dense path is what the student is.
+        begun: whether the student has learnt from it already: then other names of classes are a warning.
 
     Raises:
         UserError: for an unknown model, weights that do not fit, or other classes than the data's.
@@ -134,12 +136,13 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     if config.kind == "self":
         return self_teacher
     asked = [(config.name, config.weights), *(teacher_parts(other) for other in config.others)]
-    members = [_dense_teacher(name or student, weights, splits, device, layout, compile) for name, weights in asked]
+    members = [_dense_teacher(name or student, weights, splits, device, layout, compile, begun)
+               for name, weights in asked]
     return members[0] if len(members) == 1 else Teachers(members)
 
 
 def _dense_teacher(name: str, weights: str | None, splits: Splits, device: torch.device, layout: torch.memory_format,
-                   compile: bool) -> DenseTeacher:
+                   compile: bool, begun: bool) -> DenseTeacher:
     """One dense network with its own weights from a file, or timm's."""
     classes = len(splits.classes)
     arguments = with_channels({"num_classes": classes} if weights else {}, splits.channels)
@@ -150,11 +153,11 @@ def _dense_teacher(name: str, weights: str | None, splits: Splits, device: torch
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
                         f"{OTHER_CLASSES['teacher']}")
-    own = None if weights is None else _trained_on(weights, splits)
+    own = None if weights is None else _trained_on(weights, splits, begun)
     return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std, compile, own)
 
 
-def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]] | None:
+def _trained_on(weights: str, splits: Splits, begun: bool) -> tuple[list[float], list[float]] | None:
     """Mean and std of the images that a file's network was trained on; None where the file does not say it.
 
     Raises:
@@ -168,8 +171,11 @@ def _trained_on(weights: str, splits: Splits) -> tuple[list[float], list[float]]
         raise UserError(f"the teacher {weights} has the data's classes in another order, and would teach wrong "
                         f"ones: {', '.join(named[:3])}, ..., where the data have {', '.join(classes[:3])}, ...")
     if list(named) != classes:
-        raise UserError(f"the teacher {weights} was trained for the classes {shortened(named)}, the data have "
-                        f"{shortened(classes)}: name the data's classes as the teacher's, if they are the same")
+        said = (f"the teacher {weights} was trained for the classes {shortened(named)}, the data have "
+                f"{shortened(classes)}")
+        if not begun:
+            raise UserError(f"{said}: name the data's classes as the teacher's, if they are the same")
+        log.warning("note: %s", said)
     data = (content.get("config") or {}).get("data")
     if not isinstance(data, dict):
         return None

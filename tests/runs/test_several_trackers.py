@@ -146,7 +146,6 @@ def test_a_missing_temporary_folder_at_the_last_table_is_one_warning(tmp_path, c
     assert len(caplog.records) == 1 and "wandb has failed" in caplog.text
 
 
-@pytest.mark.slow
 def test_the_end_of_a_job_that_is_put_back_is_no_failure_of_a_tracker(monkeypatch):
     """submitit ends a process so at a time limit, wherever it is; Slurm starts it again."""
     def ends(*_):
@@ -161,6 +160,7 @@ def test_the_end_of_a_job_that_is_put_back_is_no_failure_of_a_tracker(monkeypatc
         trackers.log_eval([])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SystemExit(1), RuntimeError("x")])
 @pytest.mark.parametrize("method", ["_log_epoch", "_summarise", "finish"])
 def test_a_tracker_that_fails_ends_no_training(tmp_path, monkeypatch, error, method):

@@ -17,7 +17,7 @@ from bdsa.method.curves import Point
 from bdsa.method.norms import BudgetNorm
 from bdsa.models.feature_network import FeatureNetwork
 from bdsa.models.network import AdaptiveNetwork
-from bdsa.sparse import auto, native, reference
+from bdsa.sparse import auto, native, precision, reference
 from bdsa.sparse.execution import executor_of
 from bdsa.training import curves
 from bdsa.training.curves import calibrate_curves
@@ -256,7 +256,7 @@ def test_around_a_call_any_budget_holds_too() -> None:
 
 @pytest.mark.skipif(native.unavailable() is not None, reason="needs the native kernels")
 @torch.inference_mode()
-def test_an_export_extrapolates_where_it_is_asked_to_and_takes_no_precision_that_images_choose() -> None:
+def test_an_export_extrapolates_where_it_is_asked_to_and_takes_no_precision_that_images_choose(monkeypatch) -> None:
     network, images = measured()
     network.execution = "sparse"
     asked = {"budget": 0.3, "extrapolate": True}
@@ -269,6 +269,7 @@ def test_an_export_extrapolates_where_it_is_asked_to_and_takes_no_precision_that
     with pytest.raises(UserError, match="extrapolate=True"):
         torch.export.export(network, (images,), {"budget": 0.3}, strict=False)
     network.precision = "auto"
+    monkeypatch.setattr(precision, "dtype_of", lambda asked: torch.bfloat16)
     with pytest.raises(UserError, match="precision='auto' is chosen by images"):
         torch.export.export(network, (images,), {"budget": 0.4}, strict=False)
 

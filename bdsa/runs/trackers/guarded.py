@@ -91,5 +91,7 @@ class GuardedTrackers(NoTracker):
         """End what may still be open of a failed tracker; what it says of that does not matter any more."""
         try:
             tracker.finish(1)
-        except (Exception, SystemExit):
+        except (Exception, SystemExit) as error:
+            if ranks.put_back(error):
+                raise
             log.debug("a failed tracker could not be closed", exc_info=True)
