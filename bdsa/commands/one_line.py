@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import sys
 from collections.abc import Iterator
 
@@ -52,7 +53,9 @@ def _of_config(error: Exception) -> UserError:
     text = " ".join(line for line in told if line and not line.startswith(("full_key:", "object_type=", "See https")))
     if text.startswith("Ambiguous value for argument '"):
         argument = text.removeprefix("Ambiguous value for argument '").partition("' 1. ")[0]
-        return UserError(f"{argument} is several values: --multirun runs each of them; as one value, quoted for a "
-                         f"shell: {quoted_argument(argument)}")
+        said = f"{argument} is several values: --multirun runs each of them"
+        if re.fullmatch(r"[\[\]\d\s,.e+-]*", argument.partition("=")[2]):  # lists or numbers, and no text with commas
+            return UserError(said)
+        return UserError(f"{said}; as one value, quoted for a shell: {quoted_argument(argument)}")
     key = getattr(error, "full_key", None)
     return UserError(f"{key}: {text}" if key else text)

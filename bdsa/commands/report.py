@@ -42,6 +42,7 @@ Runs that differ in trainer.seed alone become a mean; runs of one budget each th
 Settings:
 
 """
+ODD = "backslashreplace"  # what becomes of names of folders that are no UTF-8
 _SHOWN = 10  # missing runs on the terminal, at most: the report has all
 
 
@@ -71,11 +72,11 @@ def report(folders: list[str], config: ReportConfig) -> None:
 
     for old in (out / "plots").glob("*.p[nd][gf]"):  # of a report with more tables
         old.unlink()
-    write_text(out / "report.csv", made.texts["csv"])
+    write_text(out / "report.csv", made.texts["csv"], ODD)
     plots = _plots(tables, out / "plots", problems)
-    write_text(out / "report.tex", made.texts["tex"])
-    write_text(out / "report.md", as_markdown(tables, missing, problems, budgets))
-    write_text(out / "report.html", as_page(tables, made.runs, missing, problems, budgets, config.title))
+    write_text(out / "report.tex", made.texts["tex"], ODD)
+    write_text(out / "report.md", as_markdown(tables, missing, problems, budgets), ODD)
+    write_text(out / "report.html", as_page(tables, made.runs, missing, problems, budgets, config.title), ODD)
 
     for table in tables:
         _print(table, budgets)

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from bdsa.config.names import WEIGHT_SUFFIXES
 from bdsa.config.pipeline import STAGE_SETTINGS
-from bdsa.config.quoting import quoted_argument
+from bdsa.config.quoting import quoted_argument, quoted_value
 from bdsa.config.schema import setting_names, unknown_setting
 from bdsa.errors import UserError, first_line, nearest, unknown
 
@@ -32,8 +32,10 @@ def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
         return [argument]
     if group == "model":
         return [f"model.name={value}"]
-    if Path(value).suffix in WEIGHT_SUFFIXES:
-        return ["teacher=checkpoint", f"teacher.weights={value}"]
+    plain = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    if Path(plain).suffix in WEIGHT_SUFFIXES:
+        as_it_is = plain == value and ("," in value or "${" in value)  # several, or what is looked up
+        return ["teacher=checkpoint", f"teacher.weights={value if as_it_is else quoted_value(plain)}"]
     return [argument] if nearest(value, options[group]) or "," in value else ["teacher=model", f"teacher.name={value}"]
 
 

@@ -12,7 +12,8 @@ from bdsa.errors import UserError
 
 STAGE_SETTINGS = ("pipeline.single.", "pipeline.multi.")
 MADE_HERE = {"awareness": "pipeline.metrics=[l1]", "awareness.metric": "pipeline.metrics=[l1]",
-             "awareness.targets": "nothing: it makes its own targets", "name": "nothing: it has many runs"}
+             "awareness.targets": "nothing: it makes its own targets",
+             "awareness.row": "nothing: it makes its own targets", "name": "nothing: it has many runs"}
 
 
 @dataclass

@@ -9,11 +9,11 @@ def quoted_argument(argument: str) -> str:
     """NAME=VALUE for a POSIX shell: 'data.root="/a b/c=d,e"'; of a list, [A,B], each item in quotes of its own."""
     name, _, value = argument.partition("=")
     if len(value) > 1 and value[0] == "[" and value[-1] == "]":
-        return shlex.quote(f"{name}=[{','.join(_quoted(item.strip()) for item in value[1:-1].split(','))}]")
-    return shlex.quote(f"{name}={_quoted(value)}")
+        return shlex.quote(f"{name}=[{','.join(quoted_value(item.strip()) for item in value[1:-1].split(','))}]")
+    return shlex.quote(f"{name}={quoted_value(value)}")
 
 
-def _quoted(text: str) -> str:
+def quoted_value(text: str) -> str:
     """A text in Hydra's double quotes: a backslash counts before a quote and at the end, and ${ would be looked up."""
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text  # it is already

@@ -87,8 +87,9 @@ def match_classes(network: AdaptiveNetwork, path: str | Path, classes: Sequence[
     order, state, count = _order(named, len(named), classes, len(classes)), network.state_dict(), len(classes)
     head = [n for n in head_names(network) if state[n].shape[:1] == (count,)]
     if not head:
-        raise UserError(f"model.weights={path} has {_described(named, count)}, the data {_described(classes, count)}, and "
-                        f"the classifier of this network is not known: give it get_classifier()")
+        raise UserError(f"model.weights={path} has {_described(named, count)}, the data "
+                        f"{_described(classes, count)}, and the classifier of this network is not known: give it "
+                        f"get_classifier()")
     if order is not None:
         network.load_state_dict({**state, **{n: state[n][torch.tensor(order)] for n in head}})
     elif not reset_head:

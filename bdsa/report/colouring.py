@@ -14,7 +14,10 @@ def colour_groups(networks: list[Network]) -> dict[str, list[Network]]:
     differ which makes 2 to 7 groups; else all are one.
     """
     if len(networks) <= len(OKABE_ITO):
-        return {network.title: [network] for network in networks}
+        own: dict[str, list[Network]] = {}
+        for network in networks:
+            own.setdefault(network.title, []).append(network)
+        return own
     names = sorted(varying([n.settings for n in networks]) - {"trainer.seed", "budgets.targets", "model.name"})
     ways = [lambda n: n.model, lambda n: n.kind, *(lambda n, name=name: _setting_of(n, name) for name in names)]
     for way in ways:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import Budget
-from bdsa.report.networks import PLACES, place_names, setting_value
+from bdsa.report.networks import setting_value
+from bdsa.runs.places import PLACES, place_names
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 

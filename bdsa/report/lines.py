@@ -133,18 +133,30 @@ def wide_cell(line: Line | None) -> str:
 
 
 def latency_conditions(table: DataTable) -> list[str]:
-    """How latencies were measured, a sentence for each different way."""
-    ways: dict[str, list[str]] = {}
+    """How latencies were measured, or why they were not, a sentence for each different way."""
+    ways: dict[tuple[str, str], list[str]] = {}
+    dense: dict[tuple[str, str], list[float]] = {}
     for network in table.networks:
         for run in network.runs:
             if run.results is None or not isinstance(how := run.results.get("latency"), dict):
                 continue
-            dense = f"{how['dense_ms']:.2f} ms" if isinstance(how.get("dense_ms"), (int, float)) else "not measured"
             mean = f", the mean of {how['images']} images" if how.get("images") else ""
-            text = (f"batch {how.get('batch_size', '?')}{mean}, {how.get('threads', '?')} threads of "
-                    f"{how.get('processor', 'an unknown processor')}; dense: {dense}"
-                    f"{', ' + str(how['dense_engine']) if how.get('dense_engine') else ''}")
-            names = ways.setdefault(text, [])
+            about = str(how["note"]) if "note" in how else (
+                f"batch {how.get('batch_size', '?')}{mean}, {how.get('threads', '?')} threads of "
+                f"{how.get('processor', 'an unknown processor')}")
+            way = about, "" if "note" in how else f", {how['dense_engine']}" if how.get("dense_engine") else ""
+            if "note" not in how:
+                dense.setdefault(way, []).extend([ms] if isinstance(ms := how.get("dense_ms"), (int, float)) else [])
+            names = ways.setdefault(way, [])
             if network.title not in names:
                 names.append(network.title)
-    return [f"Latency of {'; '.join(names)}: {text}." for text, names in ways.items()]
+    against = {way: f"; dense: {_range_of(times)}{way[1]}" for way, times in dense.items()}
+    return [f"Latency of {'; '.join(names)}: {way[0]}{against.get(way, '')}." for way, names in ways.items()]
+
+
+def _range_of(times: list[float]) -> str:
+    """Milliseconds of some runs, from the least to the most."""
+    if not times:
+        return "not measured"
+    least, most = f"{min(times):.2f}", f"{max(times):.2f}"
+    return f"{least} ms" if least == most else f"{least} to {most} ms"

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bdsa.budgets import DENSE, Budget
-from bdsa.config.names import with_file
 from bdsa.report.intervals import wilson
+from bdsa.runs.places import PLACES, place_names
 from bdsa.runs.reading import Run
 from bdsa.runs.target_runs import measured_data
 
 _SEED, _TARGETS = "trainer.seed", "budgets.targets"
-PLACES = {"data.root", "model.weights", "model.start", "teacher.weights", "teacher.others"}  # paths, of a machine each
 _SHOWN = 3  # settings in a label, at most
+PLAIN = re.compile(r"(?!null$|true$|false$|[-+.\d]+$)[\w./@%-]+", re.IGNORECASE | re.ASCII)  # needs no quotes
 
 
 @dataclass
@@ -158,26 +158,8 @@ def _key(run: Run) -> str:
     """Equal for runs of one network."""
     left_out = {_SEED, *PLACES} | ({_TARGETS} if len(run.trained) == 1 else set())
     places = {p: place_names(run.settings[p]) for p in PLACES}
-    return json.dumps([{k: v for k, v in run.settings.items() if k not in left_out}, places], sort_keys=True,
-                      default=str)
-
-
-def place_name(place: Any) -> str:
-    """What tells a path from others on any machine: its last part, and of a run's checkpoint the run's name too.
-
-    Networks of several seeds may start from a run of their own seed each, dense-seed0 and dense-seed1: they have one
-    name.
-    """
-    *_, run, folder, name = ("", "", *str(place).rstrip("/").split("/"))
-    own = re.sub(r"(seed[=_-]?)\d+", r"\1*", run)
-    return f"{own}/{name}" if folder == "checkpoints" else name
-
-
-def place_names(value: Any) -> Any:
-    """A setting that holds a path, or a list of them behind models' names (`teacher.others`), by `place_name`."""
-    if not isinstance(value, list):
-        return place_name(value)
-    return [with_file(each, place_name) for each in value]
+    kept = {k: sorted(v) if k == _TARGETS else v for k, v in run.settings.items() if k not in left_out}
+    return json.dumps([kept, places], sort_keys=True, default=str)
 
 
 def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
@@ -203,21 +185,48 @@ def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
 
 
 def _label(networks: list[Network]) -> None:
-    """Give each network the settings in which it differs from those of the same model and kind."""
+    """Give each network the settings in which it differs from those of the same model and kind.
+
+    Where these are too many to be shown and do not tell some apart, those count in which exactly these differ; at last
+    the name of a run.
+    """
     alike: dict[tuple, list[Network]] = {}
     for network in networks:
         alike.setdefault((network.model, network.kind), []).append(network)
     for same in alike.values():
-        names = varying([{k: place_names(v) if k in PLACES else v for k, v in n.settings.items()} for n in same])
-        names -= {_SEED, _TARGETS}
+        names = _varying_here(same)
         for network in same:
             own_name = {run.config.get("name") for run in network.runs}
             if len(names) > _SHOWN and len(own_name) == 1 and None not in own_name:
                 network.label = str(own_name.pop())
                 continue
-            shown = [setting(name, network.settings[name]) for name in sorted(
-                names, key=lambda name: (name.startswith("budgets."), name))]  # most of them follow from others
-            network.label = ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if shown[_SHOWN:] else "")
+            network.label = _shown(network, names)
+        for twins in (twins for twins in _by_label(same) if len(twins) > 1):
+            names = _varying_here(twins)
+            for network in twins:
+                network.label = _shown(network, names)
+            for still in (still for still in _by_label(twins) if len(still) > 1):
+                for number, network in enumerate(still, 1):
+                    network.label = ", ".join(filter(None, (network.label, f"{network.runs[0].name} ({number})")))
+
+
+def _by_label(networks: list[Network]) -> list[list[Network]]:
+    found: dict[str, list[Network]] = {}
+    for network in networks:
+        found.setdefault(network.label, []).append(network)
+    return list(found.values())
+
+
+def _varying_here(networks: list[Network]) -> set[str]:
+    found = varying([{k: place_names(v) if k in PLACES else v for k, v in n.settings.items()} for n in networks])
+    return found - {_SEED, _TARGETS}
+
+
+def _shown(network: Network, names: set[str]) -> str:
+    """The first of these settings, and how many there are."""
+    shown = [setting(name, network.settings[name]) for name in sorted(
+        names, key=lambda name: (name.startswith("budgets."), name))]  # most of them follow from others
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if shown[_SHOWN:] else "")
 
 
 def varying(all_settings: list[dict[str, Any]]) -> set[str]:
@@ -235,7 +244,7 @@ def setting_value(value: Any) -> str:
     """A value as Hydra's command line reads it: a string in quotes unless it is a plain word or path."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{k}:{setting_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, str) and not re.fullmatch(r"(?!null$|true$|false$|[-+.\d]+$)[\w./@%-]+", value, re.IGNORECASE):
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

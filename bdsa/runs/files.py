@@ -70,10 +70,14 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another out=...") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file whole or not at all.
+
+    Args:
+        errors: what becomes of the names of files that are no UTF-8; see str.encode.
+    """
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors=errors))
 
 
 def write_json(path: Path, content: Any) -> None:

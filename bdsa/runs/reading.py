@@ -135,12 +135,21 @@ def read_runs(folders: list[str], problems: list[str]) -> list[Run]:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run folders in `folder`, or itself, sorted; inside of a run none is looked for, which makes it quick."""
-    found = []
-    for where, below, files in os.walk(folder, followlinks=False):
-        if contents.CONFIG in files or (contents.RESULTS in files and contents.METRICS in files):
-            found.append(Path(where))
+    """The run folders in `folder`, or itself, sorted; inside of a run none is looked for, which makes it quick.
+
+    Links are followed, each folder is looked into once. A config.yaml alone may be of something else: there it goes on.
+    """
+    found, seen = [], set()
+    for where, below, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:
             below.clear()
+            continue
+        seen.add(real)
+        ours = {contents.RESULTS, contents.METRICS, contents.ENVIRONMENT, contents.LOG} & {*files}
+        if contents.CONFIG in files or {contents.RESULTS, contents.METRICS} <= ours:
+            found.append(Path(where))
+            if ours:
+                below.clear()
         below[:] = sorted(b for b in below if b not in _NOT_SEARCHED and not b.startswith("."))
     return found
 
@@ -165,7 +174,8 @@ def read_run(folder: Path, problems: list[str]) -> Run | None:
     except UserError as error:
         problems.append(f"{folder} is left out: {error}")
         return None
-    run = Run(folder, folder.name, settings, config, _or_problem(contents.read_environment, folder, problems) or {})
+    name = folder.name or folder.resolve().name
+    run = Run(folder, name, settings, config, _or_problem(contents.read_environment, folder, problems) or {})
     if not (folder / contents.ENVIRONMENT).exists():
         problems.append(f"{folder}: {contents.ENVIRONMENT} cannot be read (there is none); its command is made from "
                         f"its settings")

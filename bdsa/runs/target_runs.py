@@ -17,6 +17,7 @@ from bdsa.errors import UserError, nearest
 from bdsa.runs import contents
 from bdsa.runs.files import spreadsheet_text
 from bdsa.runs.name import decisive_settings, default_settings
+from bdsa.runs.places import PLACES, place_names
 
 PROVENANCE = ("data", "split", "runs")  # columns behind the budgets; the reader takes only numbers as budgets
 
@@ -133,8 +134,12 @@ def read_runs(folders: list[str], dense: bool = False) -> list[TargetRun]:
 
 def _changes(one: TargetRun, other: TargetRun, names: set[str]) -> list[str]:
     """The named settings in which two runs differ, each as "name: value -> value"."""
+    def told(run: TargetRun, name: str) -> Any:
+        value = run.settings.get(name)
+        return place_names(value) if name in PLACES else value  # which may start from a run of their own seed each
+
     return [f"{n}: {one.settings.get(n)} -> {other.settings.get(n)}" for n in sorted(names)
-            if one.settings.get(n) != other.settings.get(n)]
+            if told(one, n) != told(other, n)]
 
 
 def table(runs: list[TargetRun]) -> dict[str, dict[float, list[TargetRun]]]:

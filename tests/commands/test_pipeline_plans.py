@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import pytest
 from command_line import TINY, run
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bdsa.commands.entry_points import pipeline as pipeline_main
+from bdsa.commands.sweep.pipeline import as_words
 
 
 @pytest.mark.parametrize("arguments, expected", [
@@ -18,8 +20,15 @@ from bdsa.commands.entry_points import pipeline as pipeline_main
     (["pipeline.multi.recipe.lr=-1"], "recipe.lr=-1"),
     (["sweep=awareness"], "awareness=none,l1,l2 is the pipeline's own to choose"),
     (["sweep=imagenet_single"], "rows"),
+    (["awareness.row=x"], "awareness.row=x is the pipeline's own to choose"),
 ])
 def test_nothing_is_trained_for_what_cannot_be(tmp_path, arguments, expected):
     outcome = run(pipeline_main, [*TINY, f"out={tmp_path}/runs", *arguments])
     assert outcome.code == 1 and expected in outcome.err, outcome.err
     assert outcome.err.strip().count("\n") == 0 and not list(tmp_path.iterdir())
+
+
+def test_words_of_the_stages_are_quoted_as_hydra_reads_them() -> None:
+    words = as_words({"teacher": {"weights": "/home/jürgen/a b.pt", "kind": "checkpoint"}, "recipe": {"epochs": 3}})
+    found = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words)}
+    assert found == {"teacher.weights": "/home/jürgen/a b.pt", "teacher.kind": "checkpoint", "recipe.epochs": 3}

@@ -177,6 +177,8 @@ def test_ctrl_c_stops_the_sweep_and_shows_how_it_stands(tmp_path, monkeypatch):
     outcome = sweep(tmp_path, "trainer.seed=0,1,2")
     assert outcome.code == 130 and stated(outcome) == ["done", "not started", "not started"]
     assert "the same command again" in outcome.out and not list(tmp_path.rglob("failure.txt"))
+    outcome = sweep(tmp_path, "trainer.seed=0,1,2", "trainer.fresh=true")  # which would discard what is finished
+    assert "the same command, without trainer.fresh=true, skips the finished jobs" in outcome.out
 
 
 @pytest.mark.parametrize("arguments, expected", [

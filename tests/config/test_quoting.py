@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from bdsa.commands.entry_points import train as train_main
 from bdsa.commands.folder_arguments import folders_and_settings
+from bdsa.commands.one_line import _of_config
 from bdsa.config.commands import ReportConfig
-from bdsa.config.overrides import check_overrides
+from bdsa.config.overrides import check_overrides, expand
 from bdsa.config.plugins import from_command_line
 from bdsa.config.quoting import quoted_argument
 from bdsa.config.settings import TrainConfig
@@ -80,3 +81,19 @@ def test_commands_of_folders_read_values_as_the_others_do(tmp_path):
         assert folders_and_settings([str(tmp_path), *words], ReportConfig, "out=report")[1].out == path
     assert folders_and_settings(["x,y", "out=a,b"], ReportConfig, "out=report")[1].out == "a,b"
     assert folders_and_settings(["title=a"], ReportConfig, "out=report") == ([], ReportConfig(title="a"))
+
+
+@pytest.mark.parametrize("word", ["teacher=/home/jürgen/net.pt", "teacher=\"/home/jürgen/net.pt\"",
+                                  "teacher='/home/jürgen/net.pt'"])
+def test_a_teachers_file_is_taken_whatever_its_path_and_quotes(word: str) -> None:
+    words = expand(word, {"teacher": ["none", "self", "model", "checkpoint"]})
+    found = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words)}
+    assert found == {"teacher": "checkpoint", "teacher.weights": "/home/jürgen/net.pt"}
+
+
+@pytest.mark.parametrize(("argument", "advised"), [("budgets.targets=[0.3],[0.5]", False), ("trainer.seed=0,1", False),
+                                                   ("data.root=a,b", True)])
+def test_lists_and_numbers_are_not_advised_to_be_one_text(argument: str, advised: bool) -> None:
+    said = _of_config(Exception(f"Ambiguous value for argument '{argument}' 1. more"))
+    assert f"{argument} is several values: --multirun runs each of them" in str(said)
+    assert ("quoted for a shell" in str(said)) == advised

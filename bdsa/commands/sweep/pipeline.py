@@ -28,6 +28,7 @@ from bdsa.config.commands import TargetsConfig
 from bdsa.config.pipeline import MADE_HERE, PipelineSettings, flat_settings
 from bdsa.config.schema import from_omegaconf
 from bdsa.errors import UserError
+from bdsa.report.networks import setting
 from bdsa.runs.output import LastingOutput
 from bdsa.runs.target_runs import mean_top1, read_runs, table
 
@@ -83,7 +84,7 @@ class Pipeline(Grid):
         names = {_name(a) for a in arguments}
         recipe = f"recipe={self.config.hydra.runtime.choices.recipe}"
         own = [] if names & {"recipe", "experiment", "sweep"} else [recipe]
-        return own if "tracker.group" in names else [*own, f"tracker.group={Path(self.config.out).name}"]
+        return own if "tracker.group" in names else [*own, setting("tracker.group", Path(self.config.out).name)]
 
     def _plan_singles(self, studies: list[Study], settings: PipelineSettings, home: Path) -> None:
         known: dict[Path, PlannedJob] = {}  # studies may share runs, such as those of a budget in two lists
@@ -91,7 +92,7 @@ class Pipeline(Grid):
             for budget in study.budgets:
                 jobs = self.launcher.plan([
                     [*words, *as_words(settings.single), "awareness.metric=none", f"budgets.targets=[{budget}]",
-                     f"out={home / 'singles'}"] for words in study.seeds])
+                     setting("out", str(home / "singles"))] for words in study.seeds])
                 check_folders(jobs)
                 study.singles[budget] = [known.setdefault(job.folder, job) for job in jobs]
 
@@ -99,9 +100,10 @@ class Pipeline(Grid):
         for study in studies:
             for metric in settings.metrics:
                 targets = study.targets or home / "targets.csv"
-                aware = [] if metric == "none" else [f"awareness.targets={targets}"]
+                aware = [] if metric == "none" else [setting("awareness.targets", str(targets)), "awareness.row=null"]
                 study.multi[metric] = self.launcher.plan([
-                    [*words, *as_words(settings.multi), f"awareness.metric={metric}", *aware, f"out={home / 'multi'}"]
+                    [*words, *as_words(settings.multi), f"awareness.metric={metric}", *aware,
+                     setting("out", str(home / "multi"))]
                     for words in study.seeds])
         check_folders([job for study in studies for jobs in study.multi.values() for job in jobs])
 
@@ -142,7 +144,7 @@ def write_targets(study: Study, home: Path) -> Path:
 def as_words(settings: dict) -> list[str]:
     """A stage's own settings as words of a command line."""
     plain = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
-    return [f"{'++' if name.startswith('model.args.') else ''}{name}={json.dumps(value)}"
+    return [f"{'++' if name.startswith('model.args.') else ''}{setting(name, value)}"
             for name, value in flat_settings(plain).items()]
 
 

@@ -34,6 +34,7 @@ class PlannedJob:
         finished: it has a result from before.
         begun: it has a checkpoint to go on from.
         maximize: which number a search takes from it.
+        fresh: it would begin anew if it were given again.
     """
     overrides: list[str]
     folder: Path
@@ -42,6 +43,7 @@ class PlannedJob:
     finished: bool = False
     begun: bool = False
     maximize: str | None = None
+    fresh: bool = False
     _marks: dict[str, int] = field(default_factory=dict)  # results and failure files from before, by their time
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ def plan(overrides: Sequence[str], load: Callable[[list[str]], DictConfig], sche
     except UserError as error:  # no other job's business: it fails when its turn comes, and says so in its folder
         job.invalid = str(error)
         return job
-    job.maximize = config.maximize
+    job.maximize, job.fresh = config.maximize, config.trainer.fresh
     try:
         run = RunFolder(folder, asdict(config), config.trainer.fresh)
         run.check_free()

@@ -43,7 +43,8 @@ def report(jobs: Sequence[PlannedJob], best: bool = False) -> None:
         name = jobs[number].maximize
         print(f"best: job {number + 1}, {name} top-1 {worths[number]:.2f} %, {changing(jobs)[number]}")
     if not all(s in FINISHED for s in states):
-        print("the same command again skips the finished jobs and goes on with the others")
+        again = ", without trainer.fresh=true," if any(job.fresh for job in jobs) else " again"
+        print(f"the same command{again} skips the finished jobs and goes on with the others")
     if folders := [job.folder for job, state in zip(jobs, states) if state in FINISHED]:
         print(f"report: bdsa-report {_in_words(folders)}", flush=True)
 

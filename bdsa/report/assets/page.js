@@ -145,7 +145,8 @@ function fillRun(details) {
     legend(list, spec.series);
   };
   const colour = budget => `var(--b${DATA.budgets.indexOf(Number(budget))})`;
-  const curves = key => Object.entries(run.curves).map(([budget, c]) => ({name: `budget ${budget}`,
+  const byBudget = ([a], [b]) => Number(a) - Number(b);  // a key "1" would come first
+  const curves = key => Object.entries(run.curves).sort(byBudget).map(([budget, c]) => ({name: `budget ${budget}`,
     colour: colour(budget), points: c.epoch.map((e, i) => ({x: e, y: c[key][i]})).filter(p => p.y !== null)}));
   const epochs = {label: "epoch", whole: true};
   add("Top-1 by epoch", {x: epochs, y: {label: "top-1, %"}, series: curves("top1")});
@@ -153,7 +154,7 @@ function fillRun(details) {
     series: curves("fraction")});
   add(`Density of each block, mean of ${run.measured.toLocaleString("en")} images`, {x: {label: "block", whole: true},
     y: {label: "positions that ran, %", low: 0, high: 103},
-    series: Object.entries(run.densities).map(([budget, values]) => ({name: `budget ${budget}`, colour: colour(budget),
+    series: Object.entries(run.densities).sort(byBudget).map(([budget, values]) => ({name: `budget ${budget}`, colour: colour(budget),
       marker: "circle", points: values.map((v, i) => ({x: i + 1, y: 100 * v,
         tip: `block ${i + 1}, budget ${budget}\n${(100 * v).toFixed(1)} % of the positions`}))}))});
   if (Object.keys(run.settings).length && DATA.runs.length > 1)
