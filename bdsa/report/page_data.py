@@ -46,7 +46,7 @@ def _plot(table: DataTable, lines: list[Line]) -> dict[str, Any]:
             "networks": [{"group": group_of[id(n)], "single": n.single,
                           "points": [_point(line) for line in lines
                                      if line.network is n and line.top1 is not None and not line.untrained],
-                          "between": [_measured(n, row, ", between those that were trained") for row in n.between],
+                          "between": [_measured(n, row, _untrained(n, row["budget"])) for row in n.between],
                           "cascade": [_measured(n, row, ", as a cascade") for row in n.cascade]}
                          for n in table.networks],
             "published": [{"model": m, "points": [[b, round(macs), top1] for b, macs, top1 in points]}
@@ -68,6 +68,12 @@ def _point(line: Line) -> dict[str, Any]:
         says.append(f"{line.difference:+.2f} to the published {line.published:.2f} %")
     return {"budget": line.budget, "macs": line.macs, "latency": line.latency_ms, "top1": line.top1,
             "bar": [low, high], "tip": "\n".join(says)}
+
+
+def _untrained(network: Network, budget: float) -> str:
+    """Where a budget lies beside those that were trained, and of how many runs its figure is, where there are more."""
+    where = "below" if budget < network.trained[0] else "between"
+    return f", {where} those that were trained" + (", of one run" if len(network.runs) > 1 else "")
 
 
 def _measured(network: Network, row: dict[str, Any], how: str) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """What bdsa-pipeline refuses, it refuses before it trains anything: both stages are planned first."""
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from command_line import TINY, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from bdsa.commands.entry_points import pipeline as pipeline_main
-from bdsa.commands.sweep.pipeline import as_words
+from bdsa.commands.sweep.pipeline import Pipeline, as_words
 
 
 @pytest.mark.parametrize("arguments, expected", [
@@ -32,3 +35,13 @@ def test_words_of_the_stages_are_quoted_as_hydra_reads_them() -> None:
     words = as_words({"teacher": {"weights": "/home/jürgen/a b.pt", "kind": "checkpoint"}, "recipe": {"epochs": 3}})
     found = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words)}
     assert found == {"teacher.weights": "/home/jürgen/a b.pt", "teacher.kind": "checkpoint", "recipe.epochs": 3}
+
+
+@pytest.mark.parametrize(("arguments", "params", "own"), [
+    (["sweep=seeds"], {"trainer.seed": "0,1"}, True), ([], {}, True), (["recipe=quickstart"], {}, False),
+    (["sweep=mine"], {"recipe": "quickstart,pipeline"}, False), (["experiment=cifar10_resnet20"], {}, False)])
+def test_the_recipe_that_it_chooses_is_a_word_of_its_runs(arguments: list[str], params: dict, own: bool) -> None:
+    """Else the command that a run keeps would make another one."""
+    config = OmegaConf.create({"out": "runs/mine", "hydra": {"runtime": {"choices": {"recipe": "pipeline"}}}})
+    words = Pipeline._own_choices(SimpleNamespace(config=config, params=params), arguments)
+    assert words == [*["recipe=pipeline"] * own, "tracker.group=mine"]

@@ -81,9 +81,9 @@ class Pipeline(Grid):
 
     def _own_choices(self, arguments: Sequence[str]) -> list[str]:
         """What bdsa-pipeline chooses otherwise than bdsa-train, in words: a run's command then makes it alone."""
-        names = {_name(a) for a in arguments}
+        names = {*map(_name, arguments), *self.params}
         recipe = f"recipe={self.config.hydra.runtime.choices.recipe}"
-        own = [] if names & {"recipe", "experiment", "sweep"} else [recipe]
+        own = [] if names & {"recipe", "experiment"} else [recipe]
         return own if "tracker.group" in names else [*own, setting("tracker.group", Path(self.config.out).name)]
 
     def _plan_singles(self, studies: list[Study], settings: PipelineSettings, home: Path) -> None:
