@@ -1,6 +1,7 @@
 """Command lines of folders and settings: bare words are folders, NAME=VALUE are settings."""
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from bdsa.commands.one_line import one_line
 from bdsa.config.overrides import check_overrides
 from bdsa.config.schema import described_settings, from_omegaconf
 from bdsa.errors import UserError
+from bdsa.runs.output import LastingOutput
 
 
 def launch_for_folders(work: Callable[[list[str], Any], None], schema: type, help_text: str, example: str) -> None:
@@ -26,7 +28,7 @@ def launch_for_folders(work: Callable[[list[str], Any], None], schema: type, hel
     if "--help" in arguments or "-h" in arguments:
         print(help_text + "\n".join(described_settings(schema, asdict(schema()))))
         return
-    with one_line():
+    with one_line(), contextlib.redirect_stdout(LastingOutput(sys.stdout)):  # names of folders may be no UTF-8
         work(*folders_and_settings(arguments, schema, example))
 
 

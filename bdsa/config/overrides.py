@@ -34,8 +34,8 @@ def expand(argument: str, options: dict[str, list[str]]) -> list[str]:
         return [f"model.name={value}"]
     plain = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
     if Path(plain).suffix in WEIGHT_SUFFIXES:
-        as_it_is = plain == value and ("," in value or "${" in value)  # several, or what is looked up
-        return ["teacher=checkpoint", f"teacher.weights={value if as_it_is else quoted_value(plain)}"]
+        as_it_is = plain != value or any(mark in value for mark in (",", "${", "\\"))  # what Hydra reads in them
+        return ["teacher=checkpoint", f"teacher.weights={value if as_it_is else quoted_value(value)}"]
     return [argument] if nearest(value, options[group]) or "," in value else ["teacher=model", f"teacher.name={value}"]
 
 

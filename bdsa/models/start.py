@@ -97,7 +97,7 @@ def match_classes(network: AdaptiveNetwork, path: str | Path, classes: Sequence[
                         f"{_described(classes, len(classes))}: set model.reset_head=true to train a new classifier")
     else:
         for name in {n.rpartition(".")[0] for n in head}:
-            network.get_submodule(name).reset_parameters()
+            getattr(network.get_submodule(name), "reset_parameters", lambda: None)()
 
 
 def head_names(network: AdaptiveNetwork) -> set[str]:

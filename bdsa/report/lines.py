@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bdsa.report.networks import Cell, DataTable, Network, untrained_dense
+from bdsa.report.networks import Cell, DataTable, Network, expected_budgets, untrained_dense
 from bdsa.report.published import published_top1
 from bdsa.report.terminal import human_count
 
@@ -62,9 +62,8 @@ def table_lines(table: DataTable, budgets: list[float]) -> list[Line]:
     Args:
         budgets: further budgets that rows of single-budget networks should have.
     """
-    grid = {b for n in table.networks if n.single for b in n.cells} | {*budgets}
     return [_line(table, network, budget) for network in table.networks
-            for budget in sorted({*network.cells, *(grid if network.single else ())})]
+            for budget in (expected_budgets(network, table.networks, budgets) if network.single else network.cells)]
 
 
 def _line(table: DataTable, network: Network, budget: float) -> Line:
@@ -134,8 +133,8 @@ def wide_cell(line: Line | None) -> str:
 
 def latency_conditions(table: DataTable) -> list[str]:
     """How latencies were measured, or why they were not, a sentence for each different way."""
-    ways: dict[tuple[str, str], list[str]] = {}
-    dense: dict[tuple[str, str], list[float]] = {}
+    ways: dict[tuple[str, str, str], list[str]] = {}
+    dense: dict[tuple[str, str, str], list[float]] = {}
     for network in table.networks:
         for run in network.runs:
             if run.results is None or not isinstance(how := run.results.get("latency"), dict):
@@ -144,7 +143,8 @@ def latency_conditions(table: DataTable) -> list[str]:
             about = str(how["note"]) if "note" in how else (
                 f"batch {how.get('batch_size', '?')}{mean}, {how.get('threads', '?')} threads of "
                 f"{how.get('processor', 'an unknown processor')}")
-            way = about, "" if "note" in how else f", {how['dense_engine']}" if how.get("dense_engine") else ""
+            engine = f", {how['dense_engine']}" if how.get("dense_engine") else ""
+            way = (about, "", "") if "note" in how else (about, engine, network.model)  # a model has its own dense time
             if "note" not in how:
                 dense.setdefault(way, []).extend([ms] if isinstance(ms := how.get("dense_ms"), (int, float)) else [])
             names = ways.setdefault(way, [])

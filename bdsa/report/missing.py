@@ -12,10 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from bdsa.budgets import Budget
 from bdsa.config.options import shipped_folder
 from bdsa.config.settings import TrainConfig
-from bdsa.report.networks import DataTable, Network, setting
+from bdsa.report.networks import DataTable, Network, expected_budgets, setting
 from bdsa.runs.name import decisive_settings, default_settings
 from bdsa.runs.places import PLACES, for_seed
 from bdsa.runs.reading import Run
@@ -40,22 +39,17 @@ class Missing:
 def missing_runs(tables: list[DataTable], homeless: list[Run], budgets: list[float]) -> list[Missing]:
     """Every run that is missing, unfinished ones first.
 
-    Expected are, of every row of single-budget networks, those in `budgets` and the budgets of all such rows that have
-    one below 1 in common with it, so that of a dense network nothing more is; and of every cell the seeds that at least
-    half of the table's cells of its kind have, and no fewer than two. Of a row without a finished run nothing more is
-    expected.
+    Expected are, of every row of single-budget networks, its `expected_budgets`, and of every cell the seeds that at
+    least half of the table's cells of its kind have, and no fewer than two. Of a row without a finished run nothing
+    more is expected.
     """
     unfinished = list({id(r): r for t in tables for n in t.networks for r in n.runs if r.results is None}.values())
     found = [_unfinished(run) for run in [*unfinished, *homeless]]
     for table in tables:
-        singles = [n for n in table.networks if n.single]
         begun = [n for n in table.networks if any(c.runs for c in n.cells.values())]
         seeds = {single: _usual_seeds([n for n in begun if n.single is single]) for single in (True, False)}
         for network in begun:
-            like_it = [n for n in singles if n is network or _below_1(n) & _below_1(network)]
-            asked = network.trained[:1]  # one run has all budgets
-            if network.single:
-                asked = sorted({b for n in like_it for b in n.cells} | {*budgets})
+            asked = expected_budgets(network, table.networks, budgets) if network.single else network.trained[:1]
             for budget in asked:
                 cell = network.cells.get(budget)
                 here = {r.seed for r in (*cell.runs, *cell.unfinished)} if cell else set()
@@ -63,10 +57,6 @@ def missing_runs(tables: list[DataTable], homeless: list[Run], budgets: list[flo
                 for seed in sorted((seeds[network.single] - here) or ({like} if cell is None else set())):
                     found.append(_hole(network, budget, seed))
     return found
-
-
-def _below_1(network: Network) -> set[float]:
-    return {b for b in network.cells if not Budget(b).is_dense}
 
 
 def _usual_seeds(networks: list[Network]) -> set[int]:
@@ -87,9 +77,8 @@ def _unfinished(run: Run) -> Missing:
 
 
 def _hole(network: Network, budget: float, seed: int) -> Missing:
-    own = network.runs[0].seed
     settings = {**network.settings, "trainer.seed": seed,
-                **{place: for_seed(network.settings[place], own, seed) for place in PLACES}}
+                **{place: for_seed({run.seed: run.settings[place] for run in network.runs}, seed) for place in PLACES}}
     if network.single:
         settings["budgets.targets"] = [budget]
     label = f" ({network.label})" if network.label else ""

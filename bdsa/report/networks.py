@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,8 +188,8 @@ def _add(networks: dict[str, Network], run: Run, problems: list[str]) -> None:
 def _label(networks: list[Network]) -> None:
     """Give each network the settings in which it differs from those of the same model and kind.
 
-    Where these are too many to be shown and do not tell some apart, those count in which exactly these differ; at last
-    the name of a run.
+    Where these are too many to be shown, rows that still look alike show those too in which they differ from each
+    other, or else a run's name.
     """
     alike: dict[tuple, list[Network]] = {}
     for network in networks:
@@ -204,7 +205,7 @@ def _label(networks: list[Network]) -> None:
         for twins in (twins for twins in _by_label(same) if len(twins) > 1):
             names = _varying_here(twins)
             for network in twins:
-                network.label = _shown(network, names)
+                network.label = ", ".join(filter(None, (network.label, _shown(network, names))))
             for still in (still for still in _by_label(twins) if len(still) > 1):
                 for number, network in enumerate(still, 1):
                     network.label = ", ".join(filter(None, (network.label, f"{network.runs[0].name} ({number})")))
@@ -256,3 +257,19 @@ def setting_value(value: Any) -> str:
 def untrained_dense(network: Network, budget: float) -> bool:
     """Whether a cell is the dense path of a network that was not trained for budget 1."""
     return Budget(budget).is_dense and DENSE not in network.trained
+
+
+def expected_budgets(network: Network, networks: list[Network], further: Iterable[float] = ()) -> list[float]:
+    """The budgets that a row of single-budget networks has or should have.
+
+    Those are its own, the further ones, and those of all such rows that have a budget below 1 in common with it. A row
+    of budget 1 alone is expected to have no other.
+    """
+    def below(row: Network) -> set[float]:
+        return {b for b in row.cells if not Budget(b).is_dense}
+
+    own = below(network)
+    if not own:
+        return sorted(network.cells)
+    like_it = [row for row in networks if row.single and below(row) & own]
+    return sorted({*network.cells, *further, *(b for row in like_it for b in row.cells)})

@@ -72,7 +72,7 @@ def _point(line: Line) -> dict[str, Any]:
 
 def _untrained(network: Network, budget: float) -> str:
     """Where a budget lies beside those that were trained, and of how many runs its figure is, where there are more."""
-    where = "below" if budget < network.trained[0] else "between"
+    where = "below" if budget < network.trained[0] else "above" if budget > network.trained[-1] else "between"
     return f", {where} those that were trained" + (", of one run" if len(network.runs) > 1 else "")
 
 

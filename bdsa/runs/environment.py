@@ -1,6 +1,7 @@
 """What a result depends on beside its settings: command, versions, commit, processor."""
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -66,7 +67,7 @@ def launch() -> dict[str, str]:
     """Who may start this process again, to go on with what it began: a job of Slurm, an agent of torchrun."""
     found = {"slurm": os.environ.get("SLURM_JOB_ID", "")}
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        found["torchrun"] = f"{os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()}"
+        found["torchrun"] = f"{os.environ['TORCHELASTIC_RUN_ID']} {platform.node()} {os.getppid()} {_began_at()}"
     return {launcher: who for launcher, who in found.items() if who}
 
 
@@ -74,11 +75,19 @@ def began(before: dict[str, Any] | None) -> bool:
     """Whether this is a restart, by Slurm or torchrun, of what began the run that left this environment.
 
     An agent of torchrun gives its command once, so that whoever comes after it is a restart. In a job of Slurm several
-    commands may be given: its own count says which is one.
+    commands may be given: a count of restarts says whether this is one.
     """
     kept, now = (before or {}).get("launch"), launch()
     same = {launcher for launcher in now if isinstance(kept, dict) and kept.get(launcher) == now[launcher]}
-    return "torchrun" in same or ("slurm" in same and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0"))
+    counts = [os.environ.get(f"{launcher}_RESTART_COUNT") for launcher in ("SLURM", "TORCHELASTIC")]
+    return "torchrun" in same or ("slurm" in same and any(count not in (None, "", "0") for count in counts))
+
+
+def _began_at() -> str:
+    """When the process above this one began, where the system says it: its number may be another's later."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
 
 
 def commit() -> str | None:

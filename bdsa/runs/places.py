@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from bdsa.config.names import with_file
@@ -27,8 +28,24 @@ def place_names(value: Any) -> Any:
     return [with_file(each, place_name) for each in value]
 
 
-def for_seed(value: Any, own: int, other: int) -> Any:
-    """The same setting for another seed, where it names a run of one's own: dense-seed0 becomes dense-seed1."""
-    if isinstance(value, list):
-        return [for_seed(each, own, other) for each in value]
-    return re.sub(rf"(seed[=_-]?){own}(?!\d)", rf"\g<1>{other}", value) if isinstance(value, str) else value
+def for_seed(known: Mapping[int, Any], seed: int) -> Any:
+    """A setting that holds a path, as runs of some seeds have it, for a run of another.
+
+    Where seeds have runs of their own, dense-seed0/checkpoints/best.pt becomes dense-seed1/checkpoints/best.pt; what
+    they share stays.
+
+    Args:
+        known: seed -> the setting's value; at least one.
+    """
+    if seed in known:
+        return known[seed]
+    own, value = next(iter(known.items()))
+    if all(other == value for other in known.values()):
+        return value
+
+    def turned(place: Any) -> Any:
+        head, mark, file = str(place).rpartition("/checkpoints/")
+        parent, slash, run = head.rpartition("/")
+        return f"{parent}{slash}" + re.sub(rf"(seed[=_-]?){own}(?!\d)", rf"\g<1>{seed}", run) + mark + file
+
+    return [with_file(each, turned) for each in value] if isinstance(value, list) else turned(value)

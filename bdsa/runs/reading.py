@@ -150,8 +150,9 @@ def find_runs(folder: Path) -> list[Path]:
             found.append(Path(where))
             if ours:
                 below.clear()
-        below[:] = sorted(b for b in below if b not in _NOT_SEARCHED and not b.startswith("."))
-    return found
+        kept = (b for b in below if b not in _NOT_SEARCHED and not b.startswith("."))
+        below[:] = sorted(kept, key=lambda b: (os.path.islink(os.path.join(where, b)), b))  # a run's own name counts
+    return sorted(found)
 
 
 def _read_any(folder: Path, problems: list[str]) -> Run | None:
@@ -174,7 +175,7 @@ def read_run(folder: Path, problems: list[str]) -> Run | None:
     except UserError as error:
         problems.append(f"{folder} is left out: {error}")
         return None
-    name = folder.name or folder.resolve().name
+    name = Path(os.path.abspath(folder)).name
     run = Run(folder, name, settings, config, _or_problem(contents.read_environment, folder, problems) or {})
     if not (folder / contents.ENVIRONMENT).exists():
         problems.append(f"{folder}: {contents.ENVIRONMENT} cannot be read (there is none); its command is made from "
@@ -252,9 +253,9 @@ def _name_apart(runs: list[Run], problems: list[str]) -> None:
     for name, same in by_name.items():
         if len(same) < 2:
             continue
-        depth = 1
-        while len({run.folder.parts[-depth:] for run in same}) < len(same):
+        depth, parts = 1, [Path(os.path.abspath(run.folder)).parts for run in same]
+        while len({each[-depth:] for each in parts}) < len(same):
             depth += 1
-        for run in same:
-            run.name = "/".join(run.folder.parts[-depth:])
+        for run, each in zip(same, parts):
+            run.name = "/".join(each[-depth:])
         problems.append(f"{len(same)} runs are called {name}: they are shown as {', '.join(r.name for r in same)}")

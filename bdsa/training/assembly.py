@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -38,6 +38,7 @@ class Assembly:
     budgets: Budgets
     targets: list[float] | None
     teacher: Teacher | None
+    notes: list[str] = field(default_factory=list)  # of a run that goes on
 
 
 def assemble(config: TrainConfig, device: torch.device, resumes: bool = False) -> Assembly:
@@ -75,9 +76,10 @@ def assemble(config: TrainConfig, device: torch.device, resumes: bool = False) -
     spec, network = create_network(config, budgets, splits, device, resumes)
     check_batch_norms(config, network)
     check_dropout(config, network)
+    notes: list[str] = []
     teacher = create_teacher(config.teacher, splits, config.model.name, device, layout(config),
-                             config.trainer.compile, resumes)
-    return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher)
+                             config.trainer.compile, notes if resumes else None)
+    return Assembly(spec, network, splits, loader, batches, budgets, targets, teacher, notes)
 
 
 def create_network(config: TrainConfig, budgets: Budgets, splits: Splits, device: torch.device, bare: bool = False

@@ -107,8 +107,8 @@ class Fit:
         for lost, instead in self.lost.items():
             log.warning("note: %s, the network of the best epoch so far, is not that which last.pt names: %s takes its "
                         "place", lost, instead)
-        for moved in self.run.moved:
-            log.info("note: it goes on with %s", moved)
+        for note in (*(f"it goes on with {moved}" for moved in self.run.moved), *self.assembly.notes):
+            log.info("note: %s", note)
 
     def restore(self) -> dict[str, Any]:
         """Load last.pt into network and step, and return its content.

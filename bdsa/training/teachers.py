@@ -116,7 +116,7 @@ class Teachers:
 
 def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: torch.device,
                    layout: torch.memory_format = torch.contiguous_format, compile: bool = False,
-                   begun: bool = False) -> Teacher | None:
+                   notes: list[str] | None = None) -> Teacher | None:
     """The teacher that the config asks for, or None.
 
     Args:
@@ -126,7 +126,7 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
         device: where it runs.
         layout: of its weights; another one than the images' would be converted in every step.
         compile: whether a network of its own is compiled; the student's own dense path is what the student is.
-        begun: whether the student has learnt from it already: then other names of classes are a warning.
+        notes: of a student that has learnt from it already: takes what is otherwise refused, other names of classes.
 
     Raises:
         UserError: for an unknown model, weights that do not fit, or other classes than the data's.
@@ -136,13 +136,13 @@ def create_teacher(config: TeacherConfig, splits: Splits, student: str, device: 
     if config.kind == "self":
         return self_teacher
     asked = [(config.name, config.weights), *(teacher_parts(other) for other in config.others)]
-    members = [_dense_teacher(name or student, weights, splits, device, layout, compile, begun)
+    members = [_dense_teacher(name or student, weights, splits, device, layout, compile, notes)
                for name, weights in asked]
     return members[0] if len(members) == 1 else Teachers(members)
 
 
 def _dense_teacher(name: str, weights: str | None, splits: Splits, device: torch.device, layout: torch.memory_format,
-                   compile: bool, begun: bool) -> DenseTeacher:
+                   compile: bool, notes: list[str] | None) -> DenseTeacher:
     """One dense network with its own weights from a file, or timm's."""
     classes = len(splits.classes)
     arguments = with_channels({"num_classes": classes} if weights else {}, splits.channels)
@@ -153,11 +153,12 @@ def _dense_teacher(name: str, weights: str | None, splits: Splits, device: torch
     if network.num_classes != classes:
         raise UserError(f"teacher {name} has {network.num_classes} classes, the data {classes}"
                         f"{OTHER_CLASSES['teacher']}")
-    own = None if weights is None else _trained_on(weights, splits, begun)
+    own = None if weights is None else _trained_on(weights, splits, notes)
     return DenseTeacher(network.to(device, memory_format=layout), splits.mean, splits.std, compile, own)
 
 
-def _trained_on(weights: str, splits: Splits, begun: bool) -> tuple[list[float], list[float]] | None:
+def _trained_on(weights: str, splits: Splits, notes: list[str] | None
+                ) -> tuple[list[float], list[float]] | None:
     """Mean and std of the images that a file's network was trained on; None where the file does not say it.
 
     Raises:
@@ -173,9 +174,9 @@ def _trained_on(weights: str, splits: Splits, begun: bool) -> tuple[list[float],
     if list(named) != classes:
         said = (f"the teacher {weights} was trained for the classes {shortened(named)}, the data have "
                 f"{shortened(classes)}")
-        if not begun:
+        if notes is None:
             raise UserError(f"{said}: name the data's classes as the teacher's, if they are the same")
-        log.warning("note: %s", said)
+        notes.append(said)
     data = (content.get("config") or {}).get("data")
     if not isinstance(data, dict):
         return None

@@ -11,6 +11,7 @@ from small_runs import results, stop_in_the_second_epoch, train
 from bdsa.commands.entry_points import train as train_main
 from bdsa.models.checkpoints import read_checkpoint
 from bdsa.models.factory import create_dense_model
+from bdsa.runs.environment import began, launch
 from bdsa.training.fit import Fit
 
 pytestmark = pytest.mark.slow
@@ -99,3 +100,20 @@ def test_a_job_that_is_started_again_goes_on_with_what_it_began_anew(tmp_path, m
     assert "resuming after epoch 1 of 2" in train(folder, *anew).out
     monkeypatch.setenv("SLURM_JOB_ID", "8")  # of which the run is not
     assert "resuming" not in train(folder, *anew).out
+
+
+@pytest.mark.parametrize(("launcher", "again", "restart"), [
+    ({"SLURM_JOB_ID": "7"}, {"SLURM_RESTART_COUNT": "1"}, True), ({"SLURM_JOB_ID": "7"}, {}, False),
+    ({"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "8", "SLURM_RESTART_COUNT": "1"}, False),
+    ({"SLURM_JOB_ID": "7"}, {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "1"}, True),
+    ({"TORCHELASTIC_RUN_ID": "none"}, {}, True),  # whatever the count: it is that of the node whose process failed
+    ({"TORCHELASTIC_RUN_ID": "none"}, {"TORCHELASTIC_RUN_ID": "other"}, False), ({}, {}, False)])
+def test_who_goes_on_with_what_it_began(monkeypatch, launcher, again, restart):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    before = json.loads(json.dumps({"launch": launch()}))
+    for name, value in again.items():
+        monkeypatch.setenv(name, value)
+    assert began(before) is restart and not began(None) and not began({"launch": "of another version"})

@@ -82,4 +82,5 @@ def test_other_classes_as_many_are_refused_with_both_lists(network, splits, tmp_
     with pytest.raises(UserError, match=r"trained for the classes a, b, c.*, the data have 0, 1, 2.*: name"):
         teacher_of(network, splits, tmp_path / "best.pt", classes=[*"abcdefghij"])
     config = TeacherConfig("checkpoint", None, str(tmp_path / "best.pt"))  # of a run that was begun with it
-    assert create_teacher(config, splits, "cifar_resnet8", torch.device("cpu"), begun=True)
+    assert create_teacher(config, splits, "cifar_resnet8", torch.device("cpu"), notes=(notes := []))
+    assert len(notes) == 1 and "was trained for the classes a, b, c" in notes[0]

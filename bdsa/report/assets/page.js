@@ -154,7 +154,8 @@ function fillRun(details) {
     series: curves("fraction")});
   add(`Density of each block, mean of ${run.measured.toLocaleString("en")} images`, {x: {label: "block", whole: true},
     y: {label: "positions that ran, %", low: 0, high: 103},
-    series: Object.entries(run.densities).sort(byBudget).map(([budget, values]) => ({name: `budget ${budget}`, colour: colour(budget),
+    series: Object.entries(run.densities).sort(byBudget).map(([budget, values]) => ({
+      name: `budget ${budget}`, colour: colour(budget),
       marker: "circle", points: values.map((v, i) => ({x: i + 1, y: 100 * v,
         tip: `block ${i + 1}, budget ${budget}\n${(100 * v).toFixed(1)} % of the positions`}))}))});
   if (Object.keys(run.settings).length && DATA.runs.length > 1)
