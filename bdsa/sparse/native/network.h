@@ -60,7 +60,7 @@ public:
 
     bool is(const void* start, int64_t bytes) const {
         if (start != given_ || bytes != program.bytes) return false;
-        return !std::memcmp(given_ + Program::DIGEST * 8, digests_, sizeof digests_);
+        return !std::memcmp(given_, header_.data(), header_.size());
     }
     bool lies_at(const void* start) const { return start == given_; }
 
@@ -123,7 +123,7 @@ private:
         return taken;
     }
 
-    const int64_t digests_[2] = {program.word(Program::DIGEST), program.word(Program::NAME)};
+    const std::vector<uint8_t> header_{program.base, program.base + Program::HEADER * 8};
     std::mutex mutex_;
     std::vector<std::unique_ptr<Session>> idle_;
 
