@@ -139,13 +139,14 @@ def latency_conditions(table: DataTable) -> list[str]:
         for run in network.runs:
             if run.results is None or not isinstance(how := run.results.get("latency"), dict):
                 continue
-            mean = f", the mean of {how['images']} images" if how.get("images") else ""
-            about = str(how["note"]) if "note" in how else (
-                f"batch {how.get('batch_size', '?')}{mean}, {how.get('threads', '?')} threads of "
-                f"{how.get('processor', 'an unknown processor')}")
-            engine = f", {how['dense_engine']}" if how.get("dense_engine") else ""
-            way = (about, "", "") if "note" in how else (about, engine, network.model)  # a model has its own dense time
-            if "note" not in how:
+            if "note" in how:
+                way = str(how["note"]), "", ""
+            else:
+                mean = f", the mean of {how['images']} images" if how.get("images") else ""
+                about = (f"batch {how.get('batch_size', '?')}{mean}, {how.get('threads', '?')} threads of "
+                         f"{how.get('processor', 'an unknown processor')}")
+                engine = f", {how['dense_engine']}" if how.get("dense_engine") else ""
+                way = about, engine, network.model  # a model has its own dense time
                 dense.setdefault(way, []).extend([ms] if isinstance(ms := how.get("dense_ms"), (int, float)) else [])
             names = ways.setdefault(way, [])
             if network.title not in names:

@@ -32,9 +32,9 @@ def test_nothing_is_trained_for_what_cannot_be(tmp_path, arguments, expected):
 
 
 def test_words_of_the_stages_are_quoted_as_hydra_reads_them() -> None:
-    words = as_words({"teacher": {"weights": "/home/jürgen/a b.pt", "kind": "checkpoint"}, "recipe": {"epochs": 3}})
+    words = as_words({"teacher": {"weights": "/größe/a b.pt", "kind": "checkpoint"}, "recipe": {"epochs": 3}})
     found = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words)}
-    assert found == {"teacher.weights": "/home/jürgen/a b.pt", "teacher.kind": "checkpoint", "recipe.epochs": 3}
+    assert found == {"teacher.weights": "/größe/a b.pt", "teacher.kind": "checkpoint", "recipe.epochs": 3}
 
 
 @pytest.mark.parametrize(("arguments", "params", "own"), [
