@@ -80,23 +80,18 @@ class AnyBudget(nn.Module):
             return budget
         return self._find(budget, extrapolate)[1]
 
-    def require(self, budget: float, extrapolate: bool | None = None) -> Budget:
+    def require(self, budget: float, extrapolate: bool | None = None, cascade: bool | None = None) -> Budget:
         """The budget as one that this network can be asked for: a trained one, 1, or any by curves or a cascade.
 
         Raises:
             UserError: for any other.
         """
-        return self._required(budget, extrapolate, self.cascade)
+        twice = self.cascade if cascade is None else cascade
+        return mean_budget(self.confidence, budget) if twice else self._find(budget, extrapolate)[0]
 
-    def _required(self, budget: float, extrapolate: bool | None, cascade: bool) -> Budget:
-        return mean_budget(self.confidence, budget) if cascade else self._find(budget, extrapolate)[0]
-
-    def usual(self) -> list[Budget]:
+    def usual(self, cascade: bool | None = None) -> list[Budget]:
         """The trained budgets and 1, ascending; of a cascade those that it reaches."""
-        return self._usual(self.cascade)
-
-    def _usual(self, cascade: bool) -> list[Budget]:
-        known = self.confidence if cascade else None
+        known = self.confidence if (self.cascade if cascade is None else cascade) else None
         return sorted(budget for budget in {*self.budgets, DENSE}
                       if known is None or budget.is_dense or known.reaches(budget))
 
@@ -207,7 +202,7 @@ class AnyBudget(nn.Module):
         twice = self.cascade if cascade is None else cascade
         if twice:
             check_mean({"per_image": self.per_image if per_image is None else per_image})
-        asked = [self._required(b, None, twice) for b in (self._usual(twice) if budgets is None else budgets)]
+        asked = [self.require(b, cascade=twice) for b in (self.usual(twice) if budgets is None else budgets)]
         wanted = [tuple(shape) for shape in shapes]
         if bad := [s for s in wanted if len(s) != 4 or s[1] != self._channels() or not all(n > 0 for n in s)]:
             raise UserError(f"{bad[0]} is no shape of this network's input: give (B, {self._channels()}, H, W)")
